@@ -1,0 +1,151 @@
+"""Errors as Google's APIs answer them."""
+
+from __future__ import annotations
+
+from typing import NotRequired, TypedDict
+
+
+class RpcStatus(TypedDict):
+    """``google.rpc.Status``, the way an operation carries its error."""
+
+    code: int
+    message: str
+    details: NotRequired[list[dict[str, object]]]
+
+
+class ErrorBody(TypedDict):
+    """The inside of the error envelope."""
+
+    code: int
+    message: str
+    status: str
+    details: NotRequired[list[dict[str, object]]]
+
+
+class ErrorEnvelope(TypedDict):
+    """The body of an HTTP error."""
+
+    error: ErrorBody
+
+
+#: HTTP status -> (google.rpc.Code, its name); the first answer for a status that several codes share.
+RPC_CODES: dict[int, tuple[int, str]] = {
+    400: (3, "INVALID_ARGUMENT"),
+    401: (16, "UNAUTHENTICATED"),
+    403: (7, "PERMISSION_DENIED"),
+    404: (5, "NOT_FOUND"),
+    408: (4, "DEADLINE_EXCEEDED"),
+    409: (6, "ALREADY_EXISTS"),
+    412: (9, "FAILED_PRECONDITION"),
+    413: (3, "INVALID_ARGUMENT"),
+    416: (11, "OUT_OF_RANGE"),
+    429: (8, "RESOURCE_EXHAUSTED"),
+    499: (1, "CANCELLED"),
+    500: (13, "INTERNAL"),
+    501: (12, "UNIMPLEMENTED"),
+    502: (14, "UNAVAILABLE"),
+    503: (14, "UNAVAILABLE"),
+    504: (4, "DEADLINE_EXCEEDED"),
+}
+
+
+class ApiError(Exception):
+    """A refusal, either of a request (as an HTTP error) or of an export (as its operation's error).
+
+    :param http_status: the status code of the HTTP response.
+    :param rpc_code: the number of the ``google.rpc.Code``.
+    :param status: the name of the ``google.rpc.Code``.
+    :param message: what is wrong, for people.
+    :param details: typed details, each with an ``@type``.
+    """
+
+    def __init__(
+        self,
+        http_status: int,
+        rpc_code: int,
+        status: str,
+        message: str,
+        details: list[dict[str, object]] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.http_status = http_status
+        self.rpc_code = rpc_code
+        self.status = status
+        self.message = message
+        self.details = details or []
+
+    @classmethod
+    def of_http_status(cls, http_status: int, message: str) -> ApiError:
+        """Return the error that Google's APIs answer with an HTTP status."""
+        unknown = (3, "INVALID_ARGUMENT") if http_status < 500 else (13, "INTERNAL")
+        rpc_code, status = RPC_CODES.get(http_status, unknown)
+        return cls(http_status, rpc_code, status, message)
+
+    @classmethod
+    def invalid_argument(cls, message: str) -> ApiError:
+        """Return a 400: the request itself is wrong."""
+        return cls.of_http_status(400, message)
+
+    @classmethod
+    def failed_precondition(cls, message: str) -> ApiError:
+        """Return a 400: the request is fine, the state of the resource does not allow it."""
+        return cls(400, 9, "FAILED_PRECONDITION", message)
+
+    @classmethod
+    def unauthenticated(cls, message: str) -> ApiError:
+        """Return a 401."""
+        return cls.of_http_status(401, message)
+
+    @classmethod
+    def permission_denied(cls, message: str) -> ApiError:
+        """Return a 403."""
+        return cls.of_http_status(403, message)
+
+    @classmethod
+    def not_found(cls, message: str) -> ApiError:
+        """Return a 404."""
+        return cls.of_http_status(404, message)
+
+    @classmethod
+    def already_exists(cls, message: str) -> ApiError:
+        """Return a 409."""
+        return cls.of_http_status(409, message)
+
+    @classmethod
+    def resource_exhausted(cls, message: str) -> ApiError:
+        """Return a 429."""
+        return cls.of_http_status(429, message)
+
+    @classmethod
+    def cancelled(cls, message: str) -> ApiError:
+        """Return a 499, the error of an operation that was cancelled."""
+        return cls.of_http_status(499, message)
+
+    @classmethod
+    def internal(cls, message: str) -> ApiError:
+        """Return a 500."""
+        return cls.of_http_status(500, message)
+
+    @classmethod
+    def unimplemented(cls, message: str) -> ApiError:
+        """Return a 501: the real API has it, this server does not."""
+        return cls.of_http_status(501, message)
+
+    @classmethod
+    def unavailable(cls, message: str) -> ApiError:
+        """Return a 503."""
+        return cls.of_http_status(503, message)
+
+    def envelope(self) -> ErrorEnvelope:
+        """Return the body of the HTTP response."""
+        body: ErrorBody = {"code": self.http_status, "message": self.message, "status": self.status}
+        if self.details:
+            body["details"] = self.details
+        return {"error": body}
+
+    def rpc_status(self) -> RpcStatus:
+        """Return the error as an operation carries it."""
+        status: RpcStatus = {"code": self.rpc_code, "message": self.message}
+        if self.details:
+            status["details"] = self.details
+        return status
