@@ -1,0 +1,65 @@
+"""A thin client of the local Healthcare API's control endpoints (``/_emulator``)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rig.servers import loopback_session
+
+Json = dict[str, Any]
+
+
+class Control:
+    """Steers one local Healthcare API: settings, stepping, faults, and what it has seen.
+
+    :param url: address of the server.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._session = loopback_session()
+
+    def settings(self, **changes: Any) -> Json:
+        """Change the given settings and return all of them."""
+        if not changes:
+            return self._call("GET", "settings")
+        return self._call("PATCH", "settings", changes)
+
+    def step(self, operation: str | None = None, instances: int | None = None) -> Json:
+        """Let held exports write so many more instances (None: all of them) and return the operations."""
+        return self._call("POST", "step", {"operation": operation, "instances": instances})
+
+    def fault(self, route: str, **fault: Any) -> str:
+        """Set up a fault on a route and return its id."""
+        return str(self._call("POST", "faults", {"route": route, **fault})["id"])
+
+    def faults(self) -> Json:
+        """Return the faults, with how often each has fired."""
+        return self._call("GET", "faults")
+
+    def clear_faults(self) -> None:
+        """Remove all faults."""
+        self._call("DELETE", "faults")
+
+    def exports(self) -> Json:
+        """Return the accepted exports with their requests, states and logs."""
+        return self._call("GET", "exports")
+
+    def requests(self) -> Json:
+        """Return the counted requests and the latest ones."""
+        return self._call("GET", "requests")
+
+    def reset_requests(self) -> None:
+        """Forget the requests seen so far."""
+        self._call("DELETE", "requests")
+
+    def tokens(self, valid: list[str] | None) -> None:
+        """Accept only these access tokens; None accepts all."""
+        self._call("POST", "tokens", {"valid": valid})
+
+    def _call(self, method: str, path: str, body: Json | None = None) -> Json:
+        response = self._session.request(method, f"{self.url}/_emulator/{path}", json=body, timeout=120)
+        if not response.ok:
+            raise RuntimeError(f"{method} /_emulator/{path} answered {response.status_code}: {response.text}")
+        answer: Json = response.json() if response.content else {}
+        return answer

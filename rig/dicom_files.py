@@ -1,0 +1,129 @@
+"""DICOM files to export: the ones that pydicom ships, uploaded through ``dicomweb-client``."""
+
+from __future__ import annotations
+
+import functools
+import io
+import re
+import warnings
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pydicom
+import pydicom.data
+from dicomweb_client import DICOMwebClient
+from pydicom.errors import InvalidDicomError
+
+from rig.servers import loopback_session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
+_STORE = re.compile(
+    r"(?P<dataset>projects/[^/]+/locations/[^/]+/datasets/[^/]+)/dicomStores/(?P<store>[^/]+)"
+)
+
+
+class Uids(NamedTuple):
+    """The three UIDs that place an instance in a DICOM store."""
+
+    study: str
+    series: str
+    instance: str
+
+
+class UploadFailed(Exception):  # noqa: N818 - reads as what happened
+    """The server did not take all the instances."""
+
+
+@functools.cache
+def sample_files() -> list[Path]:
+    """Return pydicom's own files that a DICOM store takes, one per SOP Instance UID.
+
+    A store takes Part 10 files with a transfer syntax, a SOP class and well-formed study, series and
+    instance UIDs, and ``dicomweb-client`` sends what pydicom can write anew. That leaves out media directories
+    (DICOMDIR) and pydicom's deliberately broken files. Of several files with one SOP Instance UID (the same
+    picture in other encodings) the first by name is taken. Nothing is downloaded.
+    """
+    folder = Path(pydicom.data.__file__).parent / "test_files"
+    by_instance: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and (uids := _storable(path)):
+            by_instance.setdefault(uids.instance, path)
+    return sorted(by_instance.values())
+
+
+@functools.cache
+def uids_of(path: Path) -> Uids:
+    """Return the UIDs of a DICOM file."""
+    dataset = _read(path, stop_before_pixels=True)
+    return Uids(str(dataset.StudyInstanceUID), str(dataset.SeriesInstanceUID), str(dataset.SOPInstanceUID))
+
+
+def as_uploaded(path: Path) -> bytes:
+    """Return a file as it arrives at the server: ``dicomweb-client`` has pydicom write it anew."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pydicom.dcmwrite(buffer, _read(path))
+    return buffer.getvalue()
+
+
+def create_store(url: str, store_name: str) -> None:
+    """Create a DICOM store.
+
+    :param url: address of the Healthcare API.
+    :param store_name: ``projects/P/locations/L/datasets/D/dicomStores/S``.
+    """
+    parts = _STORE.fullmatch(store_name)
+    if parts is None:
+        raise ValueError(f"Not the name of a DICOM store: {store_name!r}")
+    collection = f"{url}/v1/{parts['dataset']}/dicomStores"
+    with loopback_session() as session:
+        response = session.post(collection, params={"dicomStoreId": parts["id"]}, json={}, timeout=30)
+    if not response.ok:
+        raise UploadFailed(f"Creating {store_name} answered {response.status_code}: {response.text}")
+
+
+def upload(url: str, store_name: str, paths: Iterable[Path]) -> list[Uids]:
+    """Store files through STOW-RS, study by study, and return their UIDs.
+
+    :param url: address of the Healthcare API.
+    :param store_name: ``projects/P/locations/L/datasets/D/dicomStores/S``.
+    :raises UploadFailed: the server did not take all of them.
+    """
+    uploaded: list[Uids] = []
+    with loopback_session() as session, warnings.catch_warnings():
+        # pydicom's files are there to exercise a parser: many of their values draw a warning.
+        warnings.simplefilter("ignore")
+        client = DICOMwebClient(f"{url}/v1/{store_name}/dicomWeb", session=session)
+        for study, group in groupby(sorted(paths, key=uids_of), key=lambda path: uids_of(path).study):
+            files = list(group)
+            answer = client.store_instances([_read(path) for path in files], study_instance_uid=study)
+            stored = len(answer.get("ReferencedSOPSequence") or [])
+            if stored != len(files):
+                raise UploadFailed(
+                    f"Study {study}: {stored} of {len(files)} instances stored; {answer.to_json()}"
+                )
+            uploaded += [uids_of(path) for path in files]
+    return uploaded
+
+
+def _storable(path: Path) -> Uids | None:
+    try:
+        dataset = _read(path, stop_before_pixels=True)
+        meta = dataset.file_meta
+        complete = meta.get("TransferSyntaxUID") and dataset.get("SOPClassUID")
+        uids = uids_of(path)
+        as_uploaded(path)
+    except (InvalidDicomError, AttributeError, TypeError):
+        return None
+    return uids if complete and all(_UID.fullmatch(uid) and len(uid) <= 64 for uid in uids) else None
+
+
+def _read(path: Path, *, stop_before_pixels: bool = False) -> pydicom.FileDataset:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pydicom.dcmread(path, stop_before_pixels=stop_before_pixels)

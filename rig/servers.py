@@ -1,0 +1,310 @@
+"""Servers as child processes: each in a session of its own, waited for until healthy, ended by process id."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import requests
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Self
+
+ROOT = Path(__file__).resolve().parent.parent
+LOOPBACK = "127.0.0.1"
+_LOG_TAIL_LINES = 40
+_handed_out: set[int] = set()
+
+
+class ServerFailed(Exception):  # noqa: N818 - reads as what happened
+    """A server ended early or never became healthy; the message carries the end of its log."""
+
+
+def free_port() -> int:
+    """Return a loopback port that nothing listens on, never the same one twice."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind((LOOPBACK, 0))
+            port = int(probe.getsockname()[1])
+        if port not in _handed_out:
+            _handed_out.add(port)
+            return port
+
+
+def loopback_session() -> requests.Session:
+    """Return an HTTP session that never goes through a proxy."""
+    session = requests.Session()
+    session.trust_env = False
+    return session
+
+
+class Server:
+    """One server program: ``launch`` starts it, ``wait_until_healthy`` waits for it, ``stop`` ends it.
+
+    :param name: what people call it, for messages and the name of its log.
+    :param command: program and arguments.
+    :param port: the loopback port that the command makes it listen on.
+    :param health_path: path that answers 200 once the server is ready.
+    :param log_dir: folder for the log (standard output and error).
+    :param env: variables on top of this process's environment; None removes one.
+    :param start_timeout: seconds that the start may take.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        port: int,
+        health_path: str,
+        log_dir: Path,
+        env: Mapping[str, str | None] | None = None,
+        start_timeout: float = 60.0,
+    ) -> None:
+        self.name = name
+        self.port = port
+        self.url = f"http://{LOOPBACK}:{port}"
+        self.log_path = log_dir / f"{name.lower().replace(' ', '-')}.log"
+        self._command = list(command)
+        self._health_path = health_path
+        self._env = dict(env or {})
+        self._start_timeout = start_timeout
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id of the server, also after it has ended."""
+        if self._process is None:
+            raise ServerFailed(f"{self.name} has not been started")
+        return self._process.pid
+
+    def start(self) -> Self:
+        """Start the server and wait until it is healthy; nothing is left running when that fails."""
+        try:
+            self.launch()
+            self.wait_until_healthy()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def launch(self) -> None:
+        """Start the process without waiting for it, so that several servers can start side by side."""
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_path.open("ab") as log, _signals_held_back():
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=self.log_path.parent,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait_until_healthy(self) -> None:
+        """Wait until the server answers its health check.
+
+        :raises ServerFailed: it ended, or took longer than ``start_timeout``.
+        """
+        deadline = time.monotonic() + self._start_timeout
+        with loopback_session() as session:
+            while not self._healthy(session):
+                if self._process is None or self._process.poll() is not None:
+                    status = self._process.returncode if self._process else "never started"
+                    raise ServerFailed(self._explained(f"ended during its start (exit status {status})"))
+                if time.monotonic() > deadline:
+                    raise ServerFailed(self._explained(f"was not healthy after {self._start_timeout:.0f} s"))
+                time.sleep(0.1)
+
+    def stop(self, grace: float = 10.0) -> None:
+        """End the server and everything that it started: SIGTERM, and SIGKILL after ``grace`` seconds."""
+        self.terminate()
+        self.reap(grace)
+
+    def terminate(self) -> None:
+        """Ask the server to end, without waiting for it."""
+        for process in self._family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
+
+    def reap(self, grace: float = 10.0) -> None:
+        """Wait until the server has ended, and kill what is left of it after ``grace`` seconds."""
+        if self._process is None:
+            return
+        deadline = time.monotonic() + grace
+        while (family := self._family()) and time.monotonic() < deadline:
+            self._process.poll()
+            psutil.wait_procs(family, timeout=0.2)
+        while family := self._family():
+            for process in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(family, timeout=1)
+        self._process.wait()
+
+    def kill(self) -> None:
+        """End the server as a crash would: SIGKILL, no warning."""
+        self.reap(grace=0)
+
+    def log_tail(self, lines: int = _LOG_TAIL_LINES) -> str:
+        """Return the last lines of the server's log."""
+        if not self.log_path.exists():
+            return ""
+        return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _healthy(self, session: requests.Session) -> bool:
+        try:
+            return session.get(self.url + self._health_path, timeout=5).ok
+        except requests.RequestException:
+            return False
+
+    def _explained(self, what: str) -> str:
+        return f"{self.name} {what}. The end of its log, {self.log_path}:\n{self.log_tail()}"
+
+    def _environment(self) -> dict[str, str]:
+        changes: dict[str, str | None] = {
+            "no_proxy": "127.0.0.1,localhost",
+            "NO_PROXY": "127.0.0.1,localhost",
+        }
+        changes |= self._env
+        environment = {key: value for key, value in os.environ.items() if key not in changes}
+        return environment | {key: value for key, value in changes.items() if value is not None}
+
+    def _family(self) -> list[psutil.Process]:
+        """The living processes of the server's session.
+
+        A signal to the process group is not enough: Airflow puts each task in a group of its own, which is in
+        the same session.
+        """
+        if self._process is None:
+            return []
+        return [process for process in psutil.process_iter(["status"]) if self._in_session(process)]
+
+    def _in_session(self, process: psutil.Process) -> bool:
+        if process.info["status"] == psutil.STATUS_ZOMBIE:
+            return False
+        try:
+            return os.getsid(process.pid) == self.pid
+        except OSError:
+            return False
+
+
+class StorageEmulator(Server):
+    """Cloud Storage (PyPI ``gcp-storage-emulator``), objects in memory."""
+
+    def __init__(self, log_dir: Path) -> None:
+        port = free_port()
+        # Its logger is silent: at its only other level it writes every request with its body.
+        options = ["start", "--host", LOOPBACK, "--port", str(port), "--in-memory", "--quiet"]
+        super().__init__(
+            "Cloud Storage emulator",
+            [sys.executable, "-m", "gcp_storage_emulator", *options],
+            port=port,
+            health_path="/",
+            log_dir=log_dir,
+        )
+
+
+class HealthcareEmulator(Server):
+    """The local Healthcare API of this package.
+
+    :param data: folder that keeps the state; without it the state ends with the process.
+    :param env: where it finds its destinations (``STORAGE_EMULATOR_HOST``, ``BIGQUERY_EMULATOR_HOST``).
+    :param port: the same port again, for a restart.
+    """
+
+    def __init__(
+        self,
+        log_dir: Path,
+        *,
+        data: Path | None = None,
+        env: Mapping[str, str | None] | None = None,
+        port: int | None = None,
+    ) -> None:
+        port = port or free_port()
+        options = ["--host", LOOPBACK, "--port", str(port)]
+        if data is not None:
+            options += ["--data", str(data)]
+        super().__init__(
+            "Healthcare API",
+            [sys.executable, "-m", "airflow_provider_dicom.emulator", *options],
+            port=port,
+            health_path="/healthz",
+            log_dir=log_dir,
+            env=env,
+        )
+
+
+class BigQueryEmulator(Server):
+    """BigQuery (PyPI ``bqemulator``) from ``.venv-bigquery``, or the program that ``$BQEMULATOR`` names."""
+
+    def __init__(self, log_dir: Path) -> None:
+        port = free_port()
+        program = Path(os.environ.get("BQEMULATOR", ROOT / ".venv-bigquery" / "bin" / "bqemulator"))
+        ports = ["--rest-port", str(port), "--grpc-port", str(free_port())]
+        super().__init__(
+            "BigQuery emulator",
+            [str(program), "start", *ports, "--log-level", "warning"],
+            port=port,
+            health_path="/readyz",
+            log_dir=log_dir,
+            # Its installation put DuckDB's spatial extension there; elsewhere it would have to be downloaded.
+            env={"HOME": str(program.parent.parent)},
+        )
+
+
+def stop_all(servers: Sequence[Server], grace: float = 10.0) -> None:
+    """End several servers side by side; the last one started is asked first."""
+    for server in reversed(servers):
+        server.terminate()
+    for server in reversed(servers):
+        server.reap(grace)
+
+
+def wait_for(condition: str, check: Any, *, timeout: float, pause: float = 0.2) -> Any:
+    """Call ``check`` until it returns something true, and return that.
+
+    :param condition: what is waited for, for the message.
+    :raises TimeoutError: it took longer than ``timeout`` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while not (result := check()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"Waited {timeout:.0f} s in vain for: {condition}")
+        time.sleep(pause)
+    return result
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back, so that no child starts without being known to its owner."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    held = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, lambda caught, _: received.append(caught)) for number in held}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        for caught in received:
+            signal.raise_signal(caught)

@@ -1,0 +1,75 @@
+"""Real servers for the tests, one of each per run: Cloud Storage, BigQuery and the local Healthcare API."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rig.control import Control
+from rig.dicom_files import create_store
+from rig.servers import BigQueryEmulator, HealthcareEmulator, StorageEmulator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+DATASET = "projects/test-project/locations/europe-west3/datasets/radiology"
+_store_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def server_logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder for the servers' logs."""
+    return tmp_path_factory.mktemp("servers")
+
+
+@pytest.fixture(scope="session")
+def storage(server_logs: Path) -> Iterator[StorageEmulator]:
+    """Cloud Storage."""
+    with StorageEmulator(server_logs) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _bigquery_not_started(server_logs: Path) -> BigQueryEmulator:
+    """BigQuery's address, known before it runs: the Healthcare API needs it, most tests don't."""
+    return BigQueryEmulator(server_logs)
+
+
+@pytest.fixture(scope="session")
+def bigquery(_bigquery_not_started: BigQueryEmulator) -> Iterator[BigQueryEmulator]:
+    """BigQuery."""
+    with _bigquery_not_started as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def healthcare(
+    server_logs: Path, storage: StorageEmulator, _bigquery_not_started: BigQueryEmulator
+) -> Iterator[HealthcareEmulator]:
+    """The local Healthcare API, exporting to ``storage`` and ``bigquery``."""
+    env = {"STORAGE_EMULATOR_HOST": storage.url, "BIGQUERY_EMULATOR_HOST": _bigquery_not_started.url}
+    with HealthcareEmulator(server_logs, env=env) as server:
+        yield server
+
+
+@pytest.fixture
+def control(healthcare: HealthcareEmulator) -> Iterator[Control]:
+    """Control of the local Healthcare API; what a test changes is undone after it."""
+    control = Control(healthcare.url)
+    settings = control.settings()
+    control.reset_requests()
+    yield control
+    control.clear_faults()
+    control.tokens(None)
+    control.settings(**settings)
+
+
+@pytest.fixture
+def dicom_store(healthcare: HealthcareEmulator) -> str:
+    """An empty DICOM store of the test's own, by its full name."""
+    name = f"{DATASET}/dicomStores/store-{next(_store_numbers)}"
+    create_store(healthcare.url, name)
+    return name
