@@ -1,0 +1,70 @@
+.POSIX:
+.SUFFIXES:
+
+# The interpreter for the virtual environments; empty: the first that is found, and is 3.11 or newer.
+PYTHON =
+# More arguments for pytest, for example: make test ARGS="-k deferrable"
+ARGS =
+
+VENV = .venv
+BIGQUERY_VENV = .venv-bigquery
+UV = $(VENV)/bin/uv
+INSTALL = $(UV) pip install --quiet --compile-bytecode
+BUILD_INPUTS = pyproject.toml rig/constraints.txt
+COVERED = --cov --cov-branch --cov-report=term --cov-fail-under=90
+
+.PHONY: help demo test test-wheel lint lock clean
+
+help:
+	@echo "make demo        run an export from Airflow to Cloud Storage on this machine; needs no Google account"
+	@echo "make test        set up and run the whole test suite (ARGS=... goes to pytest)"
+	@echo "make test-wheel  build the wheel and install it beside Airflow in a clean environment"
+	@echo "make lint        ruff and mypy"
+	@echo "make lock        pin the newest versions of what the demo and the tests are run with"
+	@echo "make clean       remove all that the other targets made"
+	@echo "PYTHON=/path/to/python chooses the interpreter (3.11 or newer)."
+
+demo: $(VENV)/.demo-installed
+	@$(VENV)/bin/python -m demo
+
+test: $(VENV)/.tests-installed $(BIGQUERY_VENV)/.installed
+	@sh rig/install_dcmtk.sh
+	$(VENV)/bin/python -m pytest $(COVERED) $(ARGS)
+
+test-wheel: $(VENV)/.tests-installed
+	$(VENV)/bin/python -m pytest -m wheel $(ARGS)
+
+lint: $(VENV)/.tests-installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+lock: $(UV)
+	$(UV) pip compile --quiet --upgrade --universal --no-annotate --no-header --python-version 3.11 \
+		--all-extras --group dev --output-file rig/constraints.txt pyproject.toml
+
+clean:
+	rm -rf $(VENV) $(BIGQUERY_VENV) .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(UV):
+	@python=$$(sh rig/find_python.sh $(PYTHON)) && echo "Creating $(VENV) with $$python" \
+		&& "$$python" -m venv $(VENV) && $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+$(VENV)/.demo-installed: $(UV) $(BUILD_INPUTS)
+	@echo "Installing Airflow, the provider and the emulators into $(VENV)"
+	@$(INSTALL) --python $(VENV) --constraint rig/constraints.txt --group rig --editable '.[emulator]'
+	@touch $@
+
+$(VENV)/.tests-installed: $(UV) $(BUILD_INPUTS)
+	@echo "Installing Airflow, the provider, the emulators and the test tools into $(VENV)"
+	@$(INSTALL) --python $(VENV) --constraint rig/constraints.txt --group dev --editable '.[emulator]'
+	@touch $@ $(VENV)/.demo-installed
+
+$(BIGQUERY_VENV)/.installed: $(UV) rig/bigquery-requirements.txt
+	@echo "Installing the BigQuery emulator into $(BIGQUERY_VENV)"
+	@$(UV) venv --quiet --clear --python $(VENV)/bin/python $(BIGQUERY_VENV)
+	@$(INSTALL) --python $(BIGQUERY_VENV) --requirement rig/bigquery-requirements.txt
+	@HOME=$$(pwd)/$(BIGQUERY_VENV) $(BIGQUERY_VENV)/bin/python -c \
+		'import duckdb_extensions; duckdb_extensions.import_extension("spatial")'
+	@touch $@

@@ -1,0 +1,85 @@
+"""The demo's beginning and end: signals, and that nothing is left running."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import shutil
+import signal
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from demo.export import Demo, DemoFailed
+from demo.view import View
+from rig.servers import ROOT, ServerFailed, stop_all
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import FrameType
+
+STATE = ROOT / ".demo"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(BaseException):
+    """Ctrl-C, or the request to end; not an Exception, so that nothing on the way swallows it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def _interrupt(number: int, _: FrameType | None) -> NoReturn:
+    raise Interrupted(number)
+
+
+def main() -> int:
+    """Run the demo and return the exit status."""
+    view = View()
+    logging.disable(logging.WARNING)
+    for number in _SIGNALS:
+        signal.signal(number, _interrupt)
+    STATE.mkdir(exist_ok=True)
+    with (STATE / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            view.failure(f"A demo is running in this folder already (its state is in {STATE}).")
+            return 1
+        return _run(view)
+
+
+def _run(view: View) -> int:
+    _wipe(STATE)
+    demo = Demo(STATE, view)
+    try:
+        demo.run()
+        if view.interactive:
+            view.farewell(demo.airflow_address)
+            signal.pause()
+    except Interrupted as interrupted:
+        if demo.complete:
+            return 0
+        view.note("Interrupted.")
+        return 128 + interrupted.number
+    except (DemoFailed, ServerFailed, TimeoutError) as failure:
+        view.failure(str(failure))
+        return 1
+    finally:
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        with view.step("Stopped Airflow and the emulators"):
+            stop_all(demo.servers)
+    return 0
+
+
+def _wipe(state: Path) -> None:
+    for entry in state.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != "lock":
+            entry.unlink()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""The demo itself: servers, upload, one run of the nightly DAG, and a check of what arrived."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import requests
+
+from demo.summary import by_study, object_name, phases
+from rig.airflow import FINISHED, AirflowStandalone
+from rig.control import Control
+from rig.dicom_files import create_store, sample_files, uids_of, upload
+from rig.servers import ROOT, HealthcareEmulator, StorageEmulator, loopback_session
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from demo.view import View
+    from rig.servers import Server
+
+PROJECT = "demo-project"
+LOCATION, DATASET, STORE, BUCKET = "europe-west3", "radiology", "pacs", "dicom-exports"
+STORE_NAME = f"projects/{PROJECT}/locations/{LOCATION}/datasets/{DATASET}/dicomStores/{STORE}"
+DAG_ID, TASK_ID = "dicom_nightly_to_gcs", "export"
+SECONDS_PER_INSTANCE = 0.1
+RUN_TIMEOUT = 120.0
+
+
+class DemoFailed(Exception):  # noqa: N818 - reads as what happened
+    """The demo did not end as it should; the message carries the log that explains it."""
+
+
+@dataclass(frozen=True)
+class Counters:
+    """The progress of an Operation."""
+
+    success: int = 0
+    failure: int = 0
+
+    @property
+    def done(self) -> int:
+        """Instances that are dealt with."""
+        return self.success + self.failure
+
+
+class Demo:
+    """One demo, from the first server to the check of the bucket.
+
+    :param state: folder for databases and logs.
+    :param view: where it is shown.
+    """
+
+    def __init__(self, state: Path, view: View) -> None:
+        self._view = view
+        self._storage = StorageEmulator(state)
+        self._healthcare = HealthcareEmulator(state, env={"STORAGE_EMULATOR_HOST": self._storage.url})
+        self._airflow = AirflowStandalone(
+            state / "airflow",
+            ROOT / "example_dags",
+            {
+                "HEALTHCARE_EMULATOR_HOST": self._healthcare.url,
+                "STORAGE_EMULATOR_HOST": self._storage.url,
+                "DICOM_LOCATION": LOCATION,
+                "DICOM_DATASET": DATASET,
+                "DICOM_STORE": STORE,
+                "DICOM_BUCKET": BUCKET,
+            },
+            project_id=PROJECT,
+        )
+        self.servers: list[Server] = [self._storage, self._healthcare, self._airflow]
+        self.complete = False
+        self._run_id = ""
+
+    @property
+    def airflow_address(self) -> str:
+        """Where the run can be seen in Airflow's UI."""
+        return f"{self._airflow.url}/dags/{DAG_ID}/runs/{self._run_id}"
+
+    def run(self) -> None:
+        """Run the demo.
+
+        :raises DemoFailed: not every uploaded instance is in the bucket.
+        """
+        for server in self.servers:
+            server.launch()
+        with self._view.step("Started Cloud Storage and the Healthcare API"):
+            self._storage.wait_until_healthy()
+            self._healthcare.wait_until_healthy()
+        files = sample_files()
+        with self._view.step(f"Uploaded {len(files)} DICOM files that come with pydicom"):
+            self._prepare(files)
+        with self._view.step("Started Airflow"):
+            self._airflow.wait_until_healthy()
+        now = datetime.now(UTC)
+        with self._view.step(f"Triggered the DAG {DAG_ID}"):
+            self._run_id = self._airflow.rest.trigger(DAG_ID, logical_date=now.isoformat())
+        counters = self._watch(len(files))
+        self._conclude(files, f"dicom/{now:%Y-%m-%d}/", counters)
+
+    def _prepare(self, files: list[Path]) -> None:
+        with loopback_session() as session:
+            answer = session.post(f"{self._storage.url}/storage/v1/b", json={"name": BUCKET}, timeout=30)
+            answer.raise_for_status()
+        create_store(self._healthcare.url, STORE_NAME)
+        upload(self._healthcare.url, STORE_NAME, files)
+        Control(self._healthcare.url).settings(advance="time", seconds_per_instance=SECONDS_PER_INSTANCE)
+
+    def _watch(self, total: int) -> Counters:
+        """Show the run's progress until it has ended, and return the Operation's last counters."""
+        rest = self._airflow.rest
+        counters = Counters()
+        operation_name = None
+        deadline = time.monotonic() + RUN_TIMEOUT
+        with self._view.progress(total) as progress:
+            while (state := rest.run_state(DAG_ID, self._run_id)) not in FINISHED:
+                operation_name = operation_name or rest.xcom(DAG_ID, self._run_id, TASK_ID, "operation_name")
+                if operation_name:
+                    counters = self._counters(operation_name)
+                progress.show(rest.task(DAG_ID, self._run_id, TASK_ID)["state"] or "scheduled", counters)
+                if time.monotonic() > deadline:
+                    raise DemoFailed(self._explained(f"The run was not over after {RUN_TIMEOUT:.0f} s"))
+                time.sleep(0.3)
+        if state != "success":
+            raise DemoFailed(self._explained("The run failed"))
+        return self._counters(operation_name) if operation_name else counters
+
+    def _counters(self, operation_name: str) -> Counters:
+        with loopback_session() as session:
+            answer = session.get(f"{self._healthcare.url}/v1/{operation_name}", timeout=30)
+        answer.raise_for_status()
+        counter = answer.json().get("metadata", {}).get("counter", {})
+        return Counters(int(counter.get("success", 0)), int(counter.get("failure", 0)))
+
+    def _conclude(self, files: list[Path], prefix: str, counters: Counters) -> None:
+        sizes = self._objects(prefix)
+        expected = {object_name(prefix, uids) for uids in map(uids_of, files)}
+        missing = expected - sizes.keys()
+        history = self._airflow.rest.history(DAG_ID, self._run_id, TASK_ID)
+        self._view.summary(by_study(files, sizes, prefix), phases(history), len(missing), counters.failure)
+        if missing:
+            raise DemoFailed(self._explained(f"{len(missing)} of {len(files)} objects are not in the bucket"))
+        self.complete = True
+
+    def _objects(self, prefix: str) -> dict[str, int]:
+        with loopback_session() as session:
+            answer = session.get(
+                f"{self._storage.url}/storage/v1/b/{BUCKET}/o", params={"prefix": prefix}, timeout=30
+            )
+        answer.raise_for_status()
+        return {item["name"]: int(item["size"]) for item in answer.json().get("items", [])}
+
+    def _explained(self, what: str) -> str:
+        """Add the logs that can explain a failure."""
+        parts = [f"{what}."]
+        rest = self._airflow.rest
+        try:
+            for task in rest.tasks(DAG_ID, self._run_id):
+                if task["state"] not in ("success", None):
+                    log = rest.log(DAG_ID, self._run_id, task["task_id"], task["try_number"])
+                    parts.append(f"Log of task {task['task_id']} ({task['state']}):\n{log}")
+        except requests.RequestException as error:
+            parts.append(f"Airflow's REST API: {error}")
+        parts += [f"End of {server.log_path}:\n{server.log_tail(15)}" for server in self.servers]
+        return "\n\n".join(parts)

@@ -1,0 +1,143 @@
+"""What the demo shows: steps, a progress bar, a summary."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from demo.export import Counters
+    from demo.summary import Phase, Study
+
+
+class View:
+    """The demo on a terminal, or as plain lines where there is none."""
+
+    def __init__(self) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+        self._console = Console(highlight=False)
+        self.interactive = sys.stdin.isatty() and self._console.is_terminal
+
+    @contextlib.contextmanager
+    def step(self, done: str) -> Iterator[None]:
+        """Show that a step is under way, and how long it took once it is done.
+
+        :param done: what has been done then.
+        """
+        started = time.monotonic()
+        with self._console.status(f"{escape(done)} ..."):
+            yield
+        self._console.print(f"[green]✓[/] {escape(done)} [dim]{time.monotonic() - started:.1f} s[/]")
+
+    @contextlib.contextmanager
+    def progress(self, total: int) -> Iterator[ExportProgress]:
+        """Show the progress of an export of so many instances."""
+        if self._console.is_terminal:
+            bar = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=30),
+                MofNCompleteColumn(),
+                TextColumn("[red]{task.fields[failed]}[/]"),
+                TimeElapsedColumn(),
+                console=self._console,
+                transient=True,
+            )
+            with bar:
+                yield _Bar(bar, total)
+        else:
+            yield _Lines(self._console, total)
+
+    def summary(self, studies: list[Study], phases: list[Phase], missing: int, failed: int) -> None:
+        """Show what arrived in the bucket and where the task's time went."""
+        objects = Table(title="Exported objects by study", title_justify="left", box=None, show_footer=True)
+        objects.add_column("Study", "Total", overflow="ellipsis", no_wrap=True)
+        objects.add_column("Modality", no_wrap=True)
+        objects.add_column("Series", str(sum(study.series for study in studies)), justify="right")
+        objects.add_column("Objects", str(sum(study.objects for study in studies)), justify="right")
+        objects.add_column("Bytes", f"{sum(study.size for study in studies):,}", justify="right")
+        for study in studies:
+            objects.add_row(
+                study.uid, study.modalities, str(study.series), str(study.objects), f"{study.size:,}"
+            )
+        states = Table(title="The task's states", title_justify="left", box=None)
+        states.add_column("State")
+        states.add_column("From")
+        states.add_column("For", justify="right")
+        for phase in phases:
+            length = "" if phase.seconds is None else f"{phase.seconds:.1f} s"
+            states.add_row(phase.state, f"{phase.since:%H:%M:%S}", length)
+        held = sum(phase.seconds or 0 for phase in phases if phase.state == "running")
+        whole = (phases[-1].since - phases[0].since).total_seconds() if phases else 0
+        for table in (objects, states):
+            self._console.print()
+            self._console.print(table)
+        self._console.print()
+        self._console.print(f"Instances that failed: {failed}. Expected objects that are missing: {missing}.")
+        self._console.print(f"The task took {whole:.1f} s and held a worker slot for {held:.1f} s of them.")
+
+    def farewell(self, address: str) -> None:
+        """Say where Airflow can be looked at, and how to end."""
+        self._console.print()
+        self._console.print(f"Airflow is still running: [link={address}]{address}[/link]", soft_wrap=True)
+        self._console.print("Press Ctrl-C to stop everything.")
+
+    def note(self, message: str) -> None:
+        """Show a remark."""
+        self._console.print(escape(message))
+
+    def failure(self, message: str) -> None:
+        """Show why the demo failed."""
+        self._console.print(f"[red]✗[/] {escape(message)}", soft_wrap=True)
+
+
+class ExportProgress:
+    """Shows the counters of an export as they change."""
+
+    def show(self, task_state: str, counters: Counters) -> None:
+        """Show the task's state and the Operation's counters."""
+        raise NotImplementedError
+
+
+class _Bar(ExportProgress):
+    def __init__(self, bar: Progress, total: int) -> None:
+        self._bar = bar
+        self._row = bar.add_task("Export", total=total, failed="")
+
+    def show(self, task_state: str, counters: Counters) -> None:
+        failed = f"{counters.failure} failed" if counters.failure else ""
+        description = f"Exporting (task is {task_state})"
+        self._bar.update(self._row, description=description, completed=counters.done, failed=failed)
+
+
+class _Lines(ExportProgress):
+    """Without a terminal: a line per change of the task's state and per quarter of the export."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        self._console = console
+        self._total = total
+        self._shown: tuple[str, int] | None = None
+
+    def show(self, task_state: str, counters: Counters) -> None:
+        current = (task_state, 4 * counters.done // self._total)
+        if current != self._shown:
+            self._shown = current
+            failed = f", {counters.failure} failed" if counters.failure else ""
+            self._console.print(f"  task {task_state}: {counters.done}/{self._total} instances{failed}")

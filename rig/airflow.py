@@ -1,0 +1,268 @@
+"""One real Airflow: ``airflow standalone`` (scheduler, triggerer, DAG processor, API server) on loopback."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+import shlex
+import sys
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import requests
+
+from rig.servers import LOOPBACK, Server, free_port, loopback_session, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+Json = dict[str, Any]
+FINISHED = ("success", "failed")
+STATES = ("queued", "running", "deferred", "up_for_retry", "up_for_reschedule", "skipped", *FINISHED)
+_COMPONENTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
+
+# The log servers of scheduler and triggerer listen on all interfaces, and `airflow standalone` can't be told
+# to leave them out. It finds its parts through PATH; on one machine logs are read from disk anyway.
+_AIRFLOW_ON_PATH = """#!/bin/sh
+case "$1" in scheduler | triggerer) set -- "$@" --skip-serve-logs ;; esac
+exec {airflow} "$@"
+"""
+
+
+class TaskInstance(TypedDict):
+    """What the REST API says about a task instance, as far as it is used here."""
+
+    task_id: str
+    map_index: int
+    state: str | None
+    try_number: int
+    queued_when: str | None
+    start_date: str | None
+    end_date: str | None
+
+
+class AirflowStandalone(Server):
+    """Airflow with LocalExecutor on SQLite, an anonymous Google Cloud connection, and a client of its REST API.
+
+    :param home: folder for configuration, database and logs.
+    :param dags_folder: where its DAGs are.
+    :param env: variables on top of this process's environment, for example the emulators' hosts.
+    :param project_id: default project of the Google Cloud connection.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        dags_folder: Path,
+        env: Mapping[str, str | None] | None = None,
+        *,
+        project_id: str = "test-project",
+    ) -> None:
+        port = free_port()
+        self.home = home
+        self._bin = home / "bin"
+        self._client: RestClient | None = None
+        super().__init__(
+            "Airflow",
+            [sys.executable, "-m", "airflow", "standalone"],
+            port=port,
+            health_path="/api/v2/monitor/health",
+            log_dir=home,
+            env=_settings(home, dags_folder, port, project_id)
+            | {"PATH": f"{self._bin}{os.pathsep}{os.environ['PATH']}"}
+            | dict(env or {}),
+            start_timeout=180.0,
+        )
+
+    def launch(self) -> None:
+        """Start Airflow without waiting for it."""
+        self._bin.mkdir(parents=True, exist_ok=True)
+        on_path = self._bin / "airflow"
+        on_path.write_text(_AIRFLOW_ON_PATH.format(airflow=shlex.join([sys.executable, "-m", "airflow"])))
+        on_path.chmod(0o755)
+        super().launch()
+
+    @property
+    def rest(self) -> RestClient:
+        """A client of the REST API; the server has to be healthy."""
+        if self._client is None:
+            self._client = RestClient(self.url)
+        return self._client
+
+    def _healthy(self, session: requests.Session) -> bool:
+        try:
+            health: Json = session.get(self.url + self._health_path, timeout=5).json()
+        except requests.RequestException:
+            return False
+        return all(health.get(component, {}).get("status") == "healthy" for component in _COMPONENTS)
+
+
+class RestClient:
+    """The parts of Airflow's REST API that the demo and the tests use.
+
+    :param url: address of the API server.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._session = loopback_session()
+        token = self._session.get(f"{url}/auth/token", timeout=30).json()["access_token"]
+        self._session.headers["Authorization"] = f"Bearer {token}"
+
+    def get(self, path: str, **params: Any) -> Json:
+        """Return the answer to ``GET /api/v2/{path}``.
+
+        :raises requests.HTTPError: it is an error.
+        """
+        return self.call("GET", path, params=params)
+
+    def call(self, method: str, path: str, **kwargs: Any) -> Json:
+        """Return the answer to a request to ``/api/v2/{path}``.
+
+        :raises requests.HTTPError: it is an error; the message carries Airflow's.
+        """
+        response = self._session.request(method, f"{self._url}/api/v2/{path}", timeout=60, **kwargs)
+        if not response.ok:
+            raise requests.HTTPError(
+                f"{method} {path}: {response.status_code} {response.text}", response=response
+            )
+        answer: Json = response.json() if response.content else {}
+        return answer
+
+    def wait_for_dag(self, dag_id: str, timeout: float = 90) -> None:
+        """Wait until the DAG processor has read a DAG.
+
+        :raises TimeoutError: it has not; the message carries the import errors.
+        """
+        try:
+            wait_for(f"DAG {dag_id}", lambda: dag_id in self.dag_ids(), timeout=timeout)
+        except TimeoutError as error:
+            raise TimeoutError(
+                f"{error}. Import errors: {json.dumps(self.import_errors(), indent=1)}"
+            ) from None
+
+    def dag_ids(self) -> list[str]:
+        """Return the ids of the DAGs that can be triggered."""
+        return [dag["dag_id"] for dag in self.get("dags", limit=100)["dags"]]
+
+    def import_errors(self) -> dict[str, str]:
+        """Return what went wrong in reading DAG files, by file."""
+        errors = self.get("importErrors")["import_errors"]
+        return {error["filename"]: error["stack_trace"] for error in errors}
+
+    def trigger(self, dag_id: str, conf: Json | None = None, *, logical_date: str | None = None) -> str:
+        """Trigger a DAG and return the run's id.
+
+        :param logical_date: what ``{{ ds }}`` becomes, as an RFC 3339 time.
+        """
+        self.wait_for_dag(dag_id)
+        body = {"conf": conf or {}, "logical_date": logical_date}
+        return str(self.call("POST", f"dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
+
+    def run_state(self, dag_id: str, run_id: str) -> str:
+        """Return the state of a DAG run."""
+        return str(self.get(f"dags/{dag_id}/dagRuns/{run_id}")["state"])
+
+    def wait(self, dag_id: str, run_id: str, timeout: float = 180) -> str:
+        """Wait for the end of a DAG run and return its state."""
+
+        def finished() -> str | None:
+            state = self.run_state(dag_id, run_id)
+            return state if state in FINISHED else None
+
+        return str(wait_for(f"the end of {dag_id} {run_id}", finished, timeout=timeout, pause=0.5))
+
+    def task(self, dag_id: str, run_id: str, task_id: str) -> TaskInstance:
+        """Return a task instance."""
+        found: Any = self.get(f"{_run(dag_id, run_id)}/taskInstances/{task_id}")
+        return found  # type: ignore[no-any-return]
+
+    def tasks(self, dag_id: str, run_id: str) -> list[TaskInstance]:
+        """Return all task instances of a run."""
+        found: list[TaskInstance] = self.get(f"{_run(dag_id, run_id)}/taskInstances")["task_instances"]
+        return found
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
+        """Return an XCom value, or None while there is none."""
+        path = f"{_run(dag_id, run_id)}/taskInstances/{task_id}/xcomEntries/{key}"
+        try:
+            return self.get(path, deserialize=False, stringify=False)["value"]
+        except requests.HTTPError as error:
+            if error.response.status_code == requests.codes.not_found:
+                return None
+            raise
+
+    def history(self, dag_id: str, run_id: str, task_id: str) -> list[tuple[str, datetime]]:
+        """Return the states that a task went through, and when each began."""
+        events = self.get(
+            "eventLogs", dag_id=dag_id, run_id=run_id, task_id=task_id, order_by="when", limit=100
+        )
+        states = [
+            (event["event"], event["when"]) for event in events["event_logs"] if event["event"] in STATES
+        ]
+        queued = self.task(dag_id, run_id, task_id)["queued_when"]
+        if queued:
+            states.append(("queued", queued))
+        return sorted(
+            ((state, datetime.fromisoformat(when)) for state, when in states), key=lambda entry: entry[1]
+        )
+
+    def links(self, dag_id: str, run_id: str, task_id: str) -> dict[str, str | None]:
+        """Return a task instance's extra links, by name."""
+        links: dict[str, str | None] = self.get(f"{_run(dag_id, run_id)}/taskInstances/{task_id}/links")[
+            "extra_links"
+        ]
+        return links
+
+    def log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> str:
+        """Return a task's log, one event per line."""
+        path = f"{_run(dag_id, run_id)}/taskInstances/{task_id}/logs/{try_number}"
+        content = self.get(path, full_content=True)["content"]
+        return "\n".join(_log_line(event) for event in content)
+
+
+def _run(dag_id: str, run_id: str) -> str:
+    return f"dags/{dag_id}/dagRuns/{run_id}"
+
+
+def _log_line(event: Json | str) -> str:
+    if isinstance(event, str):
+        return event
+    parts = [str(event.get(key)) for key in ("timestamp", "level", "event") if event.get(key)]
+    lines = [" ".join(parts)]
+    for error in event.get("error_detail") or []:
+        lines.append(f"  {error.get('exc_type')}: {error.get('exc_value')}")
+    return "\n".join(lines)
+
+
+def _settings(home: Path, dags_folder: Path, port: int, project_id: str) -> dict[str, str | None]:
+    connection = {
+        "conn_type": "google_cloud_platform",
+        "extra": {"is_anonymous": True, "project": project_id},
+    }
+    inherited: dict[str, str | None] = {key: None for key in os.environ if key.startswith("AIRFLOW")}
+    return inherited | {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW_CONN_GOOGLE_CLOUD_DEFAULT": json.dumps(connection),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags_folder),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__PARALLELISM": "4",
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__CORE__FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+        "AIRFLOW__API__HOST": LOOPBACK,
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__API__BASE_URL": f"http://{LOOPBACK}:{port}",
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__API__SECRET_KEY": secrets.token_hex(32),
+        "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
+        # Runs are triggered by hand: a nightly DAG must not also start the run of last night by itself.
+        "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
+        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
+        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+    }
