@@ -1,0 +1,116 @@
+"""Which server to talk to, and whether a token may travel there."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from dataclasses import dataclass
+from urllib.parse import SplitResult, urlsplit
+
+from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
+
+EMULATOR_HOST = "HEALTHCARE_EMULATOR_HOST"
+DEFAULT_UNIVERSE = "googleapis.com"
+
+_ACCEPTED = (
+    "'https://host[:port]'; 'http://' for a loopback host only, because a token must not travel in the clear"
+)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """
+    A server that speaks the Healthcare API.
+
+    :param url: scheme, host and port, without a slash at the end.
+    :param anonymous: send no credentials.
+    """
+
+    url: str
+    anonymous: bool = False
+
+
+def configured_endpoint(api_endpoint: str | None) -> Endpoint | None:
+    """
+    Find the endpoint that was asked for: ``api_endpoint``, else ``HEALTHCARE_EMULATOR_HOST``, else None.
+
+    :param api_endpoint: the parameter or the connection's setting.
+    :raises DicomExportInvalidRequestError: if a token would travel in the clear, or the text is no endpoint.
+    """
+    if api_endpoint:
+        return Endpoint(_checked_url(api_endpoint))
+    if host := os.environ.get(EMULATOR_HOST):
+        return Endpoint(_emulator_url(host), anonymous=True)
+    return None
+
+
+def universe_endpoint(universe_domain: str | None) -> Endpoint:
+    """
+    Build the endpoint of a Google Cloud universe.
+
+    :param universe_domain: the universe's domain; Google's own if not given.
+    """
+    return Endpoint(f"https://healthcare.{universe_domain or DEFAULT_UNIVERSE}")
+
+
+def api_endpoint_mistake(value: object) -> str | None:
+    """
+    Say what is wrong with ``api_endpoint``, or return None.
+
+    :param value: the parameter's value.
+    """
+    try:
+        if value is not None and not isinstance(value, str):
+            raise _refused("api_endpoint", value)
+        configured_endpoint(value)
+    except DicomExportInvalidRequestError as error:
+        return str(error)
+    return None
+
+
+def _checked_url(api_endpoint: str) -> str:
+    text = api_endpoint if "://" in api_endpoint else f"https://{api_endpoint}"
+    parts = _split(text)
+    if (
+        parts is None
+        or parts.scheme not in ("http", "https")
+        or (parts.scheme == "http" and not _is_loopback(parts.hostname or ""))
+    ):
+        raise _refused("api_endpoint", api_endpoint)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _emulator_url(host: str) -> str:
+    parts = _split(host if "://" in host else f"http://{host}")
+    if parts is None or parts.scheme != "http":
+        raise DicomExportInvalidRequestError(
+            f"{EMULATOR_HOST}={host!r} is not accepted; accepted: 'host:port'."
+        )
+    return f"http://{parts.netloc}"
+
+
+def _split(url: str) -> SplitResult | None:
+    """Take a URL apart that may name a server and nothing else."""
+    # urlsplit drops tabs and line breaks silently.
+    if any(character.isspace() or not character.isprintable() for character in url) or "\\" in url:
+        return None
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    extras = parts.path.rstrip("/") or parts.query or parts.fragment or "@" in parts.netloc
+    return None if extras or not parts.hostname else parts
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _refused(parameter: str, value: object) -> DicomExportInvalidRequestError:
+    return DicomExportInvalidRequestError(f"{parameter}={value!r} is not accepted; accepted: {_ACCEPTED}.")

@@ -1,0 +1,78 @@
+"""The filter file of an export: resource paths, one a line, in Cloud Storage."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from typing import TYPE_CHECKING
+
+from airflow_provider_dicom.destinations import parse_gcs_uri
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+_UID = r"[0-9]+(?:\.[0-9]+)*"
+_RESOURCE_PATH = re.compile(rf"/studies/{_UID}(?:/series/{_UID}(?:/instances/{_UID})?)?")
+_LONGEST_UID = 64
+_SHOWN = 5
+_ACCEPTED = "'/studies/UID[/series/UID[/instances/UID]]'"
+
+
+def resource_path_mistakes(paths: object) -> list[str]:
+    """
+    Say what is wrong with resource paths, one sentence for each of the first few mistakes.
+
+    :param paths: a list of resource paths.
+    """
+    if isinstance(paths, str) or not hasattr(paths, "__iter__"):
+        refused = f"resource_paths={paths!r} is {type(paths).__name__}, not a list"
+        return [f"{refused}; accepted: a list of {_ACCEPTED}, such as the output of another task."]
+    mistakes = [
+        f"resource_paths holds {path!r}; accepted: {_ACCEPTED}."
+        for path in paths
+        if not _is_resource_path(path)
+    ]
+    more = [f"{len(mistakes) - _SHOWN} more are refused as well."] if len(mistakes) > _SHOWN else []
+    return mistakes[:_SHOWN] + more
+
+
+def _is_resource_path(path: object) -> bool:
+    return (
+        isinstance(path, str)
+        and _RESOURCE_PATH.fullmatch(path) is not None
+        and all(len(part) <= _LONGEST_UID for part in path.split("/"))
+    )
+
+
+def write_filter_file(
+    paths: Iterable[str],
+    filter_uri: str,
+    *,
+    gcp_conn_id: str,
+    impersonation_chain: str | Sequence[str] | None,
+) -> int:
+    """
+    Write resource paths, each once, to a filter file.
+
+    :param paths: the resource paths.
+    :param filter_uri: ``gs://bucket/object``.
+    :param gcp_conn_id: the Airflow connection.
+    :param impersonation_chain: a service account to impersonate, or a chain of them.
+    :return: how many paths were written.
+    :raises DicomExportInvalidRequestError: if the URI is not acceptable.
+    """
+    from airflow.providers.google.cloud.hooks.gcs import GCSHook
+
+    target = parse_gcs_uri(filter_uri, "filter_uri", is_object=True)
+    unique = dict.fromkeys(paths)
+    hook = GCSHook(gcp_conn_id=gcp_conn_id, impersonation_chain=impersonation_chain)
+    with tempfile.NamedTemporaryFile("w", encoding="ascii", suffix=".txt") as file:
+        file.writelines(f"{path}\n" for path in unique)
+        file.flush()
+        hook.upload(
+            bucket_name=target.bucket,
+            object_name=target.path,
+            filename=file.name,
+            mime_type="text/plain",
+        )
+    return len(unique)

@@ -1,0 +1,354 @@
+"""Operator that exports a DICOM store of the Cloud Healthcare API."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from datetime import timedelta
+from typing import TYPE_CHECKING, NoReturn, cast
+
+import tenacity
+from airflow.providers.common.compat.sdk import AirflowSkipException
+
+from airflow_provider_dicom.compat import TaskDeferralError, TaskDeferralTimeout
+from airflow_provider_dicom.exceptions import (
+    DicomExportDuplicateRiskError,
+    DicomExportError,
+    DicomExportSubmissionUnknownError,
+    DicomExportTimeoutError,
+)
+from airflow_provider_dicom.export_request import ExportRequest
+from airflow_provider_dicom.filter_file import resource_path_mistakes, write_filter_file
+from airflow_provider_dicom.links.dicom_store import (
+    OPERATION_NAME_KEY,
+    DicomExportDestinationLink,
+    DicomExportLogsLink,
+    DicomStoreLink,
+)
+from airflow_provider_dicom.operation import outcome
+from airflow_provider_dicom.resources import DicomStoreName, OperationName, id_mistake, raise_on
+from airflow_provider_dicom.waiting import WaitsForOperation, is_template
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
+    from airflow_provider_dicom.operation import DicomExportResult, Operation
+    from airflow_provider_dicom.triggers.dicom_store import ExportEvent
+
+#: How long after the deadline Airflow itself ends a deferral whose trigger did not.
+GRACE = timedelta(minutes=2)
+
+
+class DicomStoreExportOperator(WaitsForOperation):
+    """
+    Exports a DICOM store to Cloud Storage or BigQuery, and frees the worker slot while the export runs.
+
+    https://cloud.google.com/healthcare-api/docs/reference/rest/v1/projects.locations.datasets.dicomStores/export
+
+    :param location: the location of the dataset, such as ``us-central1`` (templated).
+    :param dataset_id: the dataset's id (templated).
+    :param dicom_store_id: the DICOM store's id (templated).
+    :param destination: ``gs://bucket/prefix`` or ``bq://project.dataset.table`` (templated).
+    :param project_id: the project's id; the connection's if not given (templated).
+    :param mime_type: Cloud Storage only: the form of the files, such as
+        ``application/dicom; transfer-syntax=1.2.840.10008.1.2.4.90``; as uploaded if not given (templated).
+    :param write_disposition: BigQuery only: ``WRITE_EMPTY`` (the API's default), ``WRITE_TRUNCATE`` or
+        ``WRITE_APPEND`` (templated).
+    :param bigquery_schema: BigQuery only: ``"flattened"`` or ``"json"``; the API's default schema if not
+        given (templated).
+    :param include_source_store: BigQuery only: add a column with the DICOM store's name.
+    :param filter_uri: ``gs://bucket/object`` of a file with the resource paths to export; everything if not
+        given (templated).
+    :param resource_paths: ``/studies/...`` paths to export, which are written to ``filter_uri`` first; an
+        empty list skips the task (templated).
+    :param max_failures: instances that may fail before the task fails: a count (int), or a share of all
+        (float).
+    :param wait_for_completion: ``False`` returns the Operation's name at once.
+    :param deferrable: ``False`` polls on the worker.
+    :param poll_interval: the longest pause between polls, in seconds; pauses grow towards it, with jitter.
+    :param durable: re-attach to the export on a retry.
+    :param cancel_on_kill: cancel the Operation when the task is killed or runs out of time.
+    :param gcp_conn_id: the Airflow connection (templated).
+    :param impersonation_chain: a service account to impersonate, or a chain of them (templated).
+    :param api_endpoint: another endpoint than Google's, such as a local Healthcare API (templated).
+    :raises DicomExportInvalidRequestError: if a parameter is wrong, at parse time where its value is known.
+    """
+
+    template_fields: Sequence[str] = (
+        "location",
+        "dataset_id",
+        "dicom_store_id",
+        "project_id",
+        "destination",
+        "mime_type",
+        "write_disposition",
+        "bigquery_schema",
+        "filter_uri",
+        "resource_paths",
+        "gcp_conn_id",
+        "impersonation_chain",
+        "api_endpoint",
+    )
+    operator_extra_links = (DicomStoreLink(), DicomExportLogsLink(), DicomExportDestinationLink())
+    ui_color = "#e8f0fe"
+
+    def __init__(
+        self,
+        *,
+        location: str,
+        dataset_id: str,
+        dicom_store_id: str,
+        destination: str,
+        project_id: str | None = None,
+        mime_type: str | None = None,
+        write_disposition: str | None = None,
+        bigquery_schema: str | None = None,
+        include_source_store: bool | None = None,
+        filter_uri: str | None = None,
+        resource_paths: Sequence[str] | None = None,
+        max_failures: int | float = 0,
+        wait_for_completion: bool = True,
+        deferrable: bool = True,
+        poll_interval: float = 30.0,
+        durable: bool = True,
+        cancel_on_kill: bool = True,
+        gcp_conn_id: str = "google_cloud_default",
+        impersonation_chain: str | Sequence[str] | None = None,
+        api_endpoint: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.location = location
+        self.dataset_id = dataset_id
+        self.dicom_store_id = dicom_store_id
+        self.destination = destination
+        self.project_id = project_id
+        self.mime_type = mime_type
+        self.write_disposition = write_disposition
+        self.bigquery_schema = bigquery_schema
+        self.include_source_store = include_source_store
+        self.filter_uri = filter_uri
+        self.resource_paths = resource_paths
+        self.max_failures = max_failures
+        self.wait_for_completion = wait_for_completion
+        self.deferrable = deferrable
+        self.poll_interval = poll_interval
+        self.durable = durable
+        self.cancel_on_kill = cancel_on_kill
+        self.gcp_conn_id = gcp_conn_id
+        self.impersonation_chain = impersonation_chain
+        self.api_endpoint = api_endpoint
+        self._running_operation: str | None = None
+        unrendered = frozenset(name for name in self.template_fields if is_template(getattr(self, name)))
+        raise_on(list(self._mistakes(unrendered)))
+        for warning in self.export_request.warnings() if "mime_type" not in unrendered else ():
+            warnings.warn(warning, UserWarning, stacklevel=2)
+
+    @property
+    def export_request(self) -> ExportRequest:
+        """What to export to where."""
+        return ExportRequest(
+            destination=self.destination,
+            mime_type=self.mime_type,
+            write_disposition=self.write_disposition,
+            bigquery_schema=self.bigquery_schema,
+            include_source_store=self.include_source_store,
+            filter_uri=self.filter_uri,
+        )
+
+    def execute(self, context: Context) -> DicomExportResult | str:
+        """
+        Submit the export, and wait for it as the parameters say.
+
+        :param context: the task's context.
+        :raises DicomExportError: if the export fails, or cannot be submitted or followed.
+        """
+        raise_on(list(self._mistakes(frozenset())))
+        for warning in self.export_request.warnings():
+            self.log.warning(warning)
+        if self.resource_paths is not None and not self.resource_paths:
+            # An empty filter must never turn into an export of everything.
+            raise AirflowSkipException("resource_paths is empty: there is nothing to export.")
+        deadline = self._deadline(context)
+        with self.hook() as hook:
+            store = hook.dicom_store_name(
+                self.location, self.dataset_id, self.dicom_store_id, self.project_id
+            )
+            self._write_filter_file()
+            operation_name = self._submit(hook, store)
+            context["ti"].xcom_push(key=OPERATION_NAME_KEY, value=operation_name)
+            if not self.wait_for_completion:
+                return operation_name
+            if not self.deferrable:
+                return self._finish(self._wait_on_worker(hook, operation_name, deadline))
+        return self._defer(operation_name, deadline)
+
+    def execute_complete(self, context: Context, event: ExportEvent) -> DicomExportResult:
+        """
+        Turn the trigger's event into the task's result.
+
+        :param context: the task's context.
+        :param event: the trigger's event.
+        :raises DicomExportError: if the export failed, or cannot be followed.
+        """
+        try:
+            operation = self.operation_of(event)
+        except DicomExportTimeoutError as error:
+            raise self._timed_out(error) from None
+        if operation is None:
+            return self._defer(event["operation"]["name"], self._deadline(context))
+        return self._finish(operation)
+
+    def resume_execution(
+        self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context
+    ) -> object:
+        """
+        Resume after the deferral; a deferral that Airflow ended itself does not lose the Operation.
+
+        :param next_method: the method to go on with.
+        :param next_kwargs: its arguments.
+        :param context: the task's context.
+        """
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except (TaskDeferralTimeout, TaskDeferralError) as error:
+            operation_name = context["ti"].xcom_pull(task_ids=self.task_id, key=OPERATION_NAME_KEY)
+            if isinstance(error, TaskDeferralTimeout):
+                raise self._timed_out(
+                    DicomExportTimeoutError(
+                        f"The deferral timed out. Operation: {operation_name}", operation_name=operation_name
+                    )
+                ) from error
+            raise DicomExportError(
+                f"The trigger failed ({error}); the export itself goes on. Operation: {operation_name}",
+                operation_name=operation_name,
+            ) from error
+
+    def on_kill(self) -> None:
+        """Cancel the Operation that the worker is waiting for."""
+        if self._running_operation is not None and self.cancel_on_kill:
+            self.log.info(self._cancel(self._running_operation))
+
+    def _mistakes(self, unrendered: frozenset[str]) -> Iterator[str]:
+        for name in ("location", "dataset_id", "dicom_store_id", "project_id"):
+            value = getattr(self, name)
+            if name in unrendered or (name == "project_id" and value is None):
+                continue
+            if mistake := id_mistake(name, value):
+                yield mistake
+        yield from self.export_request.mistakes(unrendered)
+        yield from self._resource_path_mistakes(unrendered)
+        yield from self.waiting_mistakes(unrendered)
+
+    def _resource_path_mistakes(self, unrendered: frozenset[str]) -> Iterator[str]:
+        if self.resource_paths is None:
+            return
+        if self.filter_uri is None:
+            yield (
+                "resource_paths without filter_uri; accepted: a filter_uri='gs://bucket/object' that the "
+                "paths are written to, and that the Healthcare API reads them from."
+            )
+        if "resource_paths" not in unrendered:
+            yield from resource_path_mistakes(self.resource_paths)
+
+    def _deadline(self, context: Context) -> float | None:
+        if self.execution_timeout is None:
+            return None
+        start = context["ti"].start_date
+        return (start.timestamp() if start else time.time()) + self.execution_timeout.total_seconds()
+
+    def _write_filter_file(self) -> None:
+        if self.resource_paths is None:
+            return
+        count = write_filter_file(
+            self.resource_paths,
+            cast("str", self.filter_uri),
+            gcp_conn_id=self.gcp_conn_id,
+            impersonation_chain=self.impersonation_chain,
+        )
+        self.log.info("Wrote %d resource paths to %s.", count, self.filter_uri)
+
+    def _submit(self, hook: DicomStoreHook, store: DicomStoreName) -> str:
+        request = self.export_request
+        try:
+            # A repeat may overwrite the same data, but must not add to it.
+            operation = hook.export(store, request)
+        except DicomExportSubmissionUnknownError as error:
+            if not request.harmless_to_repeat:
+                raise DicomExportDuplicateRiskError(
+                    f"{error}. It was not submitted again, because {request.write_disposition} could then "
+                    "add every row twice. Look at the operations and at the table, then clear this task."
+                ) from error
+            self.log.warning("%s. Submitting it again, which is harmless: it writes the same data.", error)
+            operation = self._resubmit(hook, store)
+        name = operation["name"]
+        self.log.info("Submitted the export of %s to %s. Operation: %s", store, self.destination, name)
+        return name
+
+    def _resubmit(self, hook: DicomStoreHook, store: DicomStoreName) -> Operation:
+        return tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(DicomExportSubmissionUnknownError),
+            stop=tenacity.stop_after_attempt(hook.num_retries + 1),
+            wait=tenacity.wait_exponential_jitter(initial=1, max=60),
+            reraise=True,
+        )(hook.export, store, self.export_request)
+
+    def _wait_on_worker(self, hook: DicomStoreHook, operation_name: str, deadline: float | None) -> Operation:
+        self._running_operation = operation_name
+        try:
+            return self.wait_on_worker(hook, operation_name, deadline=deadline)
+        except DicomExportTimeoutError as error:
+            raise self._timed_out(error) from None
+        finally:
+            self._running_operation = None
+
+    def _defer(self, operation_name: str, deadline: float | None) -> NoReturn:
+        timeout = None if deadline is None else timedelta(seconds=max(0.0, deadline - time.time())) + GRACE
+        self.defer_until_done(
+            operation_name, deadline=deadline, cancel_on_kill=self.cancel_on_kill, timeout=timeout
+        )
+
+    def _finish(self, operation: Operation) -> DicomExportResult:
+        store = DicomStoreName(OperationName.parse(operation["name"]).dataset, self.dicom_store_id)
+        result = outcome(
+            operation,
+            max_failures=self.max_failures,
+            dicom_store=str(store),
+            destination=self.destination,
+        )
+        self.log.info(
+            "Export of %s to %s ended as %s: %d exported, %d failed. Operation: %s",
+            store,
+            self.destination,
+            result["state"],
+            result["success"],
+            result["failure"],
+            result["operation_name"],
+        )
+        return result
+
+    def _timed_out(self, error: DicomExportTimeoutError) -> DicomExportTimeoutError:
+        if not self.cancel_on_kill or error.operation_name is None:
+            return DicomExportTimeoutError(
+                f"{error}. The export itself goes on.",
+                operation=error.operation,
+                operation_name=error.operation_name,
+            )
+        return DicomExportTimeoutError(
+            f"{error}. {self._cancel(error.operation_name)}",
+            operation=error.operation,
+            operation_name=error.operation_name,
+        )
+
+    def _cancel(self, operation_name: str) -> str:
+        """Ask for the Operation to be cancelled, and say what came of it."""
+        try:
+            with self.hook() as hook:
+                hook.cancel_operation(operation_name)
+        except DicomExportError as error:
+            return f"The operation could not be cancelled and may go on: {error}"
+        return f"The API was asked to cancel {operation_name}."

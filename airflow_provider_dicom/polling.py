@@ -1,0 +1,169 @@
+"""When to ask about an Operation, and what each answer means: decided here without any I/O, for all modes."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from airflow_provider_dicom.exceptions import DicomExportTimeoutError, DicomExportTransientError
+from airflow_provider_dicom.operation import Counters, counters, logs_url
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow_provider_dicom.exceptions import DicomExportError
+    from airflow_provider_dicom.operation import Operation
+
+#: A deferral that ends within seconds can be failed falsely by Airflow.
+FIRST_PAUSE = 10.0
+GROWTH = 1.5
+JITTER = 0.2
+#: How often in a row a refusal (403, 404, ...) must come before it is believed.
+REFUSALS_BELIEVED = 3
+#: Without a deadline: how long to go on without a single good answer, in seconds.
+PATIENCE = 3600.0
+HEARTBEAT = 600.0
+PROGRESS_STEP = 0.1
+
+
+class Log(Protocol):
+    """What loggers of all Airflow versions have in common."""
+
+    def info(self, message: str, /, *args: object) -> None:
+        """Say what changed."""
+
+    def warning(self, message: str, /, *args: object) -> None:
+        """Say what is amiss."""
+
+
+class OperationWatch:
+    """
+    Follows one Operation from answer to answer.
+
+    :param operation_name: the full name of the Operation.
+    :param poll_interval: the longest pause between polls, in seconds.
+    :param deadline: when to give up, in seconds since the epoch; never if not given.
+    :param log: where to say what changed.
+    :param now: tells the time in seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        operation_name: str,
+        *,
+        poll_interval: float,
+        deadline: float | None,
+        log: Log,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.operation_name = operation_name
+        self.deadline = deadline
+        self._poll_interval = poll_interval
+        self._log = log
+        self._now = now
+        self._started = self._last_answer = self._last_line = now()
+        self._base = min(FIRST_PAUSE, poll_interval)
+        self._polls = 0
+        self._asked_pause = 0.0
+        self._refusals = 0
+        self._trouble = 0
+        self._operation: Operation = {"name": operation_name}
+        self._told: Counters | None = None
+
+    def pause(self) -> float:
+        """
+        Decide how long to wait before the next poll, in seconds.
+
+        :raises DicomExportTimeoutError: if the deadline has passed.
+        """
+        pause = max(self._scheduled_pause(), self._asked_pause)
+        self._asked_pause = 0.0
+        if self.deadline is None:
+            return pause
+        left = self.deadline - self._now()
+        if left <= 0:
+            raise DicomExportTimeoutError(
+                f"The deadline passed before the export ended; it had come to: {counters(self._operation)}. "
+                f"Operation: {self.operation_name}. Logs: {logs_url(self._operation)}",
+                operation=self._operation,
+            )
+        return min(pause, left)
+
+    def _scheduled_pause(self) -> float:
+        # Jitter, so that a thousand exports of one schedule don't poll in step.
+        jitter = random.uniform(0, JITTER)  # noqa: S311
+        if self._polls == 0:
+            pause = min(self._base * (1 + jitter), self._poll_interval)
+        else:
+            pause = self._base * (1 - jitter)
+        self._polls += 1
+        self._base = min(self._base * GROWTH, self._poll_interval)
+        return pause
+
+    def answered(self, operation: Operation) -> bool:
+        """
+        Take in a good answer, and tell whether the Operation has ended.
+
+        :param operation: the Operation as the API returned it.
+        """
+        if self._trouble:
+            self._log.info(
+                "The API answers again about %s, after %d failed polls in %.0f s.",
+                self.operation_name,
+                self._trouble,
+                self._now() - self._last_answer,
+            )
+        self._trouble = self._refusals = 0
+        self._last_answer = self._now()
+        # A truncated answer must not make the Operation lose its name.
+        self._operation = {**operation, "name": self.operation_name}
+        if operation.get("done"):
+            return True
+        self._tell_progress()
+        return False
+
+    def failed(self, error: DicomExportError) -> None:
+        """
+        Take in a poll that failed.
+
+        :param error: what came instead of an answer.
+        :raises DicomExportError: the error, if it has to be believed.
+        """
+        if isinstance(error, DicomExportTransientError):
+            self._refusals = 0
+            self._asked_pause = error.retry_after or 0.0
+        else:
+            self._refusals += 1
+        if self._refusals >= REFUSALS_BELIEVED or self._patience_is_over():
+            error.operation = error.operation or self._operation
+            error.operation_name = self.operation_name
+            raise error
+        if not self._trouble:
+            self._log.warning("%s. The export itself goes on; asking again.", str(error).rstrip("."))
+        self._trouble += 1
+
+    def _patience_is_over(self) -> bool:
+        return self.deadline is None and self._now() - self._last_answer > PATIENCE
+
+    def _tell_progress(self) -> None:
+        count = counters(self._operation)
+        since_line = self._now() - self._last_line
+        if self._has_moved(count) or since_line >= HEARTBEAT:
+            share = f", {(count.success + count.failure) / count.total:.0%} done" if count.total else ""
+            self._log.info(
+                "Export running for %.0f s: %s%s. Operation: %s",
+                self._now() - self._started,
+                count,
+                share,
+                self.operation_name,
+            )
+            self._told, self._last_line = count, self._now()
+
+    def _has_moved(self, count: Counters) -> bool:
+        """Tell whether the counters moved by enough to be worth a line."""
+        if self._told is None or count.failure > self._told.failure == 0:
+            return True
+        done, told = count.success + count.failure, self._told.success + self._told.failure
+        return done - told >= max(1, math.ceil(PROGRESS_STEP * count.total))

@@ -1,0 +1,154 @@
+"""Names of Healthcare API resources: checked, built and taken apart in one place."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
+
+MAX_ID_LENGTH = 256
+_FORBIDDEN = frozenset("/?#%")
+_OPERATION_NAME = re.compile(
+    r"projects/(?P<project_id>[^/]+)/locations/(?P<location>[^/]+)/datasets/(?P<dataset_id>[^/]+)"
+    r"/operations/(?P<operation_id>[^/]+)"
+)
+_ACCEPTED = {
+    "project_id": "a project id",
+    "location": "a location such as 'us-central1'",
+    "operation_id": "the id of an operation",
+}
+_ACCEPTED_IN_NAMES = "letters and digits of any script, '_', '-' and '.', 1 to 256 characters"
+
+
+def id_mistake(parameter: str, value: object) -> str | None:
+    """
+    Say what is wrong with a resource id, or return None.
+
+    Dataset and DICOM store ids may hold letters and digits of any script, ``_``, ``-`` and ``.``.
+
+    :param parameter: the parameter's name, for the sentence.
+    :param value: the id.
+    """
+    reason = _id_problem(parameter, value)
+    if reason is None:
+        return None
+    accepted = _ACCEPTED.get(parameter, _ACCEPTED_IN_NAMES)
+    return f"{parameter}={value!r} {reason}; accepted: {accepted}."
+
+
+def _id_problem(parameter: str, value: object) -> str | None:
+    if not isinstance(value, str):
+        return f"is {type(value).__name__}, not a string"
+    if not value:
+        return "is empty"
+    if len(value) > MAX_ID_LENGTH:
+        return f"has {len(value)} characters"
+    if ".." in value or value == ".":
+        return "would walk to another resource"
+    for character in value:
+        if not _may_stand_in(parameter, character):
+            return f"contains {character!r}"
+    return None
+
+
+def _may_stand_in(parameter: str, character: str) -> bool:
+    if parameter in _ACCEPTED:
+        # Not documented for these: refuse only what could change the meaning of the URL.
+        return character not in _FORBIDDEN and unicodedata.category(character)[0] not in "ZC"
+    return character in "_-." or unicodedata.category(character)[0] in "LN"
+
+
+def raise_on(mistakes: list[str]) -> None:
+    """
+    Refuse everything that is wrong at once.
+
+    :param mistakes: one sentence for each mistake.
+    :raises DicomExportInvalidRequestError: if there is any.
+    """
+    if mistakes:
+        raise DicomExportInvalidRequestError(" ".join(mistakes))
+
+
+def _checked(**ids: str) -> None:
+    raise_on([mistake for name, value in ids.items() if (mistake := id_mistake(name, value))])
+
+
+@dataclass(frozen=True)
+class DatasetName:
+    """
+    The full name of a dataset.
+
+    :param project_id: the project's id.
+    :param location: the location, such as ``us-central1``.
+    :param dataset_id: the dataset's id.
+    :raises DicomExportInvalidRequestError: if an id is not acceptable.
+    """
+
+    project_id: str
+    location: str
+    dataset_id: str
+
+    def __post_init__(self) -> None:
+        _checked(project_id=self.project_id, location=self.location, dataset_id=self.dataset_id)
+
+    def __str__(self) -> str:
+        return f"projects/{self.project_id}/locations/{self.location}/datasets/{self.dataset_id}"
+
+
+@dataclass(frozen=True)
+class DicomStoreName:
+    """
+    The full name of a DICOM store.
+
+    :param dataset: the dataset that the store belongs to.
+    :param dicom_store_id: the DICOM store's id.
+    :raises DicomExportInvalidRequestError: if an id is not acceptable.
+    """
+
+    dataset: DatasetName
+    dicom_store_id: str
+
+    def __post_init__(self) -> None:
+        _checked(dicom_store_id=self.dicom_store_id)
+
+    def __str__(self) -> str:
+        return f"{self.dataset}/dicomStores/{self.dicom_store_id}"
+
+
+@dataclass(frozen=True)
+class OperationName:
+    """
+    The full name of an Operation; Operations belong to a dataset.
+
+    :param dataset: the dataset that the Operation belongs to.
+    :param operation_id: the Operation's id.
+    :raises DicomExportInvalidRequestError: if an id is not acceptable.
+    """
+
+    dataset: DatasetName
+    operation_id: str
+
+    def __post_init__(self) -> None:
+        _checked(operation_id=self.operation_id)
+
+    def __str__(self) -> str:
+        return f"{self.dataset}/operations/{self.operation_id}"
+
+    @classmethod
+    def parse(cls, name: str) -> OperationName:
+        """
+        Take the full name of an Operation apart.
+
+        :param name: ``projects/P/locations/L/datasets/D/operations/ID``.
+        :raises DicomExportInvalidRequestError: if the name has another form.
+        """
+        match = _OPERATION_NAME.fullmatch(name) if isinstance(name, str) else None
+        if match is None:
+            raise DicomExportInvalidRequestError(
+                f"operation_name={name!r} is not the name of an operation; "
+                "accepted: 'projects/PROJECT/locations/LOCATION/datasets/DATASET/operations/ID'."
+            )
+        dataset = DatasetName(match["project_id"], match["location"], match["dataset_id"])
+        return cls(dataset, match["operation_id"])

@@ -1,0 +1,80 @@
+"""When a request is sent again, and after which pause; the sync and the async hook share it."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, TypedDict
+
+import tenacity
+
+from airflow_provider_dicom.exceptions import DicomExportTransientError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tenacity.stop import stop_base
+    from tenacity.wait import wait_base
+
+    from airflow_provider_dicom.api import ApiRequest
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 60.0
+#: A server may ask for a longer pause than we would make, but not for one that hides an outage.
+LONGEST_RETRY_AFTER = 600.0
+
+
+class RetryOptions(TypedDict):
+    """What ``tenacity.Retrying`` and ``tenacity.AsyncRetrying`` both take."""
+
+    retry: Callable[[tenacity.RetryCallState], bool]
+    stop: stop_base
+    wait: wait_base
+    before_sleep: Callable[[tenacity.RetryCallState], None]
+    reraise: bool
+
+
+class _WaitAsAsked(tenacity.wait.wait_base):
+    """Exponential pauses with jitter, never shorter than the server's ``Retry-After``."""
+
+    def __init__(self) -> None:
+        self._usual = tenacity.wait_exponential_jitter(
+            initial=FIRST_PAUSE, max=LONGEST_PAUSE, jitter=FIRST_PAUSE
+        )
+
+    def __call__(self, retry_state: tenacity.RetryCallState) -> float:
+        asked = getattr(_error(retry_state), "retry_after", None) or 0.0
+        return max(self._usual(retry_state), min(asked, LONGEST_RETRY_AFTER))
+
+
+def _error(retry_state: tenacity.RetryCallState) -> BaseException | None:
+    return retry_state.outcome.exception() if retry_state.outcome else None
+
+
+def retry_options(request: ApiRequest, num_retries: int) -> RetryOptions:
+    """
+    Decide how a request is repeated.
+
+    A submission has no request id, so it is repeated only when the server certainly did not accept it.
+
+    :param request: the request.
+    :param num_retries: how often it may be repeated.
+    """
+
+    def may_repeat(error: BaseException) -> bool:
+        if not isinstance(error, DicomExportTransientError):
+            return False
+        return error.not_accepted or request.export is None
+
+    def tell(retry_state: tenacity.RetryCallState) -> None:
+        pause = retry_state.next_action.sleep if retry_state.next_action else 0.0
+        log.warning("%s. Trying again in %.1f s.", _error(retry_state), pause)
+
+    return {
+        "retry": tenacity.retry_if_exception(may_repeat),
+        "stop": tenacity.stop_after_attempt(num_retries + 1),
+        "wait": _WaitAsAsked(),
+        "before_sleep": tell,
+        "reraise": True,
+    }

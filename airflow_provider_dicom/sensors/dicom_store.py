@@ -1,0 +1,127 @@
+"""Sensor that waits for an export that was started elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, cast
+
+from airflow.providers.common.compat.sdk import AirflowSkipException, BaseSensorOperator, PokeReturnValue
+
+from airflow_provider_dicom.exceptions import DicomExportError, DicomExportTransientError
+from airflow_provider_dicom.operation import outcome
+from airflow_provider_dicom.resources import OperationName, raise_on
+from airflow_provider_dicom.waiting import WaitsForOperation, is_template
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_dicom.operation import DicomExportResult
+    from airflow_provider_dicom.triggers.dicom_store import ExportEvent
+
+
+class DicomStoreExportSensor(WaitsForOperation, BaseSensorOperator):
+    """
+    Waits until an Operation that was started elsewhere has ended, and returns its result.
+
+    The sensor never cancels the Operation: it did not start it. ``timeout`` and ``soft_fail`` work as in any
+    sensor.
+
+    https://cloud.google.com/healthcare-api/docs/reference/rest/v1/projects.locations.datasets.operations/get
+
+    :param operation_name: the full name of the Operation (templated).
+    :param max_failures: instances that may fail before the task fails: a count (int), or a share of all
+        (float).
+    :param deferrable: ``False`` polls on the worker, every ``poke_interval`` seconds.
+    :param poll_interval: the longest pause between polls when deferred, in seconds.
+    :param gcp_conn_id: the Airflow connection (templated).
+    :param impersonation_chain: a service account to impersonate, or a chain of them (templated).
+    :param api_endpoint: another endpoint than Google's, such as a local Healthcare API (templated).
+    :raises DicomExportInvalidRequestError: if a parameter is wrong, at parse time where its value is known.
+    """
+
+    template_fields: Sequence[str] = ("operation_name", "gcp_conn_id", "impersonation_chain", "api_endpoint")
+
+    def __init__(
+        self,
+        *,
+        operation_name: str,
+        max_failures: int | float = 0,
+        deferrable: bool = True,
+        poll_interval: float = 30.0,
+        gcp_conn_id: str = "google_cloud_default",
+        impersonation_chain: str | Sequence[str] | None = None,
+        api_endpoint: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.operation_name = operation_name
+        self.max_failures = max_failures
+        self.deferrable = deferrable
+        self.poll_interval = poll_interval
+        self.gcp_conn_id = gcp_conn_id
+        self.impersonation_chain = impersonation_chain
+        self.api_endpoint = api_endpoint
+        raise_on(
+            list(self._mistakes(frozenset(n for n in self.template_fields if is_template(getattr(self, n)))))
+        )
+
+    def execute(self, context: Context) -> DicomExportResult | None:
+        """
+        Wait for the Operation.
+
+        :param context: the task's context.
+        :raises DicomExportError: if the export failed, or cannot be followed.
+        """
+        raise_on(list(self._mistakes(frozenset())))
+        if not self.deferrable:
+            return cast("DicomExportResult", super().execute(context))
+        return self.defer_until_done(
+            self.operation_name, deadline=time.time() + self.timeout, cancel_on_kill=False, timeout=None
+        )
+
+    def execute_complete(self, context: Context, event: ExportEvent) -> DicomExportResult:
+        """
+        Turn the trigger's event into the task's result.
+
+        :param context: the task's context.
+        :param event: the trigger's event.
+        :raises DicomExportError: if the export failed, or cannot be followed.
+        :raises AirflowSkipException: instead of any of these, with ``soft_fail``.
+        """
+        try:
+            operation = self.operation_of(event)
+            if operation is not None:
+                return outcome(operation, max_failures=self.max_failures)
+        except DicomExportError as error:
+            if self.soft_fail:
+                raise AirflowSkipException(str(error)) from error
+            raise
+        return self.execute(context)  # type: ignore[return-value]
+
+    def poke(self, context: Context) -> PokeReturnValue:
+        """
+        Look once whether the Operation has ended.
+
+        :param context: the task's context.
+        :raises DicomExportError: if the export failed, or cannot be followed.
+        """
+        with self.hook() as hook:
+            try:
+                operation = hook.get_operation(self.operation_name)
+            except DicomExportTransientError as error:
+                self.log.warning("%s. The export itself goes on; asking again.", error)
+                return PokeReturnValue(is_done=False)
+        if not operation.get("done"):
+            return PokeReturnValue(is_done=False)
+        return PokeReturnValue(is_done=True, xcom_value=outcome(operation, max_failures=self.max_failures))
+
+    def _mistakes(self, unrendered: frozenset[str]) -> Iterator[str]:
+        if "operation_name" not in unrendered:
+            try:
+                OperationName.parse(self.operation_name)
+            except DicomExportError as error:
+                yield str(error)
+        yield from self.waiting_mistakes(unrendered)
