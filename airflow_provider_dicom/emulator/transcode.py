@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+import imagecodecs
+import numpy as np
+from pydicom import dcmread, dcmwrite
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import DataElement
+from pydicom.encaps import encapsulate, encapsulate_extended
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset, write_file_meta_info
+from pydicom.pixels.utils import get_nr_frames
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGExtended12Bit
+
+from airflow_provider_dicom.emulator.consumer_images import consumer_images
 from airflow_provider_dicom.emulator.errors import ApiError
+from airflow_provider_dicom.emulator.pixel_codecs import (
+    CODECS,
+    JPEG_XL_JPEG_RECOMPRESSION,
+    PIXEL_KEYWORDS,
+    CannotTranscode,
+    PixelFormat,
+    decode,
+    encode,
+    frames_as_stored,
+    is_encapsulated,
+    native_bytes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from pydicom.dataset import Dataset
+
+__all__ = ["CannotTranscode", "Rendition", "check_mime_type", "extension", "media_type", "render"]
 
 #: The forms that the API lists: media type -> transfer syntaxes; the first is what the bare type means.
 FORMS: dict[str, tuple[str, ...]] = {
@@ -47,9 +75,8 @@ EXTENSIONS = {
     "image/png": ".png",
 }
 
-
-class CannotTranscode(Exception):  # noqa: N818 - part of the agreed interface, and not an error of the program
-    """No codec here can make the rendition of this instance; the message says why, without patient data."""
+_WORD_SIZES = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
+_PIXEL_TAGS = {tag_for_keyword(keyword) for keyword in PIXEL_KEYWORDS}
 
 
 @dataclass(frozen=True)
@@ -100,7 +127,166 @@ def render(path: Path, mime_type: str | None) -> Iterator[Rendition]:
     if form == MimeType("application/dicom", "*"):
         yield Rendition(None, path.read_bytes())
         return
-    raise CannotTranscode(f"No codec for {mime_type}.")
+    try:
+        ds = dcmread(path)
+        yield from _render(ds, path, form)
+    except CannotTranscode:
+        raise
+    except Exception as error:
+        # What is stored is as users sent it, and codecs raise what they like; messages may quote values.
+        raise CannotTranscode(f"{type(error).__name__} while making {mime_type}") from error
+
+
+def _render(ds: Dataset, path: Path, form: MimeType) -> Iterator[Rendition]:
+    if form.media_type == "application/dicom":
+        if ds.file_meta.TransferSyntaxUID == form.transfer_syntax:
+            yield Rendition(None, path.read_bytes())
+        else:
+            yield Rendition(None, _with_transfer_syntax(ds, UID(form.transfer_syntax)))
+        return
+    if not _has_pixels(ds):
+        raise CannotTranscode("the instance has no pixel data")
+    frames = _frames(ds, form)
+    if get_nr_frames(ds, warn=False) > 1:
+        yield from (Rendition(number, content) for number, content in enumerate(frames, start=1))
+    else:
+        yield Rendition(None, next(frames))
+
+
+def _frames(ds: Dataset, form: MimeType) -> Iterator[bytes]:
+    if form.media_type == "image/png":
+        return consumer_images(ds, "PNG")
+    if form.media_type == "image/jpeg":
+        return consumer_images(ds, "JPEG")
+    if form.transfer_syntax == "*" or _is_native_little_endian(ds):
+        return frames_as_stored(ds)
+    pixels = PixelFormat.of(ds)
+    return (native_bytes(frame, pixels) for frame, _ in decode(ds))
+
+
+def _with_transfer_syntax(ds: Dataset, target: UID) -> bytes:
+    if not _has_pixels(ds):
+        # An encapsulated syntax says how pixels are coded; all else in it is Explicit VR Little Endian. So
+        # that is what an instance without pixels gets, under its own name, which every reader knows.
+        target = ExplicitVRLittleEndian if is_encapsulated(target) else target
+    elif is_encapsulated(target):
+        _encapsulate(ds, target)
+    elif not _is_native_little_endian(ds):
+        _decapsulate(ds)
+    if ds.file_meta.TransferSyntaxUID == ExplicitVRBigEndian:
+        _swap_words(ds)
+    ds.file_meta.TransferSyntaxUID = target
+    return _part_10(ds)
+
+
+def _part_10(ds: Dataset) -> bytes:
+    file = DicomBytesIO()
+    if ds.file_meta.TransferSyntaxUID.is_transfer_syntax:
+        dcmwrite(file, ds, enforce_file_format=True)
+    else:
+        # One that pydicom does not know of, and refuses. Encapsulated ones are Explicit VR Little Endian.
+        file.write((ds.preamble or bytes(128)) + b"DICM")
+        write_file_meta_info(file, ds.file_meta)
+        file.is_implicit_VR, file.is_little_endian = False, True
+        write_dataset(file, ds)
+    return file.getvalue()
+
+
+def _encapsulate(ds: Dataset, target: UID) -> None:
+    if target == JPEG_XL_JPEG_RECOMPRESSION:
+        _recompress_jpeg(ds)
+        return
+    if "PixelData" not in ds:
+        raise CannotTranscode("the transfer syntax does not hold floating point values")
+    codec = CODECS[target]
+    size = 0
+    codestreams = []
+    pixels = PixelFormat.of(ds)
+    for frame, photometric in decode(ds):
+        pixels = replace(pixels, photometric=photometric)
+        codec.check(pixels)
+        codestreams.append(encode(frame, pixels, codec))
+        size += frame.nbytes
+    _replace_pixels(ds, codestreams)
+    ds.PhotometricInterpretation = codec.declared_photometric(pixels.photometric)
+    if pixels.samples > 1:
+        ds.PlanarConfiguration = codec.planar_configuration
+    if codec.lossy_method:
+        _note_loss(ds, codec.lossy_method, size / sum(map(len, codestreams)))
+
+
+def _recompress_jpeg(ds: Dataset) -> None:
+    if ds.file_meta.TransferSyntaxUID not in (JPEGBaseline8Bit, JPEGExtended12Bit):
+        raise CannotTranscode(
+            "JPEG XL JPEG Recompression starts from a JPEG, which the instance is not stored as"
+        )
+    codestreams = [bytes(imagecodecs.jpegxl_encode_jpeg(jpeg, numthreads=1)) for jpeg in frames_as_stored(ds)]
+    _replace_pixels(ds, codestreams)
+
+
+def _decapsulate(ds: Dataset) -> None:
+    pixels = PixelFormat.of(ds)
+    content = bytearray()
+    photometric = pixels.photometric
+    for frame, photometric in decode(ds):  # noqa: B007 - the same for all frames, used after the last
+        content += native_bytes(frame, pixels)
+    if len(content) % 2:
+        content.append(0)
+    keyword = next(keyword for keyword in PIXEL_KEYWORDS if keyword in ds)
+    ds[keyword].value = bytes(content)
+    ds[keyword].is_undefined_length = False
+    if keyword == "PixelData":
+        ds[keyword].VR = "OB" if pixels.bits_allocated <= 8 else "OW"
+    ds.PhotometricInterpretation = photometric
+    if pixels.samples > 1:
+        ds.PlanarConfiguration = 0
+    _drop_offsets(ds)
+
+
+def _replace_pixels(ds: Dataset, codestreams: list[bytes]) -> None:
+    # Offsets in the table are of 32 bits.
+    if sum(map(len, codestreams)) < 2**32 - 8 * len(codestreams):
+        _drop_offsets(ds)
+        value = encapsulate(codestreams)
+    else:
+        value, ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths = encapsulate_extended(codestreams)
+    ds["PixelData"] = DataElement("PixelData", "OB", value)
+    ds["PixelData"].is_undefined_length = True
+
+
+def _drop_offsets(ds: Dataset) -> None:
+    for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
+        if keyword in ds:
+            del ds[keyword]
+
+
+def _note_loss(ds: Dataset, method: str, ratio: float) -> None:
+    """Record a lossy compression behind those that the pixels went through before."""
+    ds.LossyImageCompression = "01"
+    for keyword, value in (
+        ("LossyImageCompressionRatio", f"{ratio:.4f}"),
+        ("LossyImageCompressionMethod", method),
+    ):
+        before = ds.get(keyword)
+        values = [] if before is None else [before] if isinstance(before, str | float) else [*before]
+        setattr(ds, keyword, [*values, value])
+
+
+def _swap_words(ds: Dataset) -> None:
+    """Turn the words of big endian elements round; pydicom writes them as they were read."""
+    for element in ds.iterall():
+        size = _WORD_SIZES.get(element.VR)
+        if size and isinstance(element.value, bytes) and element.tag not in _PIXEL_TAGS:
+            element.value = np.frombuffer(element.value, f">u{size}").astype(f"<u{size}").tobytes()
+
+
+def _has_pixels(ds: Dataset) -> bool:
+    return any(keyword in ds for keyword in PIXEL_KEYWORDS)
+
+
+def _is_native_little_endian(ds: Dataset) -> bool:
+    syntax = ds.file_meta.TransferSyntaxUID
+    return not is_encapsulated(syntax) and syntax != ExplicitVRBigEndian
 
 
 def _parse(mime_type: str | None) -> MimeType:
