@@ -1,0 +1,89 @@
+"""``python -m airflow_provider_dicom.emulator``: runs the local Healthcare API."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import logging
+import socket
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+import uvicorn
+
+from airflow_provider_dicom.emulator.app import create_app
+from airflow_provider_dicom.emulator.connections import ConnectionProtocol
+from airflow_provider_dicom.emulator.state import MIB, Limits, ServerState
+
+_SHUTDOWN_SECONDS = 5
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the server until it is told to stop."""
+    options = _options(arguments)
+    logging.basicConfig(
+        level=logging.INFO if options.verbose else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+    )
+    with ExitStack() as stack:
+        listening = stack.enter_context(_listen(options.host, options.port))
+        directory = options.data or Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="healthcare-"))
+        )
+        try:
+            state = ServerState.open(directory, Limits(upload=options.max_upload_mb * MIB))
+        except RuntimeError as error:
+            sys.exit(str(error))
+        config = uvicorn.Config(
+            create_app(state),
+            http=ConnectionProtocol,
+            ws="none",
+            lifespan="on",
+            access_log=options.verbose,
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+        )
+        _announce(listening)
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m airflow_provider_dicom.emulator",
+        description="A local server of the DICOM part of the Cloud Healthcare API, for tests and demos.",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8085, help="0 chooses a free one (default: %(default)s)")
+    parser.add_argument(
+        "--data", type=Path, help="directory that keeps everything (default: a temporary one)"
+    )
+    parser.add_argument(
+        "--max-upload-mb", type=int, default=1024, help="longest upload in MiB (default: %(default)s)"
+    )
+    parser.add_argument("--verbose", action="store_true", help="log every request")
+    return parser.parse_args(arguments)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    return socket.create_server((host, port), family=family, backlog=2048)
+
+
+def _announce(listening: socket.socket) -> None:
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    sys.stdout.write(f"Local Healthcare API on http://{shown}:{port}\n")
+    sys.stdout.flush()
+    if not ipaddress.ip_address(host).is_loopback:
+        sys.stderr.write(
+            f"WARNING: listening on {host}, which other machines may reach. This server has no "
+            "authentication: whoever reaches it can read, change and export everything in it. "
+            "Never put patients' data here.\n"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""The API's methods as an ASGI application."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import ClientDisconnect, Request
+
+from airflow_provider_dicom.emulator import routes
+from airflow_provider_dicom.emulator.discovery import check_query, parse_body
+from airflow_provider_dicom.emulator.errors import ApiError
+from airflow_provider_dicom.emulator.http import Call, error_response, read_body
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+    from starlette.types import Receive, Scope, Send
+
+    from airflow_provider_dicom.emulator.routes import Route
+    from airflow_provider_dicom.emulator.state import ServerState
+
+_log = logging.getLogger(__name__)
+#: The schema of bodies that are not JSON.
+_HTTP_BODY = "HttpBody"
+
+
+class Api:
+    """Carries out calls of the API.
+
+    :param state: what they work on.
+    """
+
+    def __init__(self, state: ServerState) -> None:
+        self._state = state
+
+    async def __call__(
+        self, found: tuple[Route, dict[str, str]] | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answer one request.
+
+        :param found: the method that it calls, if it is one of the API's.
+        """
+        request = Request(scope, receive)
+        try:
+            response = await self._answer(found, request)
+        except ApiError as error:
+            response = error_response(error)
+        except ClientDisconnect:
+            return
+        except Exception:
+            _log.exception("%s %s", request.method, request.url.path)
+            response = error_response(ApiError.internal("Internal error encountered."))
+        await response(scope, receive, send)
+
+    async def _answer(self, found: tuple[Route, dict[str, str]] | None, request: Request) -> Response:
+        if found is None:
+            raise ApiError.not_found(f"Method not found: {request.method} {request.url.path}")
+        route, names = found
+        if route.handler is None:
+            raise ApiError.unimplemented(f"The local Healthcare API does not offer {route.method.id}.")
+        self._check_permission(route, names)
+        call = Call(self._state, request, names, {}, {})
+        if "dicomWebPath" not in names:
+            query = check_query(request.query_params.multi_items(), route.method.query)
+            call = Call(self._state, request, names, query, await self._body(route, request))
+        return await route.handler(call)
+
+    async def _body(self, route: Route, request: Request) -> dict[str, Any]:
+        raw = await read_body(request, self._state.limits.json)
+        if route.method.request is None:
+            if raw.strip():
+                raise ApiError.invalid_argument(f"{route.method.id} takes no body.")
+            return {}
+        return parse_body(raw, route.method.request)
+
+    def _check_permission(self, route: Route, names: dict[str, str]) -> None:
+        permission = routes.PERMISSIONS.get(route.name)
+        if permission in self._state.settings.denied_permissions:
+            raise ApiError.permission_denied(routes.denial(route, names))

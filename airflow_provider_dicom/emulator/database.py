@@ -1,0 +1,70 @@
+"""The state that outlives the process: one SQLite file."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS datasets (name TEXT PRIMARY KEY, body TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS stores (name TEXT PRIMARY KEY, dataset TEXT NOT NULL, body TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS stores_of_dataset ON stores (dataset, name);
+CREATE TABLE IF NOT EXISTS studies (
+    store TEXT NOT NULL, study TEXT NOT NULL, attributes TEXT NOT NULL, PRIMARY KEY (store, study)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS series (
+    store TEXT NOT NULL, study TEXT NOT NULL, series TEXT NOT NULL, modality TEXT, attributes TEXT NOT NULL,
+    PRIMARY KEY (store, study, series)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS instances (
+    store TEXT NOT NULL, study TEXT NOT NULL, series TEXT NOT NULL, instance TEXT NOT NULL,
+    sop_class TEXT, file TEXT NOT NULL, sha256 TEXT NOT NULL, size INTEGER NOT NULL,
+    last_updated TEXT NOT NULL, attributes TEXT NOT NULL,
+    PRIMARY KEY (store, study, series, instance)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS operations (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, state TEXT NOT NULL, record TEXT NOT NULL
+);
+"""
+
+
+class Database:
+    """A SQLite file that any thread may use; every call is short.
+
+    :param path: where the file is, or is to be.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.RLock()
+        self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = NORMAL")
+        self._connection.executescript(_SCHEMA)
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Give the connection to one thread, and commit at the end or roll back."""
+        with self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    def rows(self, sql: str, parameters: Sequence[str | int | None] = ()) -> list[tuple[str, ...]]:
+        """Return the rows of a query."""
+        with self._lock:
+            return self._connection.execute(sql, parameters).fetchall()
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._connection.close()

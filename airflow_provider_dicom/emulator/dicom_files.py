@@ -1,0 +1,130 @@
+"""Reading uploaded DICOM files: who they are, and their attributes as DICOM JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from pydicom import dcmread
+from pydicom.datadict import tag_for_keyword
+
+from airflow_provider_dicom.emulator.names import is_uid
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from pydicom import Dataset
+    from pydicom.dataelem import DataElement
+
+#: DICOM JSON (PS3.18, F): an attribute's 8-digit tag -> its ``vr`` and ``Value``.
+Attributes: TypeAlias = "dict[str, dict[str, Any]]"
+
+#: Values longer than this are bulk data, which is not part of metadata.
+BULK_DATA_BYTES = 1024
+
+
+def tags(*keywords: str) -> frozenset[str]:
+    """Return the 8-digit tags of attributes."""
+    return frozenset(f"{tag_for_keyword(keyword):08X}" for keyword in keywords)
+
+
+#: The attributes of the Patient, General Study and Patient Study modules (PS3.3, C.7.1 and C.7.2).
+STUDY_TAGS = tags(
+    *("SpecificCharacterSet", "TimezoneOffsetFromUTC"),
+    *("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientBirthTime", "PatientSex"),
+    *("OtherPatientIDs", "OtherPatientNames", "EthnicGroup", "PatientComments", "ResponsiblePerson"),
+    *("StudyInstanceUID", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber"),
+    *("StudyDescription", "PhysiciansOfRecord", "NameOfPhysiciansReadingStudy"),
+    *("PatientAge", "PatientSize", "PatientWeight", "Occupation", "AdditionalPatientHistory"),
+)
+#: The attributes of the General Series and General Equipment modules (PS3.3, C.7.3 and C.7.5).
+SERIES_TAGS = tags(
+    *("SeriesInstanceUID", "Modality", "SeriesNumber", "Laterality", "SeriesDate", "SeriesTime"),
+    *("PerformingPhysicianName", "ProtocolName", "SeriesDescription", "OperatorsName", "BodyPartExamined"),
+    *("PatientPosition", "PerformedProcedureStepID", "PerformedProcedureStepStartDate"),
+    *("PerformedProcedureStepStartTime", "PerformedProcedureStepDescription", "RequestAttributesSequence"),
+    *("Manufacturer", "InstitutionName", "InstitutionAddress", "StationName", "InstitutionalDepartmentName"),
+    *("ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions"),
+)
+
+
+class NotDicomError(Exception):
+    """A file cannot be stored; the message says why and names no patient."""
+
+
+@dataclass(frozen=True)
+class DicomFile:
+    """What the server keeps about an uploaded file.
+
+    :param attributes: its data set as DICOM JSON, without bulk data.
+    """
+
+    study_uid: str
+    series_uid: str
+    instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    sha256: str
+    size: int
+    attributes: Attributes
+
+
+def read(path: Path) -> DicomFile:
+    """Read an uploaded file.
+
+    :raises NotDicomError: it is not a Part 10 file, or has no valid UIDs.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Values that break their VR's rules are common in real files, and are kept as they are.
+            warnings.simplefilter("ignore")
+            dataset = dcmread(path, stop_before_pixels=True)
+            return _describe(path, dataset)
+    except NotDicomError:
+        raise
+    except Exception as error:  # pydicom raises whatever a broken file leads it into
+        raise NotDicomError(f"not a readable DICOM Part 10 file ({type(error).__name__})") from error
+
+
+def _describe(path: Path, dataset: Dataset) -> DicomFile:
+    uids = {
+        keyword: str(dataset.get(keyword) or "")
+        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+    }
+    for keyword, uid in uids.items():
+        if not is_uid(uid):
+            raise NotDicomError(f"{keyword} is missing or not a UID")
+    syntax = str(dataset.file_meta.get("TransferSyntaxUID") or "")
+    if not syntax:
+        raise NotDicomError("TransferSyntaxUID is missing")
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return DicomFile(
+        study_uid=uids["StudyInstanceUID"],
+        series_uid=uids["SeriesInstanceUID"],
+        instance_uid=uids["SOPInstanceUID"],
+        sop_class_uid=uids["SOPClassUID"],
+        transfer_syntax_uid=syntax,
+        sha256=digest,
+        size=path.stat().st_size,
+        attributes=_attributes(dataset),
+    )
+
+
+def _attributes(dataset: Dataset) -> Attributes:
+    def leave_out(_: DataElement) -> str:
+        return ""
+
+    attributes: Attributes = dataset.to_json_dict(
+        bulk_data_threshold=BULK_DATA_BYTES, bulk_data_element_handler=leave_out, suppress_invalid_tags=True
+    )
+    return {tag: value for tag, value in sorted(attributes.items()) if "BulkDataURI" not in value}
+
+
+def select(attributes: Attributes, wanted: Iterable[str]) -> Attributes:
+    """Return some of the attributes, in order of their tags."""
+    chosen = set(wanted)
+    return {tag: value for tag, value in attributes.items() if tag in chosen}

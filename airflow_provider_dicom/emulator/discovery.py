@@ -1,0 +1,307 @@
+"""The Healthcare API's discovery document: its methods, and what their requests may hold."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from airflow_provider_dicom.emulator.errors import ApiError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
+JsonObject: TypeAlias = "dict[str, Json]"
+#: A node of the discovery document; its shape is the document's own.
+Node: TypeAlias = "dict[str, Any]"
+
+#: The unions of the requests, which the document tells only in prose: schema -> union -> its fields.
+UNIONS: dict[str, dict[str, frozenset[str]]] = {
+    "ExportDicomDataRequest": {"destination": frozenset({"gcsDestination", "bigqueryDestination"})},
+    "GoogleCloudHealthcareV1DicomBigQueryDestination": {
+        "schema": frozenset({"schemaFlattened", "schemaJson"})
+    },
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method of the API.
+
+    :param id: such as ``healthcare.projects.locations.datasets.dicomStores.export``.
+    :param http_method: the verb.
+    :param path: matches the URL's path and names its variables.
+    :param query: its own query parameters.
+    :param request: the schema of its body, if it has one.
+    """
+
+    id: str
+    http_method: str
+    path: re.Pattern[str]
+    query: Mapping[str, Node]
+    request: str | None
+
+
+@cache
+def document() -> Node:
+    """Return the discovery document that google-api-python-client carries."""
+    source = files("googleapiclient") / "discovery_cache" / "documents" / "healthcare.v1.json"
+    loaded: Node = json.loads(source.read_text(encoding="utf-8"))
+    return loaded
+
+
+@cache
+def methods() -> dict[str, Method]:
+    """Return every method of the API by its id without the leading ``healthcare.projects.locations.``."""
+    prefix = "healthcare.projects.locations."
+    return {
+        node["id"].removeprefix(prefix): _method(node)
+        for node in _walk(document())
+        if node["id"].startswith(prefix)
+    }
+
+
+def _walk(resource: Node) -> Iterable[Node]:
+    yield from resource.get("methods", {}).values()
+    for child in resource.get("resources", {}).values():
+        yield from _walk(child)
+
+
+def _method(node: Node) -> Method:
+    parameters: dict[str, Node] = node.get("parameters", {})
+
+    def variable(match: re.Match[str]) -> str:
+        pattern: str = parameters[match[1]]["pattern"]
+        return f"(?P<{match[1]}>{pattern.removeprefix('^').removesuffix('$')})"
+
+    template = re.sub(r"[.]", r"\\.", node["path"])
+    return Method(
+        id=node["id"],
+        http_method=node["httpMethod"],
+        path=re.compile("/" + re.sub(r"\{\+(\w+)\}", variable, template)),
+        query={name: p for name, p in parameters.items() if p["location"] == "query"},
+        request=node.get("request", {}).get("$ref"),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Checking requests
+
+
+@dataclass(frozen=True)
+class _Violation:
+    field: str
+    description: str
+
+
+class _Violations(list[_Violation]):
+    def unknown(self, name: str, where: str) -> None:
+        place = f" at '{where}'" if where else ""
+        self.append(_Violation(where, f'Unknown name "{name}"{place}: Cannot find field.'))
+
+    def unbound(self, name: str) -> None:
+        self.append(
+            _Violation(
+                "",
+                f'Unknown name "{name}": Cannot bind query parameter. '
+                f"Field '{name}' could not be found in request message.",
+            )
+        )
+
+    def invalid(self, where: str, kind: str, value: Json) -> None:
+        self.append(_Violation(where, f"Invalid value at '{where}' ({kind}), {json.dumps(value)}"))
+
+    def raise_any(self, prefix: str = "") -> None:
+        """Raise what was found as the API answers it: one line each, with ``BadRequest`` details."""
+        if not self:
+            return
+        lines = [
+            f"{prefix}{v.description}" if v.description.startswith("Unknown name") else v.description
+            for v in self
+        ]
+        violations = [
+            {"field": v.field, "description": line} if v.field else {"description": line}
+            for v, line in zip(self, lines, strict=True)
+        ]
+        raise ApiError(
+            400,
+            3,
+            "INVALID_ARGUMENT",
+            "\n".join(lines),
+            [{"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": violations}],
+        )
+
+
+_BAD_JSON = "Invalid JSON payload received. "
+
+
+def parse_body(raw: bytes, schema: str) -> JsonObject:
+    """Return a request's body, checked against its schema, with the field names in camelCase.
+
+    :param raw: the body as it came; empty means an empty message.
+    :param schema: the name of its schema in the discovery document.
+    :raises ApiError: it is not JSON, or holds unknown fields or wrong values.
+    """
+    if not raw.strip():
+        return {}
+    try:
+        value: Json = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise ApiError.invalid_argument(f"{_BAD_JSON}{error}") from error
+    if not isinstance(value, dict):
+        raise ApiError.invalid_argument(f'{_BAD_JSON}Unknown name "": Root element must be a message.')
+    # A method binds its whole body ("*") when it has a request message of its own, else the resource.
+    root = "" if schema.endswith("Request") else _snake(schema)
+    violations = _Violations()
+    checked = _message(value, schema, root, violations)
+    violations.raise_any(_BAD_JSON)
+    return checked
+
+
+def check_query(query: Iterable[tuple[str, str]], own: Mapping[str, Node]) -> dict[str, Json]:
+    """Return a method's query parameters with their types, without the standard ones.
+
+    :param query: names and values, decoded.
+    :param own: the parameters of the method.
+    :raises ApiError: a parameter is unknown or its value wrong.
+    """
+    standard: Mapping[str, Node] = document()["parameters"]
+    violations = _Violations()
+    checked: dict[str, Json] = {}
+    for given, value in query:
+        name = given if given in own or given in standard else _camel(given)
+        node = own.get(name) or standard.get(name) or standard.get(name.removeprefix("$"))
+        if node is None:
+            violations.unbound(given)
+            continue
+        parsed = _value(value, node, _snake(name), violations)
+        if name in own:
+            checked[name] = parsed
+    violations.raise_any(_BAD_JSON)
+    return checked
+
+
+def _message(value: JsonObject, schema: str, where: str, violations: _Violations) -> JsonObject:
+    properties: Mapping[str, Node] = document()["schemas"][schema].get("properties", {})
+    checked: JsonObject = {}
+    for given, item in value.items():
+        name = given if given in properties else _camel(given)
+        if name not in properties:
+            violations.unknown(given, where)
+        elif item is not None:
+            at = f"{where}.{_snake(name)}" if where else _snake(name)
+            _check_union(schema, name, given, checked, at, violations)
+            checked[name] = _value(item, properties[name], at, violations)
+    return checked
+
+
+def _check_union(
+    schema: str, name: str, given: str, already: JsonObject, where: str, violations: _Violations
+) -> None:
+    for union, fields in UNIONS.get(schema, {}).items():
+        if name in fields and fields & already.keys():
+            violations.append(
+                _Violation(
+                    where,
+                    f"Invalid value at '{where}' (oneof), oneof field '{union}' is already set. "
+                    f"Cannot set '{given}'",
+                )
+            )
+
+
+def _value(value: Json, node: Node, where: str, violations: _Violations) -> Json:
+    if "$ref" in node:
+        if not isinstance(value, dict):
+            violations.invalid(where, f"type.googleapis.com/google.cloud.healthcare.v1.{node['$ref']}", value)
+            return {}
+        return _message(value, node["$ref"], where, violations)
+    if node["type"] == "array":
+        return _array(value, node, where, violations)
+    if node["type"] == "object":
+        return _map(value, node, where, violations)
+    if node["type"] == "any":
+        return value
+    kind, parse = _SCALARS[node.get("format") or ("enum" if "enum" in node else node["type"])]
+    parsed = parse(value, node)
+    if parsed is None:
+        violations.invalid(where, kind, value)
+    return parsed
+
+
+def _array(value: Json, node: Node, where: str, violations: _Violations) -> Json:
+    if not isinstance(value, list):
+        # A repeated query parameter arrives one at a time.
+        value = [value]
+    return [_value(item, node["items"], f"{where}[{i}]", violations) for i, item in enumerate(value)]
+
+
+def _map(value: Json, node: Node, where: str, violations: _Violations) -> Json:
+    if not isinstance(value, dict):
+        violations.invalid(where, "Map", value)
+        return {}
+    items: Node = node.get("additionalProperties", {"type": "any"})
+    return {key: _value(item, items, f"{where}[{key}]", violations) for key, item in value.items()}
+
+
+def _string(value: Json, node: Node) -> Json:
+    return value if isinstance(value, str) else None
+
+
+def _boolean(value: Json, node: Node) -> Json:
+    if isinstance(value, bool):
+        return value
+    return (
+        {"true": True, "1": True, "false": False, "0": False}.get(value) if isinstance(value, str) else None
+    )
+
+
+def _enum(value: Json, node: Node) -> Json:
+    return value if isinstance(value, str) and value in node["enum"] else None
+
+
+def _integer(bits: int) -> Callable[[Json, Node], Json]:
+    def parse(value: Json, node: Node) -> Json:
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            return None
+        try:
+            number = int(value)
+        except ValueError:
+            return None
+        if not -(2 ** (bits - 1)) <= number < 2 ** (bits - 1):
+            return None
+        return str(number) if bits == 64 else number
+
+    return parse
+
+
+def _number(value: Json, node: Node) -> Json:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+_SCALARS: dict[str, tuple[str, Callable[[Json, Node], Json]]] = {
+    "string": ("TYPE_STRING", _string),
+    "byte": ("TYPE_BYTES", _string),
+    "google-datetime": ("type.googleapis.com/google.protobuf.Timestamp", _string),
+    "google-duration": ("type.googleapis.com/google.protobuf.Duration", _string),
+    "google-fieldmask": ("type.googleapis.com/google.protobuf.FieldMask", _string),
+    "boolean": ("TYPE_BOOL", _boolean),
+    "enum": ("TYPE_ENUM", _enum),
+    "int32": ("TYPE_INT32", _integer(32)),
+    "integer": ("TYPE_INT32", _integer(32)),
+    "int64": ("TYPE_INT64", _integer(64)),
+    "uint64": ("TYPE_UINT64", _integer(64)),
+    "double": ("TYPE_DOUBLE", _number),
+    "number": ("TYPE_DOUBLE", _number),
+}
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<!^)(?<!_)([A-Z])", r"_\1", name).lower()
+
+
+def _camel(name: str) -> str:
+    return re.sub(r"_([a-z0-9])", lambda match: match[1].upper(), name)

@@ -1,0 +1,64 @@
+"""Everything that a running server has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from airflow_provider_dicom.emulator.archive import Archive
+from airflow_provider_dicom.emulator.faults import Faults
+from airflow_provider_dicom.emulator.operations import Operations
+from airflow_provider_dicom.emulator.requests_log import RequestsLog
+from airflow_provider_dicom.emulator.runner import Runner
+from airflow_provider_dicom.emulator.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a request's body may be, in bytes.
+
+    :param json: of requests in JSON; the API's own limit.
+    :param upload: of files that are stored.
+    """
+
+    json: int = 10 * MIB
+    upload: int = 1024 * MIB
+
+
+@dataclass
+class ServerState:
+    """Everything that a running server has.
+
+    :param tokens: the access tokens that are accepted; any, or none, if None.
+    """
+
+    archive: Archive
+    operations: Operations
+    runner: Runner
+    settings: Settings
+    limits: Limits
+    faults: Faults = field(default_factory=Faults)
+    requests: RequestsLog = field(default_factory=RequestsLog)
+    tokens: frozenset[str] | None = None
+
+    @classmethod
+    def open(cls, directory: Path, limits: Limits) -> ServerState:
+        """Open a data directory.
+
+        :raises RuntimeError: another process has it open.
+        """
+        archive = Archive.open(directory)
+        operations = Operations(archive.database)
+        settings = Settings()
+        return cls(archive, operations, Runner(archive, operations, settings), settings, limits)
+
+    async def close(self) -> None:
+        """Stop the exports where they stand, and close the files."""
+        await self.runner.close()
+        self.operations.close()
+        self.archive.close()
