@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 FINISHED = ("success", "failed")
-STATES = ("queued", "running", "deferred", "up_for_retry", "up_for_reschedule", "skipped", *FINISHED)
+STATES = ("running", "deferred", "up_for_retry", "up_for_reschedule", "skipped", *FINISHED)
 _COMPONENTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 
 # The log servers of scheduler and triggerer listen on all interfaces, and `airflow standalone` can't be told
@@ -45,7 +45,7 @@ class TaskInstance(TypedDict):
 
 
 class AirflowStandalone(Server):
-    """Airflow with LocalExecutor on SQLite, an anonymous Google Cloud connection, and a client of its REST API.
+    """Airflow on SQLite, with LocalExecutor, an anonymous Google Cloud connection, and a REST client.
 
     :param home: folder for configuration, database and logs.
     :param dags_folder: where its DAGs are.
@@ -197,18 +197,10 @@ class RestClient:
 
     def history(self, dag_id: str, run_id: str, task_id: str) -> list[tuple[str, datetime]]:
         """Return the states that a task went through, and when each began."""
-        events = self.get(
-            "eventLogs", dag_id=dag_id, run_id=run_id, task_id=task_id, order_by="when", limit=100
-        )
-        states = [
-            (event["event"], event["when"]) for event in events["event_logs"] if event["event"] in STATES
-        ]
-        queued = self.task(dag_id, run_id, task_id)["queued_when"]
-        if queued:
-            states.append(("queued", queued))
-        return sorted(
-            ((state, datetime.fromisoformat(when)) for state, when in states), key=lambda entry: entry[1]
-        )
+        scope = {"dag_id": dag_id, "run_id": run_id, "task_id": task_id}
+        events = self.get("eventLogs", **scope, order_by="when", limit=100)["event_logs"]
+        changes = [(event["event"], event["when"]) for event in events if event["event"] in STATES]
+        return [(state, datetime.fromisoformat(when)) for state, when in changes]
 
     def links(self, dag_id: str, run_id: str, task_id: str) -> dict[str, str | None]:
         """Return a task instance's extra links, by name."""
@@ -233,8 +225,8 @@ def _log_line(event: Json | str) -> str:
         return event
     parts = [str(event.get(key)) for key in ("timestamp", "level", "event") if event.get(key)]
     lines = [" ".join(parts)]
-    for error in event.get("error_detail") or []:
-        lines.append(f"  {error.get('exc_type')}: {error.get('exc_value')}")
+    errors = event.get("error_detail") or []
+    lines += [f"  {error.get('exc_type')}: {error.get('exc_value')}" for error in errors]
     return "\n".join(lines)
 
 

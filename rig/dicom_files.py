@@ -43,9 +43,9 @@ def sample_files() -> list[Path]:
     """Return pydicom's own files that a DICOM store takes, one per SOP Instance UID.
 
     A store takes Part 10 files with a transfer syntax, a SOP class and well-formed study, series and
-    instance UIDs, and ``dicomweb-client`` sends what pydicom can write anew. That leaves out media directories
-    (DICOMDIR) and pydicom's deliberately broken files. Of several files with one SOP Instance UID (the same
-    picture in other encodings) the first by name is taken. Nothing is downloaded.
+    instance UIDs, and ``dicomweb-client`` sends what pydicom can write anew. That leaves out media
+    directories (DICOMDIR) and pydicom's deliberately broken files. Of several files with one SOP Instance UID
+    (the same picture in other encodings) the first by name is taken. Nothing is downloaded.
     """
     folder = Path(pydicom.data.__file__).parent / "test_files"
     by_instance: dict[str, Path] = {}
@@ -82,7 +82,7 @@ def create_store(url: str, store_name: str) -> None:
         raise ValueError(f"Not the name of a DICOM store: {store_name!r}")
     collection = f"{url}/v1/{parts['dataset']}/dicomStores"
     with loopback_session() as session:
-        response = session.post(collection, params={"dicomStoreId": parts["id"]}, json={}, timeout=30)
+        response = session.post(collection, params={"dicomStoreId": parts["store"]}, json={}, timeout=30)
     if not response.ok:
         raise UploadFailed(f"Creating {store_name} answered {response.status_code}: {response.text}")
 

@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import psutil
 import requests
@@ -221,6 +222,26 @@ class StorageEmulator(Server):
             log_dir=log_dir,
         )
 
+    def create_bucket(self, name: str) -> None:
+        """Create a bucket."""
+        with loopback_session() as session:
+            session.post(f"{self.url}/storage/v1/b", json={"name": name}, timeout=30).raise_for_status()
+
+    def objects(self, bucket: str, prefix: str = "") -> dict[str, int]:
+        """Return the sizes of a bucket's objects, by name."""
+        with loopback_session() as session:
+            answer = session.get(f"{self.url}/storage/v1/b/{bucket}/o", params={"prefix": prefix}, timeout=60)
+        answer.raise_for_status()
+        return {item["name"]: int(item["size"]) for item in answer.json().get("items", [])}
+
+    def read(self, bucket: str, name: str) -> bytes:
+        """Return an object's content."""
+        address = f"{self.url}/storage/v1/b/{bucket}/o/{quote(name, safe='')}"
+        with loopback_session() as session:
+            answer = session.get(address, params={"alt": "media"}, timeout=60)
+        answer.raise_for_status()
+        return answer.content
+
 
 class HealthcareEmulator(Server):
     """The local Healthcare API of this package.
@@ -269,6 +290,23 @@ class BigQueryEmulator(Server):
             env={"HOME": str(program.parent.parent)},
         )
 
+    def create_dataset(self, project: str, dataset: str) -> None:
+        """Create a dataset."""
+        body = {"datasetReference": {"projectId": project, "datasetId": dataset}}
+        self._post(f"projects/{project}/datasets", body)
+
+    def query(self, project: str, sql: str) -> list[list[Any]]:
+        """Return the rows of a query."""
+        answer = self._post(f"projects/{project}/queries", {"query": sql, "useLegacySql": False})
+        return [[cell["v"] for cell in row["f"]] for row in answer.get("rows", [])]
+
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        with loopback_session() as session:
+            response = session.post(f"{self.url}/bigquery/v2/{path}", json=body, timeout=60)
+        response.raise_for_status()
+        answer: dict[str, Any] = response.json()
+        return answer
+
 
 def stop_all(servers: Sequence[Server], grace: float = 10.0) -> None:
     """End several servers side by side; the last one started is asked first."""
@@ -294,12 +332,12 @@ def wait_for(condition: str, check: Any, *, timeout: float, pause: float = 0.2) 
 
 @contextlib.contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back, so that no child starts without being known to its owner."""
+    """Hold signals that ask to end back, so that no child starts without being known to its owner."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     received: list[int] = []
-    held = (signal.SIGINT, signal.SIGTERM)
+    held = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     previous = {number: signal.signal(number, lambda caught, _: received.append(caught)) for number in held}
     try:
         yield
