@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import logging
 import shutil
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from demo.export import Demo, DemoFailed
@@ -14,10 +16,8 @@ from demo.view import View
 from rig.servers import ROOT, ServerFailed, stop_all
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import FrameType
 
-STATE = ROOT / ".demo"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -35,23 +35,28 @@ def _interrupt(number: int, _: FrameType | None) -> NoReturn:
 
 def main() -> int:
     """Run the demo and return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m demo", description="Export DICOM files with Airflow, all on this machine."
+    )
+    parser.add_argument("--state", type=Path, default=ROOT / ".demo", help="folder for databases and logs")
+    state: Path = parser.parse_args().state
     view = View()
     logging.disable(logging.WARNING)
     for number in _SIGNALS:
         signal.signal(number, _interrupt)
-    STATE.mkdir(exist_ok=True)
-    with (STATE / "lock").open("w") as lock:
+    state.mkdir(parents=True, exist_ok=True)
+    with (state / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            view.failure(f"A demo is running in this folder already (its state is in {STATE}).")
+            view.failure(f"A demo is running in this folder already (its state is in {state}).")
             return 1
-        return _run(view)
+        return _run(state, view)
 
 
-def _run(view: View) -> int:
-    _wipe(STATE)
-    demo = Demo(STATE, view)
+def _run(state: Path, view: View) -> int:
+    _wipe(state)
+    demo = Demo(state, view)
     try:
         demo.run()
         if view.interactive:
@@ -74,11 +79,9 @@ def _run(view: View) -> int:
 
 
 def _wipe(state: Path) -> None:
-    for entry in state.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        elif entry.name != "lock":
-            entry.unlink()
+    shutil.rmtree(state / "airflow", ignore_errors=True)
+    for log in state.glob("*.log"):
+        log.unlink()
 
 
 if __name__ == "__main__":

@@ -101,9 +101,7 @@ class Demo:
         self._conclude(files, f"dicom/{now:%Y-%m-%d}/", counters)
 
     def _prepare(self, files: list[Path]) -> None:
-        with loopback_session() as session:
-            answer = session.post(f"{self._storage.url}/storage/v1/b", json={"name": BUCKET}, timeout=30)
-            answer.raise_for_status()
+        self._storage.create_bucket(BUCKET)
         create_store(self._healthcare.url, STORE_NAME)
         upload(self._healthcare.url, STORE_NAME, files)
         Control(self._healthcare.url).settings(advance="time", seconds_per_instance=SECONDS_PER_INSTANCE)
@@ -135,7 +133,7 @@ class Demo:
         return Counters(int(counter.get("success", 0)), int(counter.get("failure", 0)))
 
     def _conclude(self, files: list[Path], prefix: str, counters: Counters) -> None:
-        sizes = self._objects(prefix)
+        sizes = self._storage.objects(BUCKET, prefix)
         expected = {object_name(prefix, uids) for uids in map(uids_of, files)}
         missing = expected - sizes.keys()
         history = self._airflow.rest.history(DAG_ID, self._run_id, TASK_ID)
@@ -143,14 +141,6 @@ class Demo:
         if missing:
             raise DemoFailed(self._explained(f"{len(missing)} of {len(files)} objects are not in the bucket"))
         self.complete = True
-
-    def _objects(self, prefix: str) -> dict[str, int]:
-        with loopback_session() as session:
-            answer = session.get(
-                f"{self._storage.url}/storage/v1/b/{BUCKET}/o", params={"prefix": prefix}, timeout=30
-            )
-        answer.raise_for_status()
-        return {item["name"]: int(item["size"]) for item in answer.json().get("items", [])}
 
     def _explained(self, what: str) -> str:
         """Add the logs that can explain a failure."""

@@ -68,14 +68,18 @@ class View:
     def summary(self, studies: list[Study], phases: list[Phase], missing: int, failed: int) -> None:
         """Show what arrived in the bucket and where the task's time went."""
         objects = Table(title="Exported objects by study", title_justify="left", box=None, show_footer=True)
-        objects.add_column("Study", "Total", overflow="ellipsis", no_wrap=True)
+        objects.add_column("Study", "Total", no_wrap=True)
         objects.add_column("Modality", no_wrap=True)
         objects.add_column("Series", str(sum(study.series for study in studies)), justify="right")
         objects.add_column("Objects", str(sum(study.objects for study in studies)), justify="right")
         objects.add_column("Bytes", f"{sum(study.size for study in studies):,}", justify="right")
         for study in studies:
             objects.add_row(
-                study.uid, study.modalities, str(study.series), str(study.objects), f"{study.size:,}"
+                _shortened(study.uid),
+                study.modalities,
+                str(study.series),
+                str(study.objects),
+                f"{study.size:,}",
             )
         states = Table(title="The task's states", title_justify="left", box=None)
         states.add_column("State")
@@ -141,3 +145,7 @@ class _Lines(ExportProgress):
             self._shown = current
             failed = f", {counters.failure} failed" if counters.failure else ""
             self._console.print(f"  task {task_state}: {counters.done}/{self._total} instances{failed}")
+
+
+def _shortened(uid: str, head: int = 16, tail: int = 24) -> str:
+    return uid if len(uid) <= head + tail else f"{uid[:head]}…{uid[-tail:]}"

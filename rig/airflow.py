@@ -200,7 +200,12 @@ class RestClient:
         scope = {"dag_id": dag_id, "run_id": run_id, "task_id": task_id}
         events = self.get("eventLogs", **scope, order_by="when", limit=100)["event_logs"]
         changes = [(event["event"], event["when"]) for event in events if event["event"] in STATES]
-        return [(state, datetime.fromisoformat(when)) for state, when in changes]
+        states = [(state, datetime.fromisoformat(when)) for state, when in changes]
+        begun = self.task(dag_id, run_id, task_id)["start_date"]
+        if states and begun:
+            # The event is written when the worker reports that it runs; the slot was taken before that.
+            states[0] = (states[0][0], min(states[0][1], datetime.fromisoformat(begun)))
+        return states
 
     def links(self, dag_id: str, run_id: str, task_id: str) -> dict[str, str | None]:
         """Return a task instance's extra links, by name."""
