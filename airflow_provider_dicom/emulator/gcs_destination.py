@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import requests
 from google.api_core.exceptions import Forbidden, GoogleAPICallError, NotFound, RetryError
 from google.auth.credentials import AnonymousCredentials
-from google.cloud import storage  # type: ignore[import-untyped]
+from google.cloud.storage import Bucket, Client  # type: ignore[import-untyped]
 from google.cloud.storage.retry import DEFAULT_RETRY  # type: ignore[import-untyped]
 
 from airflow_provider_dicom.emulator.errors import ApiError
@@ -58,7 +58,7 @@ class GcsDestination:
         self._bucket_name, directory = _split(uri_prefix)
         self._directory = directory if not directory or directory.endswith("/") else f"{directory}/"
         self._mime_type = mime_type
-        self._bucket: storage.Bucket | None = None
+        self._bucket: Bucket | None = None
 
     def open(self) -> None:
         """Check that the bucket exists.
@@ -142,14 +142,14 @@ def _split(uri: str) -> tuple[str, str]:
     return match["bucket"], match["name"] or ""
 
 
-def _client() -> storage.Client:
+def _client() -> Client:
     # Never the real service: what this server writes comes from tests, and goes where tests can look.
     if not os.environ.get("STORAGE_EMULATOR_HOST"):
         raise ApiError.failed_precondition(
             "The local Healthcare API uses Cloud Storage through an emulator only: "
             "start it with STORAGE_EMULATOR_HOST set."
         )
-    return storage.Client(project="local", credentials=AnonymousCredentials())  # type: ignore[no-untyped-call]
+    return Client(project="local", credentials=AnonymousCredentials())
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from pydicom import uid
 from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.encoders.base import ENCODING_PROFILES, RLELosslessEncoder
+from pydicom.pixels.processing import convert_color_space
 from pydicom.pixels.utils import get_nr_frames, pack_bits, unpack_bits
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def decode(ds: Dataset) -> Iterator[tuple[Frame, str]]:
     """
     try:
         for frame, photometric in _decoded(ds):
-            # Subsampled colours have been brought to full resolution, and codecs want the machine's byte order.
+            # Subsampled colours have been brought to full resolution. Codecs want the machine's byte order.
             yield (
                 frame.astype(frame.dtype.newbyteorder("="), copy=False),
                 "YBR_FULL" if photometric == "YBR_FULL_422" else photometric,
@@ -368,6 +369,8 @@ def _encode_jpeg_xl(frame: Frame, pixels: PixelFormat) -> bytes:
 
 
 def _encode_jpeg_xl_lossy(frame: Frame, pixels: PixelFormat) -> bytes:
+    if pixels.photometric == "YBR_FULL":
+        frame = convert_color_space(frame, "YBR_FULL", "RGB")
     # The distance is one of perception on a screen; deeper values are windowed before they are looked at.
     distance = 1.0 if pixels.bits_stored <= 8 else 0.05
     return bytes(
@@ -488,7 +491,10 @@ CODECS: dict[str, Codec] = {
     ),
     JPEG_XL_LOSSLESS: Codec(_encode_jpeg_xl, _JPEG_XL_PROFILES),
     JPEG_XL: Codec(
-        _encode_jpeg_xl_lossy, _JPEG_XL_PROFILES, photometric={"RGB": "XYB"}, lossy_method="ISO_18181_1"
+        _encode_jpeg_xl_lossy,
+        _JPEG_XL_PROFILES,
+        photometric={"RGB": "XYB", "YBR_FULL": "XYB"},
+        lossy_method="ISO_18181_1",
     ),
     uid.HTJ2KLossless: Codec(
         _encode_htj2k,
