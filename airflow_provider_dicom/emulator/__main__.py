@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import logging
+import signal
 import socket
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import uvicorn
@@ -17,7 +18,10 @@ from airflow_provider_dicom.emulator.app import create_app
 from airflow_provider_dicom.emulator.connections import ConnectionProtocol
 from airflow_provider_dicom.emulator.state import MIB, Limits, ServerState
 
+_BACKLOG = 2048
 _SHUTDOWN_SECONDS = 5
+#: As long as Google's front ends keep idle connections.
+_KEEP_ALIVE_SECONDS = 240
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -44,9 +48,13 @@ def main(arguments: list[str] | None = None) -> None:
             access_log=options.verbose,
             log_config=None,
             server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
         )
         _announce(listening)
+        # Uvicorn raises the signal again when it has shut down; the temporary directory is to go, too.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+        stack.enter_context(suppress(KeyboardInterrupt))
         uvicorn.Server(config).run(sockets=[listening])
 
 
@@ -68,8 +76,11 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-    return socket.create_server((host, port), family=family, backlog=2048)
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        sys.exit(f"cannot listen on {host}:{port}: {error}")
 
 
 def _announce(listening: socket.socket) -> None:

@@ -6,14 +6,15 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 
 from airflow_provider_dicom.emulator import routes
 from airflow_provider_dicom.emulator.discovery import check_query, parse_body
 from airflow_provider_dicom.emulator.errors import ApiError
-from airflow_provider_dicom.emulator.http import Call, error_response, read_body
+from airflow_provider_dicom.emulator.http import JSON_TYPE, Call, error_response, read_body
+from airflow_provider_dicom.emulator.partial_response import select_body
 
 if TYPE_CHECKING:
-    from starlette.responses import Response
     from starlette.types import Receive, Scope, Send
 
     from airflow_provider_dicom.emulator.routes import Route
@@ -60,10 +61,18 @@ class Api:
             raise ApiError.unimplemented(f"The local Healthcare API does not offer {route.method.id}.")
         self._check_permission(route, names)
         call = Call(self._state, request, names, {}, {})
-        if "dicomWebPath" not in names:
-            query = check_query(request.query_params.multi_items(), route.method.query)
-            call = Call(self._state, request, names, query, await self._body(route, request))
-        return await route.handler(call)
+        if "dicomWebPath" in names:
+            return await route.handler(call)
+        query = check_query(request.query_params.multi_items(), route.method.query)
+        if request.query_params.get("alt", "json") != "json":
+            raise ApiError.unimplemented("The local Healthcare API answers in JSON only.")
+        call = Call(self._state, request, names, query, await self._body(route, request))
+        response = await route.handler(call)
+        if "fields" in request.query_params:
+            response = Response(
+                select_body(bytes(response.body), request.query_params["fields"]), media_type=JSON_TYPE
+            )
+        return response
 
     async def _body(self, route: Route, request: Request) -> dict[str, Any]:
         raw = await read_body(request, self._state.limits.json)

@@ -60,6 +60,12 @@ def repeatable(request: JsonObject) -> bool:
     return "gcsDestination" in request
 
 
+def filter_uri(request: JsonObject) -> str | None:
+    """Return where the filter of an export is; None if it is for the whole store."""
+    config = cast("dict[str, str]", request.get("filterConfig") or {})
+    return config.get("resourcePathsGcsUri") or None
+
+
 def selection(
     archive: Archive, store: str, request: JsonObject
 ) -> tuple[list[StoredInstance], list[ResourcePath]]:
@@ -67,9 +73,8 @@ def selection(
 
     :raises ApiError: the filter file cannot be read.
     """
-    config = cast("dict[str, str]", request.get("filterConfig") or {})
-    uri = config.get("resourcePathsGcsUri")
-    if not uri:
+    uri = filter_uri(request)
+    if uri is None:
         return archive.instances(store), []
     from airflow_provider_dicom.emulator.gcs_destination import read_filter
 

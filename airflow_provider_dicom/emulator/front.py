@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 
 from airflow_provider_dicom.emulator import routes
 from airflow_provider_dicom.emulator.connections import connection_of
@@ -38,8 +39,8 @@ _MESSAGES = {
 _HTML = """<!DOCTYPE html>
 <html lang=en>
   <meta charset=utf-8>
-  <title>Error 502 (Server Error)!!1</title>
-  <p><b>502.</b> <ins>That's an error.</ins>
+  <title>Error {status} (Server Error)!!1</title>
+  <p><b>{status}.</b> <ins>That's an error.</ins>
   <p>The server encountered a temporary error and could not complete your request.
   <p>Please try again in 30 seconds.  <ins>That's all we know.</ins>
 """
@@ -124,7 +125,8 @@ class Front:
             await _reset(scope, receive)
             return
         if fault.vanish and found and "/operations/" in found[1].get("name", ""):
-            await self._state.runner.vanish(found[1]["name"])
+            with suppress(ApiError):
+                await self._state.runner.vanish(found[1]["name"])
         answer = _Answer()
         if fault.status is not None:
             await self._refuse(fault.status, fault, found, scope, receive, answer)
@@ -167,24 +169,14 @@ def _token(headers: Headers) -> str | None:
 
 def _response(answer: _Answer, fault: Fault) -> Response:
     status: int = answer.start["status"]
+    headers = Headers(raw=answer.start["headers"])
+    content, kind = answer.body, headers.get("content-type")
     if fault.body == "html":
-        response: Response = HTMLResponse(_HTML, status)
-    else:
-        response = Response(b"" if fault.body == "empty" else answer.body, status)
-    kept = [b"retry-after", b"www-authenticate"] if fault.body == "html" else None
-    response.raw_headers = [
-        *(header for header in answer.start["headers"] if _keeps(header[0], kept)),
-        *(
-            header
-            for header in response.raw_headers
-            if header[0] == b"content-length" or fault.body == "html"
-        ),
-    ]
-    return response
-
-
-def _keeps(name: bytes, kept: list[bytes] | None) -> bool:
-    return name in kept if kept is not None else name != b"content-length"
+        content, kind = _HTML.format(status=status).encode(), "text/html; charset=UTF-8"
+    elif fault.body == "empty":
+        content = b""
+    kept = {name: value for name, value in headers.items() if name not in ("content-length", "content-type")}
+    return Response(content, status, kept, kind)
 
 
 async def _send_half(answer: _Answer, scope: Scope, receive: Receive, send: Send) -> None:

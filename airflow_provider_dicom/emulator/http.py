@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.emulator.discovery import JsonObject
     from airflow_provider_dicom.emulator.state import ServerState
 
+JSON_TYPE = "application/json; charset=UTF-8"
 #: So much of a body that is too long is still read, so that the client comes to see the answer.
 _MOST_DRAINED = 256 * 1024 * 1024
 
@@ -41,9 +42,7 @@ class Call:
 Handler: TypeAlias = "Callable[[Call], Awaitable[Response]]"
 
 
-def json_response(
-    value: object, status: int = 200, media_type: str = "application/json; charset=UTF-8"
-) -> Response:
+def json_response(value: object, status: int = 200, media_type: str = JSON_TYPE) -> Response:
     """Return an answer in JSON."""
     content = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
     return Response(content, status, media_type=media_type)

@@ -7,7 +7,7 @@ import re
 from airflow_provider_dicom.emulator.errors import ApiError
 
 _ID = re.compile(r"[\w.\-]{1,256}")
-_UID = re.compile(r"[0-9.]{1,64}")
+_UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(?:\.[0-9]+)*")
 
 
 def check_id(kind: str, value: str | None) -> str:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from airflow_provider_dicom.emulator.archive import ResourcePath
 from airflow_provider_dicom.emulator.errors import ApiError
-from airflow_provider_dicom.emulator.http import json_response
+from airflow_provider_dicom.emulator.http import JSON_TYPE, json_response
 from airflow_provider_dicom.emulator.names import check_id
 from airflow_provider_dicom.emulator.paging import page_size, page_token, position
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.emulator.discovery import JsonObject
     from airflow_provider_dicom.emulator.http import Call, Handler
     from airflow_provider_dicom.emulator.operations import Operation
-
-_JSON = "application/json; charset=UTF-8"
 
 # ---------------------------------------------------------------------------------------------------------
 # Datasets
@@ -209,7 +207,7 @@ async def get_operation(call: Call) -> Response:
 
 
 def _operation_response(operation: Operation) -> Response:
-    return Response(operation.encoded(), media_type=_JSON)
+    return Response(operation.encoded(), media_type=JSON_TYPE)
 
 
 async def list_operations(call: Call) -> Response:
@@ -229,7 +227,7 @@ async def list_operations(call: Call) -> Response:
     content = b'{"operations":[' + b",".join(operation.encoded() for operation in found) + b"]"
     if before is not None:
         content += b',"nextPageToken":"' + page_token(str(before)).encode() + b'"'
-    return Response(content + b"}" if found else b"{}", media_type=_JSON)
+    return Response(content + b"}" if found else b"{}", media_type=JSON_TYPE)
 
 
 def _done(expression: str) -> bool | None:

@@ -97,13 +97,10 @@ class Runner:
 
         :raises ApiError: the request makes no sense, or too many exports are under way.
         """
-        destination = await self._in_thread(export.destination, request)
-        await self._in_thread(self._archive.store, store)
-        pending = (
-            0
-            if "filterConfig" in request
-            else (await self._in_thread(self._archive.metrics, store))["instances"]
-        )
+        # Not in the threads of the exports, which may all be held up by a slow destination.
+        destination = await asyncio.to_thread(export.destination, request)
+        await asyncio.to_thread(self._archive.store, store)
+        metrics = await asyncio.to_thread(self._archive.metrics, store)
         quota = self._settings.export_quota
         if quota is not None and len(self._jobs) >= quota:
             raise ApiError.resource_exhausted(
@@ -112,7 +109,8 @@ class Runner:
                 "'healthcare.googleapis.com'."
             )
         operation = self._operations.create(EXPORT_METHOD, store, request)
-        operation.pending = pending
+        if export.filter_uri(request) is None:
+            operation.pending = metrics["instances"]
         job = self._job(operation, destination, delay=self._settings.start_delay_seconds)
         await self._operations.save(operation)
         self._queue.append(job)
@@ -183,12 +181,16 @@ class Runner:
 
     def _to_step(self, name: str | None, instances: int | None) -> list[_Job]:
         if name is None:
-            return [job for job in self._jobs.values() if instances is None or job not in self._queue]
+            return [
+                job
+                for job in self._jobs.values()
+                if instances is None or job.operation.state is not State.QUEUED
+            ]
         operation = self._operations.get(name)
         job = self._jobs.get(name)
         if job is None:
             raise ApiError.failed_precondition(f"operation {operation.name} has ended")
-        if job in self._queue:
+        if operation.state is State.QUEUED:
             raise ApiError.failed_precondition(f"operation {operation.name} waits for others to end")
         return [job]
 
@@ -258,7 +260,7 @@ class Runner:
         from airflow_provider_dicom.emulator.transcode import CannotTranscode
 
         if instance.instance_uid in self._settings.failing_instances:
-            return "made to fail"
+            return "the settings of this server make it fail"
         try:
             destination.write(instance)
         except CannotTranscode as reason:

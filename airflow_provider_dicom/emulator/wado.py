@@ -12,7 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from airflow_provider_dicom.emulator import dicom_files
 from airflow_provider_dicom.emulator.archive import ResourcePath
 from airflow_provider_dicom.emulator.errors import ApiError
-from airflow_provider_dicom.emulator.http import json_response
+from airflow_provider_dicom.emulator.http import JSON_TYPE, json_response
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,4 +107,4 @@ async def delete(call: Call) -> Response:
     )
     operation.success = deleted
     await operations.finish(operation, response={"@type": "type.googleapis.com/google.protobuf.Empty"})
-    return Response(operation.encoded(), media_type="application/json; charset=UTF-8")
+    return Response(operation.encoded(), media_type=JSON_TYPE)

@@ -1,0 +1,156 @@
+"""Requests that Google's API refuses are refused here, in its words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    import requests
+
+    from rig.servers import HealthcareEmulator
+
+BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest"
+ONEOF = "Invalid value at '{}' (oneof), oneof field '{}' is already set. Cannot set '{}'"
+BQ_URI = "bq://p.d.t"
+
+
+@pytest.fixture
+def store_url(healthcare: HealthcareEmulator, dicom_store: str) -> str:
+    return f"{healthcare.url}/v1/{dicom_store}"
+
+
+def _error(response: requests.Response) -> dict[str, Any]:
+    assert response.headers["content-type"] == "application/json; charset=UTF-8"
+    assert response.json().keys() == {"error"}
+    error: dict[str, Any] = response.json()["error"]
+    assert error["code"] == response.status_code
+    return error
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"x": 1}, 'Invalid JSON payload received. Unknown name "x": Cannot find field.'),
+        (
+            {"gcsDestination": {"x": 1}},
+            "Invalid JSON payload received. Unknown name \"x\" at 'gcs_destination': Cannot find field.",
+        ),
+        (
+            {"gcsDestination": {"uriPrefix": 7}},
+            "Invalid value at 'gcs_destination.uri_prefix' (TYPE_STRING), 7",
+        ),
+        (
+            {"bigqueryDestination": {"tableUri": BQ_URI, "includeSourceStore": 1}},
+            "Invalid value at 'bigquery_destination.include_source_store' (TYPE_BOOL), 1",
+        ),
+        (
+            {"bigqueryDestination": {"tableUri": BQ_URI, "writeDisposition": "WRITE_SOMEHOW"}},
+            "Invalid value at 'bigquery_destination.write_disposition' (TYPE_ENUM), \"WRITE_SOMEHOW\"",
+        ),
+        (
+            {"gcsDestination": {"uriPrefix": "gs://b"}, "bigqueryDestination": {"tableUri": BQ_URI}},
+            ONEOF.format("bigquery_destination", "destination", "bigqueryDestination"),
+        ),
+        (
+            {"bigqueryDestination": {"tableUri": BQ_URI, "schemaJson": {}, "schemaFlattened": {}}},
+            ONEOF.format("bigquery_destination.schema_flattened", "schema", "schemaFlattened"),
+        ),
+    ],
+)
+def test_a_body_with_a_mistake(
+    http: requests.Session, store_url: str, body: dict[str, Any], message: str
+) -> None:
+    error = _error(http.post(f"{store_url}:export", json=body))
+    assert (error["status"], error["message"]) == ("INVALID_ARGUMENT", message)
+    (detail,) = error["details"]
+    assert detail["@type"] == BAD_REQUEST
+    assert [violation["description"] for violation in detail["fieldViolations"]] == [message]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"gcsDestination": {}},
+        {"gcsDestination": {"uriPrefix": "s3://b"}},
+        {"gcsDestination": {"uriPrefix": "gs://b/p", "mimeType": "image/gif"}},
+        {"bigqueryDestination": {"tableUri": "bq://p"}},
+        {
+            "bigqueryDestination": {
+                "tableUri": BQ_URI,
+                "force": True,
+                "writeDisposition": "WRITE_APPEND",
+            }
+        },
+    ],
+)
+def test_a_destination_that_cannot_be(http: requests.Session, store_url: str, body: dict[str, Any]) -> None:
+    assert _error(http.post(f"{store_url}:export", json=body))["status"] == "INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b'"x"', b"\xff", b"[" * 100_000])
+def test_a_body_that_is_no_message(http: requests.Session, store_url: str, body: bytes) -> None:
+    error = _error(http.post(f"{store_url}:export", data=body))
+    assert error["status"] == "INVALID_ARGUMENT"
+    assert error["message"].startswith("Invalid JSON payload received. ")
+
+
+def test_field_names_in_snake_case_are_understood(http: requests.Session, store_url: str) -> None:
+    body = {"gcs_destination": {"uri_prefix": "gs://some-bucket/x"}}
+    assert http.post(f"{store_url}:export", json=body).status_code == 200
+
+
+def test_an_unknown_query_parameter(http: requests.Session, store_url: str) -> None:
+    error = _error(http.get(store_url, params={"colour": "red"}))
+    assert error["message"] == (
+        'Invalid JSON payload received. Unknown name "colour": Cannot bind query parameter. '
+        "Field 'colour' could not be found in request message."
+    )
+    error = _error(http.get(f"{store_url.rsplit('/', 1)[0]}", params={"pageSize": "many"}))
+    assert error["message"] == "Invalid value at 'page_size' (TYPE_INT32), \"many\""
+
+
+def test_standard_query_parameters(http: requests.Session, store_url: str) -> None:
+    standard = {"$.xgafv": "2", "alt": "json", "key": "k", "prettyPrint": "false", "quotaUser": "u"}
+    whole = http.get(store_url, params=standard)
+    assert whole.status_code == 200
+    assert http.get(store_url, params={"fields": "labels"}).json() == {}
+    assert http.get(store_url, params={"fields": "labels,name"}).json() == whole.json()
+    assert _error(http.get(store_url, params={"fields": "name("}))["code"] == 400
+    assert _error(http.get(store_url, params={"alt": "proto"}))["code"] == 501
+    assert _error(http.get(store_url, params={"alt": "xml"}))["code"] == 400
+
+
+def test_unknown_places(http: requests.Session, healthcare: HealthcareEmulator, store_url: str) -> None:
+    assert _error(http.get(f"{healthcare.url}/v1/nothing"))["status"] == "NOT_FOUND"
+    assert _error(http.delete(f"{store_url}:export"))["code"] == 404
+    body = {"gcsDestination": {"uriPrefix": "gs://b"}}
+    assert _error(http.post(f"{store_url}-missing:export", json=body))["status"] == "NOT_FOUND"
+    assert _error(http.get(f"{store_url}-missing/dicomWeb/studies"))["code"] == 404
+    assert _error(http.get(f"{store_url}-missing:getDICOMStoreMetrics"))["code"] == 404
+
+
+def test_a_body_that_is_too_long(http: requests.Session, store_url: str) -> None:
+    for body in (b" " * (10 * 1024 * 1024 + 1), iter([b" " * 1024 * 1024] * 11)):
+        error = _error(http.post(f"{store_url}:export", data=body))
+        assert (error["code"], error["message"]) == (
+            413,
+            "Request payload size exceeds the limit: 10485760 bytes.",
+        )
+
+
+def test_the_control_endpoint_refuses_what_it_does_not_know(
+    http: requests.Session, healthcare: HealthcareEmulator
+) -> None:
+    control = f"{healthcare.url}/_emulator"
+    assert "colour" in _error(http.patch(f"{control}/settings", json={"colour": 1}))["message"]
+    assert _error(http.patch(f"{control}/settings", json={"advance": "never"}))["code"] == 400
+    assert _error(http.patch(f"{control}/settings", json=[]))["code"] == 400
+    assert _error(http.post(f"{control}/faults", json={"route": "export", "x": 1}))["code"] == 400
+    assert _error(http.post(f"{control}/faults", json={"route": "exports", "status": 500}))["code"] == 400
+    assert _error(http.post(f"{control}/faults", json={"route": "export"}))["code"] == 400
+    assert _error(http.post(f"{control}/step", json={"steps": 1}))["code"] == 400
+    assert _error(http.post(f"{control}/step", json={}))["status"] == "FAILED_PRECONDITION"
+    assert http.get(f"{control}/settings").json()["advance"] == "time"
