@@ -38,6 +38,7 @@ class ApiRequest:
     :param store: the DICOM store that the request is about.
     :param operation_name: the full name of the Operation that the request is about.
     :param export: what the request exports, if it does.
+    :param answer: the JSON type of a good answer.
     """
 
     action: str
@@ -50,6 +51,7 @@ class ApiRequest:
     store: DicomStoreName | None = None
     operation_name: str | None = None
     export: ExportRequest | None = field(default=None, repr=False)
+    answer: type[dict[str, object]] | type[list[object]] = dict
 
     @property
     def target(self) -> str:
@@ -205,6 +207,7 @@ def search(
             ("limit", str(limit)),
             ("offset", str(offset)),
         ),
+        answer=list,
         permission=permissions.SEARCH,
         dataset=store.dataset,
         store=store,

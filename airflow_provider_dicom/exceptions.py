@@ -44,6 +44,15 @@ class DicomExportError(AirflowException):
 
         return counters(self.operation)
 
+    @property
+    def logs_url(self) -> str | None:
+        """The address of the Operation's logs, where an Operation is concerned."""
+        if self.operation_name is None:
+            return None
+        from airflow_provider_dicom.operation import logs_url
+
+        return logs_url(self.operation or {"name": self.operation_name})
+
 
 class DicomExportInvalidRequestError(DicomExportError, AirflowFailException):
     """The request is wrong and stays wrong: Airflow does not retry the task."""

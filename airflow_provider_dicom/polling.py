@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from airflow_provider_dicom.exceptions import DicomExportTimeoutError, DicomExportTransientError
 from airflow_provider_dicom.operation import Counters, counters, logs_url
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from airflow_provider_dicom.exceptions import DicomExportError
+    from airflow_provider_dicom.log import Log
     from airflow_provider_dicom.operation import Operation
 
 #: A deferral that ends within seconds can be failed falsely by Airflow.
@@ -26,16 +27,6 @@ REFUSALS_BELIEVED = 3
 PATIENCE = 3600.0
 HEARTBEAT = 600.0
 PROGRESS_STEP = 0.1
-
-
-class Log(Protocol):
-    """What loggers of all Airflow versions have in common."""
-
-    def info(self, message: str, /, *args: object) -> None:
-        """Say what changed."""
-
-    def warning(self, message: str, /, *args: object) -> None:
-        """Say what is amiss."""
 
 
 class OperationWatch:

@@ -43,18 +43,21 @@ def decode(
     :raises DicomExportError: the error that the answer amounts to.
     """
     if status == 204:
-        return []
+        return request.answer()
     if 200 <= status < 300:
         try:
-            return json.loads(body)
+            answer = json.loads(body)
         except ValueError:
+            answer = None
+        if not isinstance(answer, request.answer):
             raise DicomExportUnavailableError(
                 # Not quoted: the body of a search holds patient data.
                 f"Could not {request.action}: the API answered {status}, but the body ({len(body)} bytes of "
-                f"{headers.get('Content-Type', 'no content type')}) is no JSON. A proxy may have answered in "
-                "its place, or the connection broke.",
+                f"{headers.get('Content-Type', 'no content type')}) is not the JSON expected. A proxy may "
+                "have answered in its place, or the connection broke.",
                 operation_name=request.operation_name,
-            ) from None
+            )
+        return answer
     raise _error(request, status, headers, _message(body), caller)
 
 

@@ -72,7 +72,13 @@ class WaitsForOperation(BaseOperator):
             yield mistake
 
     def defer_until_done(
-        self, operation_name: str, *, deadline: float | None, cancel_on_kill: bool, timeout: timedelta | None
+        self,
+        operation_name: str,
+        *,
+        deadline: float | None,
+        cancel_on_kill: bool,
+        timeout: timedelta | None,
+        kwargs: dict[str, object],
     ) -> NoReturn:
         """
         Free the worker slot until the Operation has ended.
@@ -81,6 +87,7 @@ class WaitsForOperation(BaseOperator):
         :param deadline: when to give up, in seconds since the epoch; never if not given.
         :param cancel_on_kill: cancel the Operation when the task is killed.
         :param timeout: when Airflow itself has to end the deferral.
+        :param kwargs: more arguments for ``execute_complete``.
         """
         from airflow_provider_dicom.triggers.dicom_store import DicomStoreExportTrigger
 
@@ -93,6 +100,7 @@ class WaitsForOperation(BaseOperator):
                 **self.connection_arguments,
             ),
             method_name="execute_complete",
+            kwargs=kwargs,
             timeout=timeout,
         )
         raise AssertionError("defer() returned")

@@ -7,14 +7,11 @@ import warnings
 from datetime import timedelta
 from typing import TYPE_CHECKING, NoReturn, cast
 
-import tenacity
 from airflow.providers.common.compat.sdk import AirflowSkipException
 
 from airflow_provider_dicom.compat import TaskDeferralError, TaskDeferralTimeout
 from airflow_provider_dicom.exceptions import (
-    DicomExportDuplicateRiskError,
     DicomExportError,
-    DicomExportSubmissionUnknownError,
     DicomExportTimeoutError,
 )
 from airflow_provider_dicom.export_request import ExportRequest
@@ -25,8 +22,9 @@ from airflow_provider_dicom.links.dicom_store import (
     DicomExportLogsLink,
     DicomStoreLink,
 )
-from airflow_provider_dicom.operation import outcome
+from airflow_provider_dicom.operation import is_cancelled, outcome
 from airflow_provider_dicom.resources import DicomStoreName, OperationName, id_mistake, raise_on
+from airflow_provider_dicom.submitting import Submitter
 from airflow_provider_dicom.waiting import WaitsForOperation, is_template
 
 if TYPE_CHECKING:
@@ -37,6 +35,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
     from airflow_provider_dicom.operation import DicomExportResult, Operation
+    from airflow_provider_dicom.submitting import Attachment
     from airflow_provider_dicom.triggers.dicom_store import ExportEvent
 
 #: How long after the deadline Airflow itself ends a deferral whose trigger did not.
@@ -70,7 +69,8 @@ class DicomStoreExportOperator(WaitsForOperation):
     :param wait_for_completion: ``False`` returns the Operation's name at once.
     :param deferrable: ``False`` polls on the worker.
     :param poll_interval: the longest pause between polls, in seconds; pauses grow towards it, with jitter.
-    :param durable: re-attach to the export on a retry.
+    :param durable: re-attach to the export on a retry or after a clear, where Airflow keeps task state
+        (3.3+), and never submit twice what could add rows twice.
     :param cancel_on_kill: cancel the Operation when the task is killed or runs out of time.
     :param gcp_conn_id: the Airflow connection (templated).
     :param impersonation_chain: a service account to impersonate, or a chain of them (templated).
@@ -175,24 +175,24 @@ class DicomStoreExportOperator(WaitsForOperation):
             raise AirflowSkipException("resource_paths is empty: there is nothing to export.")
         deadline = self._deadline(context)
         with self.hook() as hook:
-            store = hook.dicom_store_name(
-                self.location, self.dataset_id, self.dicom_store_id, self.project_id
-            )
-            self._write_filter_file()
-            operation_name = self._submit(hook, store)
-            context["ti"].xcom_push(key=OPERATION_NAME_KEY, value=operation_name)
-            if not self.wait_for_completion:
-                return operation_name
-            if not self.deferrable:
-                return self._finish(self._wait_on_worker(hook, operation_name, deadline))
-        return self._defer(operation_name, deadline)
+            submitter = self._submitter(hook, context)
+            attachment = submitter.attach()
+            return self._follow(hook, attachment, context, deadline)
 
-    def execute_complete(self, context: Context, event: ExportEvent) -> DicomExportResult:
+    def execute_complete(
+        self,
+        context: Context,
+        event: ExportEvent,
+        reattached: bool = False,
+        deadline: float | None = None,
+    ) -> DicomExportResult | str:
         """
         Turn the trigger's event into the task's result.
 
         :param context: the task's context.
         :param event: the trigger's event.
+        :param reattached: an earlier try submitted the Operation.
+        :param deadline: when to give up, in seconds since the epoch; never if not given.
         :raises DicomExportError: if the export failed, or cannot be followed.
         """
         try:
@@ -200,7 +200,9 @@ class DicomStoreExportOperator(WaitsForOperation):
         except DicomExportTimeoutError as error:
             raise self._timed_out(error) from None
         if operation is None:
-            return self._defer(event["operation"]["name"], self._deadline(context))
+            return self._defer(event["operation"]["name"], deadline, reattached=reattached)
+        if reattached and is_cancelled(operation):
+            return self._submit_afresh(operation, context, deadline)
         return self._finish(operation)
 
     def resume_execution(
@@ -216,7 +218,10 @@ class DicomStoreExportOperator(WaitsForOperation):
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except (TaskDeferralTimeout, TaskDeferralError) as error:
-            operation_name = context["ti"].xcom_pull(task_ids=self.task_id, key=OPERATION_NAME_KEY)
+            task_instance = context["ti"]
+            operation_name = task_instance.xcom_pull(
+                task_ids=self.task_id, key=OPERATION_NAME_KEY, map_indexes=task_instance.map_index
+            )
             if isinstance(error, TaskDeferralTimeout):
                 raise self._timed_out(
                     DicomExportTimeoutError(
@@ -261,6 +266,19 @@ class DicomStoreExportOperator(WaitsForOperation):
         start = context["ti"].start_date
         return (start.timestamp() if start else time.time()) + self.execution_timeout.total_seconds()
 
+    def _submitter(self, hook: DicomStoreHook, context: Context) -> Submitter:
+        return Submitter(
+            hook=hook,
+            store=hook.dicom_store_name(self.location, self.dataset_id, self.dicom_store_id, self.project_id),
+            request=self.export_request,
+            context=context,
+            log=self.log,
+            resource_paths=self.resource_paths,
+            prepare=self._write_filter_file,
+            judge=self._outcome,
+            durable=self.durable,
+        )
+
     def _write_filter_file(self) -> None:
         if self.resource_paths is None:
             return
@@ -272,30 +290,31 @@ class DicomStoreExportOperator(WaitsForOperation):
         )
         self.log.info("Wrote %d resource paths to %s.", count, self.filter_uri)
 
-    def _submit(self, hook: DicomStoreHook, store: DicomStoreName) -> str:
-        request = self.export_request
-        try:
-            # A repeat may overwrite the same data, but must not add to it.
-            operation = hook.export(store, request)
-        except DicomExportSubmissionUnknownError as error:
-            if not request.harmless_to_repeat:
-                raise DicomExportDuplicateRiskError(
-                    f"{error}. It was not submitted again, because {request.write_disposition} could then "
-                    "add every row twice. Look at the operations and at the table, then clear this task."
-                ) from error
-            self.log.warning("%s. Submitting it again, which is harmless: it writes the same data.", error)
-            operation = self._resubmit(hook, store)
+    def _follow(
+        self, hook: DicomStoreHook, attachment: Attachment, context: Context, deadline: float | None
+    ) -> DicomExportResult | str:
+        operation = attachment.operation
         name = operation["name"]
-        self.log.info("Submitted the export of %s to %s. Operation: %s", store, self.destination, name)
-        return name
+        context["ti"].xcom_push(key=OPERATION_NAME_KEY, value=name)
+        if not self.wait_for_completion:
+            return name
+        if operation.get("done"):
+            return self._finish(operation)
+        if self.deferrable:
+            return self._defer(name, deadline, reattached=attachment.reattached)
+        operation = self._wait_on_worker(hook, name, deadline)
+        if attachment.reattached and is_cancelled(operation):
+            return self._submit_afresh(operation, context, deadline)
+        return self._finish(operation)
 
-    def _resubmit(self, hook: DicomStoreHook, store: DicomStoreName) -> Operation:
-        return tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(DicomExportSubmissionUnknownError),
-            stop=tenacity.stop_after_attempt(hook.num_retries + 1),
-            wait=tenacity.wait_exponential_jitter(initial=1, max=60),
-            reraise=True,
-        )(hook.export, store, self.export_request)
+    def _submit_afresh(
+        self, cancelled: Operation, context: Context, deadline: float | None
+    ) -> DicomExportResult | str:
+        # A cleared task may start before the trigger of the try before it has cancelled the Operation.
+        self.log.info("%s was cancelled with the try that submitted it.", cancelled["name"])
+        with self.hook() as hook:
+            attachment = self._submitter(hook, context).attach()
+            return self._follow(hook, attachment, context, deadline)
 
     def _wait_on_worker(self, hook: DicomStoreHook, operation_name: str, deadline: float | None) -> Operation:
         self._running_operation = operation_name
@@ -306,23 +325,31 @@ class DicomStoreExportOperator(WaitsForOperation):
         finally:
             self._running_operation = None
 
-    def _defer(self, operation_name: str, deadline: float | None) -> NoReturn:
+    def _defer(self, operation_name: str, deadline: float | None, *, reattached: bool) -> NoReturn:
         timeout = None if deadline is None else timedelta(seconds=max(0.0, deadline - time.time())) + GRACE
         self.defer_until_done(
-            operation_name, deadline=deadline, cancel_on_kill=self.cancel_on_kill, timeout=timeout
+            operation_name,
+            deadline=deadline,
+            cancel_on_kill=self.cancel_on_kill,
+            timeout=timeout,
+            kwargs={"reattached": reattached, "deadline": deadline},
+        )
+
+    def _outcome(self, operation: Operation) -> DicomExportResult:
+        return outcome(
+            operation,
+            max_failures=self.max_failures,
+            dicom_store=str(
+                DicomStoreName(OperationName.parse(operation["name"]).dataset, self.dicom_store_id)
+            ),
+            destination=self.destination,
         )
 
     def _finish(self, operation: Operation) -> DicomExportResult:
-        store = DicomStoreName(OperationName.parse(operation["name"]).dataset, self.dicom_store_id)
-        result = outcome(
-            operation,
-            max_failures=self.max_failures,
-            dicom_store=str(store),
-            destination=self.destination,
-        )
+        result = self._outcome(operation)
         self.log.info(
             "Export of %s to %s ended as %s: %d exported, %d failed. Operation: %s",
-            store,
+            result["dicom_store"],
             self.destination,
             result["state"],
             result["success"],

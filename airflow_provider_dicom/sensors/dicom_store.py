@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NoReturn, cast
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseSensorOperator, PokeReturnValue
 
@@ -78,16 +78,17 @@ class DicomStoreExportSensor(WaitsForOperation, BaseSensorOperator):
         raise_on(list(self._mistakes(frozenset())))
         if not self.deferrable:
             return cast("DicomExportResult", super().execute(context))
-        return self.defer_until_done(
-            self.operation_name, deadline=time.time() + self.timeout, cancel_on_kill=False, timeout=None
-        )
+        return self._defer(deadline=time.time() + self.timeout)
 
-    def execute_complete(self, context: Context, event: ExportEvent) -> DicomExportResult:
+    def execute_complete(
+        self, context: Context, event: ExportEvent, deadline: float | None = None
+    ) -> DicomExportResult:
         """
         Turn the trigger's event into the task's result.
 
         :param context: the task's context.
         :param event: the trigger's event.
+        :param deadline: when to give up, in seconds since the epoch; ``timeout`` from now if not given.
         :raises DicomExportError: if the export failed, or cannot be followed.
         :raises AirflowSkipException: instead of any of these, with ``soft_fail``.
         """
@@ -99,7 +100,7 @@ class DicomStoreExportSensor(WaitsForOperation, BaseSensorOperator):
             if self.soft_fail:
                 raise AirflowSkipException(str(error)) from error
             raise
-        return self.execute(context)  # type: ignore[return-value]
+        return self._defer(deadline or time.time() + self.timeout)
 
     def poke(self, context: Context) -> PokeReturnValue:
         """
@@ -117,6 +118,15 @@ class DicomStoreExportSensor(WaitsForOperation, BaseSensorOperator):
         if not operation.get("done"):
             return PokeReturnValue(is_done=False)
         return PokeReturnValue(is_done=True, xcom_value=outcome(operation, max_failures=self.max_failures))
+
+    def _defer(self, deadline: float) -> NoReturn:
+        self.defer_until_done(
+            self.operation_name,
+            deadline=deadline,
+            cancel_on_kill=False,
+            timeout=None,
+            kwargs={"deadline": deadline},
+        )
 
     def _mistakes(self, unrendered: frozenset[str]) -> Iterator[str]:
         if "operation_name" not in unrendered:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
+from asgiref.sync import sync_to_async
 
 from airflow_provider_dicom.exceptions import DicomExportError, DicomExportTimeoutError
 from airflow_provider_dicom.hooks.dicom_store import DicomStoreAsyncHook
-from airflow_provider_dicom.operation import is_cancelled
+from airflow_provider_dicom.operation import counters, is_cancelled
 from airflow_provider_dicom.polling import OperationWatch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from airflow_provider_dicom.operation import Operation
+
+
+_cancellations: set[asyncio.Task[None]] = set()
 
 
 class ExportEvent(TypedDict):
@@ -78,16 +83,60 @@ class DicomStoreExportTrigger(BaseTrigger):
         """Poll until the Operation ends, and yield one event."""
         yield TriggerEvent(await self._follow())
 
+    async def on_kill(self) -> None:
+        """Cancel the Operation when the user has ended the task (Airflow 3.3+)."""
+        if not self.cancel_on_kill:
+            return
+        cancellation = asyncio.create_task(self._cancel_unless_handed_over())
+        # The triggerer cancels this method after about a second: the task has to outlive it.
+        _cancellations.add(cancellation)
+        cancellation.add_done_callback(_cancellations.discard)
+        await asyncio.shield(cancellation)
+
+    async def _cancel_unless_handed_over(self) -> None:
+        try:
+            if await self._is_deferred():
+                self.log.info("%s goes on under another triggerer.", self.operation_name)
+                return
+            async with self._hook() as hook:
+                await hook.cancel_operation(self.operation_name)
+                operation = await hook.get_operation(self.operation_name)
+        except Exception as error:  # whatever Airflow or the API raise: nobody else would say it
+            self.log.warning("%s could not be cancelled and may go on: %s", self.operation_name, error)
+            return
+        confirmed = (
+            "is cancelled" if is_cancelled(operation) else "was asked to stop; the API has not confirmed"
+        )
+        self.log.info("%s %s. It had come to: %s", self.operation_name, confirmed, counters(operation))
+
+    async def _is_deferred(self) -> bool:
+        """Tell a hand-over to another triggerer from a kill: only then is the task still deferred."""
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+        task_instance = self.task_instance
+        if task_instance is None:
+            return False
+        states = await sync_to_async(RuntimeTaskInstance.get_task_states, thread_sensitive=False)(
+            dag_id=task_instance.dag_id,
+            task_ids=[task_instance.task_id],
+            run_ids=[task_instance.run_id],
+            map_index=task_instance.map_index,
+        )
+        return "deferred" in states.get(task_instance.run_id, {}).values()
+
+    def _hook(self) -> DicomStoreAsyncHook:
+        return DicomStoreAsyncHook(
+            gcp_conn_id=self.gcp_conn_id,
+            impersonation_chain=self.impersonation_chain,
+            api_endpoint=self.api_endpoint,
+        )
+
     async def _follow(self) -> ExportEvent:
         watch = OperationWatch(
             self.operation_name, poll_interval=self.poll_interval, deadline=self.deadline, log=self.log
         )
         try:
-            async with DicomStoreAsyncHook(
-                gcp_conn_id=self.gcp_conn_id,
-                impersonation_chain=self.impersonation_chain,
-                api_endpoint=self.api_endpoint,
-            ) as hook:
+            async with self._hook() as hook:
                 operation = await hook.wait_for_operation(watch)
         except DicomExportError as error:
             status: Literal["timeout", "error"] = (
