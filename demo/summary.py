@@ -74,5 +74,5 @@ def phases(history: Sequence[tuple[str, datetime]]) -> list[Phase]:
 
 def _modality(path: Path) -> str:
     return str(
-        pydicom.dcmread(path, specific_tags=["Modality"], stop_before_pixels=True).get("Modality") or "?"
+        pydicom.dcmread(path, specific_tags=["Modality"], stop_before_pixels=True).get("Modality") or "none"
     )

@@ -30,14 +30,14 @@ with DAG(
     tags=["dicom"],
     doc_md=__doc__,
 ) as dag:
-    # Submits the export and defers: no worker slot is held while the Healthcare API exports, however long that is.
+    # Submits the export and defers: while the Healthcare API exports, no worker slot is held.
     export = DicomStoreExportOperator(
         task_id="export",
         location="{{ params.location }}",
         dataset_id="{{ params.dataset }}",
         dicom_store_id="{{ params.store }}",
         destination="bq://{{ params.table }}",
-        # Replacing the table makes a second run of the same night harmless; WRITE_APPEND would double the rows.
+        # A second run replaces the table again; WRITE_APPEND would double the rows.
         write_disposition="WRITE_TRUNCATE",
         bigquery_schema="flattened",
         execution_timeout=timedelta(hours=6),

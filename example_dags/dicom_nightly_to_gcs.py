@@ -30,7 +30,7 @@ with DAG(
     tags=["dicom"],
     doc_md=__doc__,
 ) as dag:
-    # Submits the export and defers: no worker slot is held while the Healthcare API exports, however long that is.
+    # Submits the export and defers: while the Healthcare API exports, no worker slot is held.
     export = DicomStoreExportOperator(
         task_id="export",
         location="{{ params.location }}",
