@@ -1,8 +1,8 @@
 """The local Healthcare API: a server of the DICOM part of the Cloud Healthcare API, for tests and demos.
 
 ``python -m airflow_provider_dicom.emulator [--host 127.0.0.1] [--port 8085] [--data DIR]``; the first line
-on stdout says where it listens. Point clients at it with ``HEALTHCARE_EMULATOR_HOST``. It has no authentication,
-so it listens on loopback unless told otherwise.
+on stdout says where it listens. Point clients at it with ``HEALTHCARE_EMULATOR_HOST``. There is no
+authentication, so it listens on loopback unless told otherwise.
 
 It does the work: DICOM stores, uploads (STOW-RS), searches (QIDO-RS), retrieval (WADO-RS), and exports that
 are long-running operations and really write, to the Cloud Storage emulator at ``STORAGE_EMULATOR_HOST`` and

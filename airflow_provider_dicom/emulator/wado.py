@@ -62,15 +62,11 @@ def _accepted(header: str) -> tuple[bool, str]:
     for choice in header.split(","):
         kind, options = parse_options_header(choice.strip())
         syntax = options.get(b"transfer-syntax", _EXPLICIT_LITTLE_ENDIAN.encode()).decode("latin-1")
+        inner = options.get(b"type", b"application/dicom")
         if kind == b"application/dicom":
             return False, syntax
-        if (
-            kind == b"multipart/related"
-            and options.get(b"type", b"application/dicom") == b"application/dicom"
-        ):
+        if kind in (b"multipart/related", b"multipart/*", b"*/*") and inner == b"application/dicom":
             return True, syntax
-        if kind in (b"*/*", b"multipart/*"):
-            return True, "*"
     raise ApiError.of_http_status(406, f"cannot answer in {header!r}: this server has application/dicom")
 
 

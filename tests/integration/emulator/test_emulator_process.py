@@ -1,0 +1,189 @@
+"""The process: what it prints, and what survives its end."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from discovery_check import validate
+
+from rig.control import Control
+from rig.dicom_files import create_store, sample_files, upload
+from rig.servers import HealthcareEmulator, free_port, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    import requests
+
+    from rig.servers import StorageEmulator
+
+STORE = "projects/p/locations/l/datasets/d/dicomStores/s"
+COUNT = 6
+
+
+@pytest.fixture
+def start(tmp_path: Path, storage: StorageEmulator) -> Iterator[Callable[[], HealthcareEmulator]]:
+    """Start a server of the test's own on the same data each time."""
+    servers: list[HealthcareEmulator] = []
+
+    def start_server() -> HealthcareEmulator:
+        server = HealthcareEmulator(
+            tmp_path, data=tmp_path / "data", env={"STORAGE_EMULATOR_HOST": storage.url}
+        ).start()
+        servers.append(server)
+        return server
+
+    yield start_server
+    for server in servers:
+        server.stop()
+
+
+def _get(server: HealthcareEmulator, name: str, http: requests.Session) -> dict[str, Any]:
+    response = http.get(f"{server.url}/v1/{name}")
+    response.raise_for_status()
+    answer: dict[str, Any] = response.json()
+    validate(answer, "Operation")
+    return answer
+
+
+def _finished(server: HealthcareEmulator, name: str, http: requests.Session) -> dict[str, Any]:
+    wait_for(f"{name} is done", lambda: _get(server, name, http).get("done"), timeout=60)
+    return _get(server, name, http)
+
+
+def _export(server: HealthcareEmulator, bucket: str, http: requests.Session) -> str:
+    body = {"gcsDestination": {"uriPrefix": f"gs://{bucket}/out"}}
+    response = http.post(f"{server.url}/v1/{STORE}:export", json=body)
+    response.raise_for_status()
+    return str(response.json()["name"])
+
+
+def test_everything_survives_a_kill(
+    start: Callable[[], HealthcareEmulator], http: requests.Session, storage: StorageEmulator, bucket: str
+) -> None:
+    server = start()
+    create_store(server.url, STORE)
+    upload(server.url, STORE, sample_files()[:COUNT])
+    before = http.get(f"{server.url}/v1/{STORE}/dicomWeb/instances?includefield=all").json()
+    control = Control(server.url)
+    control.settings(advance="manual")
+    ended, halted, cancelled, queued = (_export(server, bucket, http) for _ in range(4))
+    control.step(ended)
+    control.step(halted, 2)
+    control.step(cancelled, 1)
+    http.post(f"{server.url}/v1/{cancelled}:cancel", json={}).raise_for_status()
+    answers = {name: _finished(server, name, http) for name in (ended, cancelled)}
+    assert answers[cancelled]["error"]["code"] == 1
+    written = storage.objects(bucket)
+    server.kill()
+
+    server = start()
+    found = http.get(f"{server.url}/v1/{STORE}/dicomWeb/instances?includefield=all").json()
+    for attributes in [*before, *found]:
+        del attributes["00081190"]
+    assert found == before
+    for name, answer in answers.items():
+        assert _get(server, name, http) == answer
+    for name in (halted, queued):
+        assert _finished(server, name, http)["metadata"]["counter"] == {"success": str(COUNT)}
+    assert storage.objects(bucket) == written
+    listed = http.get(f"{server.url}/v1/{STORE.rsplit('/', 2)[0]}/operations").json()
+    validate(listed, "ListOperationsResponse")
+    assert {operation["name"] for operation in listed["operations"]} == {ended, halted, cancelled, queued}
+    assert _export(server, bucket, http) > queued
+
+
+def test_a_cancellation_survives_a_kill(
+    start: Callable[[], HealthcareEmulator], http: requests.Session, bucket: str
+) -> None:
+    server = start()
+    create_store(server.url, STORE)
+    Control(server.url).settings(advance="manual")
+    name = _export(server, bucket, http)
+    http.post(f"{server.url}/v1/{name}:cancel", json={}).raise_for_status()
+    server.kill()
+    assert _finished(start(), name, http)["error"]["code"] == 1
+
+
+def test_an_orderly_end_loses_nothing(
+    start: Callable[[], HealthcareEmulator], http: requests.Session, bucket: str
+) -> None:
+    server = start()
+    create_store(server.url, STORE)
+    upload(server.url, STORE, sample_files()[:COUNT])
+    Control(server.url).settings(seconds_per_instance=3600)
+    name = _export(server, bucket, http)
+    server.stop()
+    assert "Traceback" not in server.log_tail()
+    assert _finished(start(), name, http)["metadata"]["counter"] == {"success": str(COUNT)}
+
+
+def test_two_servers_do_not_share_their_data(start: Callable[[], HealthcareEmulator], tmp_path: Path) -> None:
+    start()
+    second = _run("--port", "0", "--data", str(tmp_path / "data"))
+    assert second.returncode != 0
+    assert second.stderr.endswith("is in use by another process\n")
+
+
+def test_a_port_that_is_taken(start: Callable[[], HealthcareEmulator]) -> None:
+    taken = _run("--port", str(start().port))
+    assert taken.returncode != 0
+    assert taken.stderr.startswith("cannot listen on 127.0.0.1:")
+
+
+def _run(*options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "airflow_provider_dicom.emulator", *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)])
+def test_where_it_listens_and_that_it_leaves_nothing_behind(
+    tmp_path: Path, http: requests.Session, host: str, warned: bool
+) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "airflow_provider_dicom.emulator", "--host", host, "--port", str(port)]
+    with (
+        (tmp_path / "errors").open("w+") as errors,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env={"TMPDIR": str(tmp_path)}
+        ) as process,
+    ):
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        address = re.fullmatch(rf"Local Healthcare API on (http://\S+:{port})\n", line)
+        assert address is not None
+        # Connections are taken as soon as the line is there.
+        assert http.get(f"{address[1]}/healthz", timeout=60).json() == {"status": "ok"}
+        assert [path for path in tmp_path.iterdir() if path.is_dir()]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+        assert process.stdout.read() == ""
+    text = (tmp_path / "errors").read_text()
+    assert ("WARNING" in text and "no authentication" in text) == warned
+    assert warned or text == ""
+    assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+def test_uploads_have_a_limit(tmp_path: Path, http: requests.Session) -> None:
+    command = [sys.executable, "-m", "airflow_provider_dicom.emulator", "--port", "0", "--max-upload-mb", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().split()[-1]
+            create_store(url, STORE)
+            headers = {"Content-Type": "application/dicom"}
+            small = next(path for path in sample_files() if path.name == "CT_small.dcm").read_bytes()
+            assert http.post(f"{url}/v1/{STORE}/dicomWeb/studies", data=small, headers=headers).ok
+            for body in (small + bytes(1024 * 1024), iter([small, bytes(1024 * 1024)])):
+                response = http.post(f"{url}/v1/{STORE}/dicomWeb/studies", data=body, headers=headers)
+                assert response.status_code == 413
+                assert response.json()["error"]["code"] == 413
+            assert len(http.get(f"{url}/v1/{STORE}/dicomWeb/instances").json()) == 1
+        finally:
+            process.terminate()
