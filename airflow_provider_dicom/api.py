@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 
 from airflow_provider_dicom import permissions
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
-from airflow_provider_dicom.resources import DicomStoreName
+from airflow_provider_dicom.resources import DicomStoreName, raise_on, uid_mistake
 
 if TYPE_CHECKING:
     from airflow_provider_dicom.export_request import ExportRequest
@@ -70,8 +70,10 @@ class ApiRequest:
 
 
 def _path(name: object, suffix: str = "") -> str:
-    # ":" stands in domain-scoped project ids, and the API's own clients leave it as it is.
-    return f"/v1/{quote(str(name), safe='/:')}{suffix}"
+    kind, project_id, *rest = str(name).split("/")
+    # ":" stands in domain-scoped project ids; elsewhere it would begin a custom method.
+    quoted = (kind, quote(project_id, safe=":"), *(quote(part, safe="") for part in rest))
+    return f"/v1/{'/'.join(quoted)}{suffix}"
 
 
 def _paging(filter_: str | None, page_size: int | None) -> tuple[tuple[str, str], ...]:
@@ -187,11 +189,15 @@ def search(
     offset: int,
 ) -> ApiRequest:
     """Build one page of a QIDO-RS search; the discovery document has no query parameters for it."""
-    scope = ""
-    if study_uid:
-        scope += f"studies/{quote(study_uid, safe='')}/"
-    if series_uid:
-        scope += f"series/{quote(series_uid, safe='')}/"
+    uids = {"study_uid": study_uid, "series_uid": series_uid}
+    mistakes = [m for name, uid in uids.items() if uid is not None and (m := uid_mistake(name, uid))]
+    if series_uid is not None and study_uid is None:
+        mistakes.append(f"series_uid={series_uid!r} without study_uid; accepted: both.")
+    if level not in MAX_SEARCH_LIMIT:
+        mistakes.append(f"level={level!r} is not accepted; accepted: {', '.join(MAX_SEARCH_LIMIT)}.")
+    raise_on(mistakes)
+    scope = f"studies/{study_uid}/" if study_uid else ""
+    scope += f"series/{series_uid}/" if series_uid else ""
     pairs = filters.items() if isinstance(filters, Mapping) else filters
     if offset > MAX_SEARCH_OFFSET:
         raise DicomExportInvalidRequestError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
@@ -12,6 +13,7 @@ from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 EMULATOR_HOST = "HEALTHCARE_EMULATOR_HOST"
 DEFAULT_UNIVERSE = "googleapis.com"
 
+_HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
 _ACCEPTED = (
     "'https://host[:port]'; 'http://' for a loopback host only, because a token must not travel in the clear"
 )
@@ -100,16 +102,23 @@ def _split(url: str) -> SplitResult | None:
     except ValueError:
         return None
     extras = parts.path.rstrip("/") or parts.query or parts.fragment or "@" in parts.netloc
-    return None if extras or not parts.hostname else parts
+    return None if extras or not _is_host(parts.hostname or "") else parts
+
+
+def _is_host(host: str) -> bool:
+    return bool(_HOST.fullmatch(host)) or _address(host) is not None
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return None if "%" in host else ipaddress.ip_address(host)
+    except ValueError:
+        return None
 
 
 def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    address = _address(host)
+    return host == "localhost" or (address is not None and address.is_loopback)
 
 
 def _refused(parameter: str, value: object) -> DicomExportInvalidRequestError:

@@ -101,7 +101,15 @@ class DicomExportUnavailableError(DicomExportTransientError):
 
 
 class DicomExportSubmissionUnknownError(DicomExportError):
-    """The reply to a submission was lost: the export may or may not have been accepted."""
+    """
+    The reply to a submission was lost: the export may or may not have been accepted.
+
+    :param retry_after: the pause that the server asked for, in seconds.
+    """
+
+    def __init__(self, message: str = "", *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class DicomExportDuplicateRiskError(DicomExportSubmissionUnknownError, AirflowFailException):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from airflow_provider_dicom.destinations import parse_gcs_uri
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
 _UID = r"[0-9]+(?:\.[0-9]+)*"
 _RESOURCE_PATH = re.compile(rf"/studies/{_UID}(?:/series/{_UID}(?:/instances/{_UID})?)?")
@@ -24,7 +25,7 @@ def resource_path_mistakes(paths: object) -> list[str]:
 
     :param paths: a list of resource paths.
     """
-    if isinstance(paths, str) or not hasattr(paths, "__iter__"):
+    if isinstance(paths, str) or not isinstance(paths, Sequence):
         refused = f"resource_paths={paths!r} is {type(paths).__name__}, not a list"
         return [f"{refused}; accepted: a list of {_ACCEPTED}, such as the output of another task."]
     mistakes = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _NAME = r"[A-Za-z0-9!#$&^_.+*-]+"
-_WELL_FORMED = re.compile(rf"{_NAME}/{_NAME}(\s*;\s*{_NAME}=({_NAME}|\"[^\"\s;]+\"))*")
+_WELL_FORMED = re.compile(rf"{_NAME}/{_NAME}([ \t]*;[ \t]*{_NAME}=({_NAME}|\"[^\"\s;]+\"))*")
 
 _DICOM_TRANSFER_SYNTAXES = (
     "1.2.840.10008.1.2",
@@ -59,4 +59,4 @@ def is_known(mime_type: str) -> bool:
 
     :param mime_type: a well-formed MIME type.
     """
-    return re.sub(r"\s", "", mime_type) in _KNOWN
+    return re.sub(r"[ \t]", "", mime_type) in _KNOWN

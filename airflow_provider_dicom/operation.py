@@ -9,6 +9,7 @@ from typing import Literal, TypedDict
 from airflow_provider_dicom import console
 from airflow_provider_dicom.exceptions import (
     DicomExportCancelledError,
+    DicomExportError,
     DicomExportOperationFailedError,
     DicomExportPermissionError,
     DicomExportTooManyFailuresError,
@@ -141,6 +142,7 @@ def outcome(
     max_failures: int | float = 0,
     dicom_store: str | None = None,
     destination: str | None = None,
+    filter_uri: str | None = None,
 ) -> DicomExportResult:
     """
     Judge how a finished export ended: its error first, then its counters.
@@ -149,6 +151,7 @@ def outcome(
     :param max_failures: instances that may fail: a count, or a float share of all.
     :param dicom_store: the full name of the DICOM store, where it is known.
     :param destination: the URI of the destination, where it is known.
+    :param filter_uri: the URI of the filter file, if there is one.
     :raises DicomExportCancelledError: if it was cancelled.
     :raises DicomExportPermissionError: if the service agent may not read or write what it has to.
     :raises DicomExportOperationFailedError: if it ended with any other error.
@@ -159,7 +162,7 @@ def outcome(
     what = f"The export of {dicom_store} to {destination}" if dicom_store else "The export"
     trace = f"Operation: {name}. Logs: {logs_url(operation)}"
     if "error" in operation:
-        _raise_error(operation, f"{what} ", f"{count}. {trace}", destination)
+        raise _error(operation, what, f"{count}. {trace}", destination, filter_uri)
     allowed = allowed_failures(max_failures, count.total)
     if count.failure > allowed:
         raise DicomExportTooManyFailuresError(
@@ -183,21 +186,19 @@ def outcome(
     }
 
 
-def _raise_error(operation: Operation, what: str, progress: str, destination: str | None) -> None:
+def _error(
+    operation: Operation, what: str, progress: str, destination: str | None, filter_uri: str | None
+) -> DicomExportError:
     status = operation.get("error", {})
     message = status.get("message") or "no message"
+    partial = f"Part of the output may be there: {progress}"
     if is_cancelled(operation):
-        raise DicomExportCancelledError(
-            f"{what}was cancelled: {message}. Part of the output may be there: {progress}",
-            operation=operation,
-        )
-    text = (
-        f"{what}failed with code {status.get('code')}: {message}. Part of the output may be there: {progress}"
-    )
-    permission = explain_service_agent(message, operation["name"], destination=destination)
-    if permission:
-        raise DicomExportPermissionError(f"{text}. {permission}", operation=operation)
-    raise DicomExportOperationFailedError(text, operation=operation)
+        return DicomExportCancelledError(f"{what} was cancelled: {message}. {partial}", operation=operation)
+    text = f"{what} failed with code {status.get('code')}: {message.rstrip('.')}. {partial}"
+    agent = explain_service_agent(message, operation["name"], destination=destination, filter_uri=filter_uri)
+    if agent:
+        return DicomExportPermissionError(f"{text}. {agent}", operation=operation)
+    return DicomExportOperationFailedError(text, operation=operation)
 
 
 def allowed_failures(max_failures: int | float, total: int) -> int:

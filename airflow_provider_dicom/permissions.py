@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from airflow_provider_dicom.destinations import parse_destination
+from airflow_provider_dicom.destinations import GcsUri, parse_destination
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 
 if TYPE_CHECKING:
@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 HOW_TO = "https://cloud.google.com/healthcare-api/docs/permissions-healthcare-api-gcp-products"
 
-_CLOUD_STORAGE = re.compile(r"cloud storage|storage\.(objects|buckets)\.|\bgs://|\bbucket\b", re.IGNORECASE)
-_BIGQUERY = re.compile(r"bigquery|\bbq://", re.IGNORECASE)
+_OF_THE_CALLER = re.compile(r"\bhealthcare\.\w+\.\w+")
+#: Names may contain anything, "bigquery" for one.
+_NAMES = re.compile(r"\b(?:gs://|bq://|projects/)\S+")
+_CLOUD_STORAGE = re.compile(r"cloud storage|storage\.(objects|buckets)\.|\bbucket\b", re.IGNORECASE)
+_BIGQUERY = re.compile(r"bigquery", re.IGNORECASE)
 _DENIED = re.compile(r"permission|forbidden|denied|access|403|not authorized", re.IGNORECASE)
 
 
@@ -93,8 +96,11 @@ def explain_service_agent(
     :param destination: the URI of the export's destination, where it is known.
     :param filter_uri: the URI of the filter file, if there is one.
     """
-    about_storage, about_bigquery = _CLOUD_STORAGE.search(message), _BIGQUERY.search(message)
-    if not _DENIED.search(message) or not (about_storage or about_bigquery):
+    words = _NAMES.sub("", message)
+    target = _parsed(destination)
+    about_storage = bool(_CLOUD_STORAGE.search(words)) or "gs://" in message
+    about_bigquery = not isinstance(target, GcsUri) and (bool(_BIGQUERY.search(words)) or "bq://" in message)
+    if _OF_THE_CALLER.search(words) or not _DENIED.search(words) or not (about_storage or about_bigquery):
         return None
     project = shlex.quote(name.split("/")[1])
     agent = (
@@ -102,9 +108,9 @@ def explain_service_agent(
         "@gcp-sa-healthcare.iam.gserviceaccount.com"
     )
     grants = (
-        _bigquery_grants(_parsed(destination), agent)
+        _bigquery_grants(target, agent)
         if about_bigquery
-        else _storage_grants(_parsed(destination), filter_uri, agent, message)
+        else _storage_grants(target, filter_uri, agent, message)
     )
     return (
         "Needed by the Healthcare Service Agent of the DICOM store's project "

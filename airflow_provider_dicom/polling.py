@@ -71,9 +71,9 @@ class OperationWatch:
         """
         pause = max(self._scheduled_pause(), self._asked_pause)
         self._asked_pause = 0.0
-        if self.deadline is None:
+        left = self.time_left()
+        if left is None:
             return pause
-        left = self.deadline - self._now()
         if left <= 0:
             raise DicomExportTimeoutError(
                 f"The deadline passed before the export ended; it had come to: {counters(self._operation)}. "
@@ -81,6 +81,10 @@ class OperationWatch:
                 operation=self._operation,
             )
         return min(pause, left)
+
+    def time_left(self) -> float | None:
+        """Tell how long it is until the deadline, in seconds; None without one."""
+        return None if self.deadline is None else self.deadline - self._now()
 
     def _scheduled_pause(self) -> float:
         # Jitter, so that a thousand exports of one schedule don't poll in step.
@@ -131,8 +135,9 @@ class OperationWatch:
             error.operation = error.operation or self._operation
             error.operation_name = self.operation_name
             raise error
-        if not self._trouble:
+        if not self._trouble or self._now() - self._last_line >= HEARTBEAT:
             self._log.warning("%s. The export itself goes on; asking again.", str(error).rstrip("."))
+            self._last_line = self._now()
         self._trouble += 1
 
     def _patience_is_over(self) -> bool:

@@ -27,6 +27,8 @@ RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
 #: Answers by which a server says that it did not carry a request out. A 5xx does not say so.
 _NOT_ACCEPTED = frozenset({408, 425, 429})
 _LONGEST_QUOTE = 500
+#: A server may ask for a long pause, but not for one that hides an outage, in seconds.
+LONGEST_RETRY_AFTER = 600.0
 
 
 def decode(
@@ -168,16 +170,16 @@ def retry_after(value: str | None) -> float | None:
     Read a ``Retry-After`` header.
 
     :param value: seconds, or an HTTP date.
-    :return: the pause in seconds, None if there is no readable one.
+    :return: the pause in seconds, ten minutes at the most; None if there is no readable one.
     """
     if value is None:
         return None
     if value.strip().isdecimal():
-        return float(value)
+        return min(float(value), LONGEST_RETRY_AFTER)
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+    return min(max(0.0, (moment - datetime.now(UTC)).total_seconds()), LONGEST_RETRY_AFTER)

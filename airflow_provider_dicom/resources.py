@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 
 MAX_ID_LENGTH = 256
+MAX_UID_LENGTH = 64
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _FORBIDDEN = frozenset("/?#%")
 _OPERATION_NAME = re.compile(
     r"projects/(?P<project_id>[^/]+)/locations/(?P<location>[^/]+)/datasets/(?P<dataset_id>[^/]+)"
@@ -58,6 +60,18 @@ def _may_stand_in(parameter: str, character: str) -> bool:
         # Not documented for these: refuse only what could change the meaning of the URL.
         return character not in _FORBIDDEN and unicodedata.category(character)[0] not in "ZC"
     return character in "_-." or unicodedata.category(character)[0] in "LN"
+
+
+def uid_mistake(parameter: str, value: object) -> str | None:
+    """
+    Say what is wrong with a DICOM UID, or return None.
+
+    :param parameter: the parameter's name, for the sentence.
+    :param value: the UID.
+    """
+    if isinstance(value, str) and len(value) <= MAX_UID_LENGTH and _UID.fullmatch(value):
+        return None
+    return f"{parameter}={value!r} is not a UID; accepted: numbers joined by '.', up to 64 characters."
 
 
 def raise_on(mistakes: list[str]) -> None:

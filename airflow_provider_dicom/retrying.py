@@ -21,8 +21,6 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
-#: A server may ask for a longer pause than we would make, but not for one that hides an outage.
-LONGEST_RETRY_AFTER = 600.0
 
 
 class RetryOptions(TypedDict):
@@ -35,7 +33,7 @@ class RetryOptions(TypedDict):
     reraise: bool
 
 
-class _WaitAsAsked(tenacity.wait.wait_base):
+class WaitAsAsked(tenacity.wait.wait_base):
     """Exponential pauses with jitter, never shorter than the server's ``Retry-After``."""
 
     def __init__(self) -> None:
@@ -45,7 +43,7 @@ class _WaitAsAsked(tenacity.wait.wait_base):
 
     def __call__(self, retry_state: tenacity.RetryCallState) -> float:
         asked = getattr(_error(retry_state), "retry_after", None) or 0.0
-        return max(self._usual(retry_state), min(asked, LONGEST_RETRY_AFTER))
+        return max(self._usual(retry_state), asked)
 
 
 def _error(retry_state: tenacity.RetryCallState) -> BaseException | None:
@@ -74,7 +72,7 @@ def retry_options(request: ApiRequest, num_retries: int) -> RetryOptions:
     return {
         "retry": tenacity.retry_if_exception(may_repeat),
         "stop": tenacity.stop_after_attempt(num_retries + 1),
-        "wait": _WaitAsAsked(),
+        "wait": WaitAsAsked(),
         "before_sleep": tell,
         "reraise": True,
     }

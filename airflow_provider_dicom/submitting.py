@@ -16,6 +16,7 @@ from airflow_provider_dicom.exceptions import (
     DicomExportSubmissionUnknownError,
 )
 from airflow_provider_dicom.operation import counters
+from airflow_provider_dicom.retrying import WaitAsAsked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -161,17 +162,25 @@ class Submitter:
         return operation
 
     def _send(self) -> Operation:
-        try:
-            return self._hook.export(self._store, self._request)
-        except DicomExportSubmissionUnknownError as error:
-            self._refuse_to_append(str(error).rstrip("."))
+        def may_repeat(error: BaseException) -> bool:
+            return isinstance(error, DicomExportSubmissionUnknownError) and self._request.harmless_to_repeat
+
+        def tell(retry_state: tenacity.RetryCallState) -> None:
+            error = retry_state.outcome.exception() if retry_state.outcome else None
             self._log.warning("%s. Submitting it again, which is harmless: it writes the same data.", error)
-        return tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(DicomExportSubmissionUnknownError),
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(may_repeat),
             stop=tenacity.stop_after_attempt(self._hook.num_retries + 1),
-            wait=tenacity.wait_exponential_jitter(initial=1, max=60),
+            wait=WaitAsAsked(),
+            before_sleep=tell,
             reraise=True,
-        )(self._hook.export, self._store, self._request)
+        )
+        try:
+            return retrying(self._hook.export, self._store, self._request)
+        except DicomExportSubmissionUnknownError as error:
+            self._refuse_to_append(str(error))
+            raise
 
     def _still_good(self, earlier: Submission) -> Operation | None:
         """Look at what an earlier try submitted; None if it has to be submitted again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import contextmanager
 from functools import cached_property
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
@@ -62,6 +63,10 @@ _CONNECTING_FAILED = (
 )
 
 
+#: For how long one failure to get credentials stands for all calls, in seconds.
+TROUBLE_REMEMBERED = 5.0
+
+
 class DicomStoreHook(GoogleBaseHook):
     """
     Calls the Cloud Healthcare API for DICOM stores, their exports and their Operations.
@@ -92,13 +97,25 @@ class DicomStoreHook(GoogleBaseHook):
         :raises DicomExportInvalidRequestError: if an id is not acceptable, or there is no project.
         """
         if project_id is None:
-            project_id = self.project_id
-            if not project_id or project_id is PROVIDE_PROJECT_ID:
+            project_id = self._default_project_id()
+            if not project_id:
                 raise DicomExportInvalidRequestError(
                     f"project_id=None: the connection {self.gcp_conn_id!r} names no project either; "
                     "accepted: a project id as the parameter, or in the connection."
                 )
         return DatasetName(project_id, location, dataset_id)
+
+    def _default_project_id(self) -> str | None:
+        if self.endpoint.anonymous:
+            # No credentials are needed, so there may be none to ask for the project.
+            return cast("str | None", self._get_field("project"))
+        try:
+            project_id = self.project_id
+        except GoogleAuthError as error:
+            raise DicomExportAuthenticationError(
+                f"The connection {self.gcp_conn_id!r} gives no credentials, so no default project: {error}"
+            ) from error
+        return None if project_id is PROVIDE_PROJECT_ID else project_id
 
     def dicom_store_name(
         self, location: str, dataset_id: str, dicom_store_id: str, project_id: str | None = None
@@ -138,7 +155,8 @@ class DicomStoreHook(GoogleBaseHook):
                 f"The reply to the submission was lost, so the export of {store} to {request.destination} "
                 f"may or may not run: {error}. The dataset's operations tell: gcloud healthcare operations "
                 f"list --dataset={dataset.dataset_id} --location={dataset.location} "
-                f"--project={dataset.project_id}"
+                f"--project={dataset.project_id}",
+                retry_after=error.retry_after,
             ) from error
         return operation
 
@@ -337,8 +355,12 @@ class DicomStoreHook(GoogleBaseHook):
         return getattr(self.credentials, "service_account_email", None)
 
     @cached_property
-    def _session(self) -> google.auth.transport.requests.AuthorizedSession:
-        session = google.auth.transport.requests.AuthorizedSession(self.credentials, max_refresh_attempts=1)
+    def _session(self) -> requests.Session:
+        session: requests.Session = (
+            requests.Session()
+            if isinstance(self.credentials, AnonymousCredentials)
+            else google.auth.transport.requests.AuthorizedSession(self.credentials, max_refresh_attempts=1)
+        )
         session.headers["User-Agent"] = USER_AGENT
         return session
 
@@ -369,7 +391,9 @@ class DicomStoreHook(GoogleBaseHook):
         except requests.RequestException as error:
             cause = getattr(error.args[0], "reason", None) if error.args else None
             not_accepted = isinstance(cause, _CONNECTING_FAILED)
-            raise connection_error(request, cause or error, not_accepted=not_accepted) from error
+            raise connection_error(request, cause or error, not_accepted=not_accepted) from _shown(
+                request, error
+            )
         return replies.decode(request, response.status_code, response.headers, response.content, self.caller)
 
 
@@ -385,6 +409,7 @@ class DicomStoreAsyncHook(GoogleBaseAsyncHook):
     :param gcp_conn_id: the Airflow connection.
     :param impersonation_chain: a service account to impersonate, or a chain of them.
     :param api_endpoint: another endpoint than Google's, such as a regional one or a local Healthcare API.
+    :param max_connections: connections open at a time.
     """
 
     sync_hook_class = DicomStoreHook
@@ -394,10 +419,14 @@ class DicomStoreAsyncHook(GoogleBaseAsyncHook):
         gcp_conn_id: str = "google_cloud_default",
         impersonation_chain: str | Sequence[str] | None = None,
         api_endpoint: str | None = None,
+        *,
+        max_connections: int = 10,
     ) -> None:
         super().__init__(
             gcp_conn_id=gcp_conn_id, impersonation_chain=impersonation_chain, api_endpoint=api_endpoint
         )
+        self._max_connections = max_connections
+        self._credentials_trouble = _RecentTrouble()
         self._setup_lock = asyncio.Lock()
         self._loaded_hook: DicomStoreHook | None = None
         self._refresh_lock = asyncio.Lock()
@@ -429,23 +458,6 @@ class DicomStoreAsyncHook(GoogleBaseAsyncHook):
         """
         request = api.get_operation(OperationName.parse(operation_name))
         return cast("Operation", await self._send(request, num_retries))
-
-    async def wait_for_operation(self, watch: OperationWatch) -> Operation:
-        """
-        Poll an Operation until it has ended, and return it.
-
-        :param watch: decides when to poll and what each answer means.
-        :raises DicomExportError: if the watch gives up.
-        """
-        while True:
-            await asyncio.sleep(watch.pause())
-            try:
-                operation = await self.get_operation(watch.operation_name, num_retries=0)
-            except DicomExportError as error:
-                watch.failed(error)
-            else:
-                if watch.answered(operation):
-                    return operation
 
     async def list_operations(
         self, dataset: DatasetName, *, filter_: str | None = None, page_size: int | None = None
@@ -486,10 +498,14 @@ class DicomStoreAsyncHook(GoogleBaseAsyncHook):
 
         :raises DicomExportAuthenticationError: if the connection or its credentials cannot be loaded.
         """
+        if self._loaded_hook is not None:
+            return self._loaded_hook
         async with self._setup_lock:
             if self._loaded_hook is None:
+                self._credentials_trouble.raise_again()
                 # Not thread-sensitive: that would line up all triggers of a triggerer behind one thread.
-                self._loaded_hook = await sync_to_async(self._load_sync_hook, thread_sensitive=False)()
+                with self._credentials_trouble.noted():
+                    self._loaded_hook = await sync_to_async(self._load_sync_hook, thread_sensitive=False)()
         return self._loaded_hook
 
     def _load_sync_hook(self) -> DicomStoreHook:
@@ -505,6 +521,15 @@ class DicomStoreAsyncHook(GoogleBaseAsyncHook):
             ) from error
         return hook
 
+    async def ask(self, request: ApiRequest) -> object:
+        """
+        Send a request once, without retries, and return its JSON.
+
+        :param request: the request.
+        :raises DicomExportError: if there is no good answer.
+        """
+        return await self._send_once(await self.get_sync_hook(), request)
+
     async def _send(self, request: ApiRequest, num_retries: int | None = None) -> object:
         hook = await self.get_sync_hook()
         retries = hook.num_retries if num_retries is None else num_retries
@@ -512,6 +537,16 @@ class DicomStoreAsyncHook(GoogleBaseAsyncHook):
         return await retrying(self._send_once, hook, request)
 
     async def _send_once(self, hook: DicomStoreHook, request: ApiRequest) -> object:
+        try:
+            return replies.decode(request, *await self._signed_exchange(hook, request), hook.caller)
+        except DicomExportAuthenticationError:
+            # The connection may have been given a new key since it was loaded.
+            self._loaded_hook = None
+            raise
+
+    async def _signed_exchange(
+        self, hook: DicomStoreHook, request: ApiRequest
+    ) -> tuple[int, Mapping[str, str], bytes]:
         try:
             status, headers, body = await self._exchange(hook, request)
             if status == HTTPStatus.UNAUTHORIZED and not isinstance(hook.credentials, AnonymousCredentials):
@@ -521,8 +556,8 @@ class DicomStoreAsyncHook(GoogleBaseAsyncHook):
             raise credentials_error(request, error) from error
         except (aiohttp.ClientError, TimeoutError) as error:
             not_accepted = isinstance(error, aiohttp.ClientConnectorError)
-            raise connection_error(request, error, not_accepted=not_accepted) from error
-        return replies.decode(request, status, headers, body, hook.caller)
+            raise connection_error(request, error, not_accepted=not_accepted) from _shown(request, error)
+        return status, headers, body
 
     async def _exchange(
         self, hook: DicomStoreHook, request: ApiRequest
@@ -543,6 +578,7 @@ class DicomStoreAsyncHook(GoogleBaseAsyncHook):
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 headers={"User-Agent": USER_AGENT},
+                connector=aiohttp.TCPConnector(limit=self._max_connections),
                 timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT),
                 # Proxies come from the environment, as they do in the sync hook.
                 trust_env=True,
@@ -563,7 +599,35 @@ class DicomStoreAsyncHook(GoogleBaseAsyncHook):
         async with self._refresh_lock:
             # Somebody else may have done it while this call waited.
             if hook.credentials.token == stale_token:
-                await sync_to_async(_refresh_credentials, thread_sensitive=False)(hook.credentials)
+                self._credentials_trouble.raise_again()
+                with self._credentials_trouble.noted():
+                    await sync_to_async(_refresh_credentials, thread_sensitive=False)(hook.credentials)
+
+
+class _RecentTrouble:
+    """Spares a thousand waiting calls from finding out one after the other that there are no credentials."""
+
+    def __init__(self) -> None:
+        self._error: Exception | None = None
+        self._since = 0.0
+
+    def raise_again(self) -> None:
+        if self._error is not None and time.monotonic() - self._since < TROUBLE_REMEMBERED:
+            raise self._error.with_traceback(None)
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        try:
+            yield
+        except (DicomExportError, GoogleAuthError) as error:
+            self._error, self._since = error, time.monotonic()
+            raise
+        self._error = None
+
+
+def _shown(request: ApiRequest, error: Exception) -> Exception | None:
+    # The HTTP libraries' own errors quote the URL, and a query may hold patient attributes.
+    return None if request.query else error
 
 
 def _refresh_credentials(credentials: Credentials) -> None:

@@ -143,6 +143,7 @@ class DicomStoreExportOperator(WaitsForOperation):
         self.impersonation_chain = impersonation_chain
         self.api_endpoint = api_endpoint
         self._running_operation: str | None = None
+        self._is_filtered = resource_paths is not None
         unrendered = frozenset(name for name in self.template_fields if is_template(getattr(self, name)))
         raise_on(list(self._mistakes(unrendered)))
         for warning in self.export_request.warnings() if "mime_type" not in unrendered else ():
@@ -195,6 +196,7 @@ class DicomStoreExportOperator(WaitsForOperation):
         :param deadline: when to give up, in seconds since the epoch; never if not given.
         :raises DicomExportError: if the export failed, or cannot be followed.
         """
+        self._running_operation = event["operation"]["name"]
         try:
             operation = self.operation_of(event)
         except DicomExportTimeoutError as error:
@@ -234,7 +236,7 @@ class DicomStoreExportOperator(WaitsForOperation):
             ) from error
 
     def on_kill(self) -> None:
-        """Cancel the Operation that the worker is waiting for."""
+        """Cancel the Operation that this process has submitted or is waiting for."""
         if self._running_operation is not None and self.cancel_on_kill:
             self.log.info(self._cancel(self._running_operation))
 
@@ -251,6 +253,9 @@ class DicomStoreExportOperator(WaitsForOperation):
 
     def _resource_path_mistakes(self, unrendered: frozenset[str]) -> Iterator[str]:
         if self.resource_paths is None:
+            if self._is_filtered:
+                # The filter file of an earlier run must not stand in for it.
+                yield "resource_paths=None; accepted: a list, empty if there is nothing to export."
             return
         if self.filter_uri is None:
             yield (
@@ -294,9 +299,10 @@ class DicomStoreExportOperator(WaitsForOperation):
         self, hook: DicomStoreHook, attachment: Attachment, context: Context, deadline: float | None
     ) -> DicomExportResult | str:
         operation = attachment.operation
-        name = operation["name"]
+        name = self._running_operation = operation["name"]
         context["ti"].xcom_push(key=OPERATION_NAME_KEY, value=name)
         if not self.wait_for_completion:
+            self._running_operation = None
             return name
         if operation.get("done"):
             return self._finish(operation)
@@ -317,13 +323,10 @@ class DicomStoreExportOperator(WaitsForOperation):
             return self._follow(hook, attachment, context, deadline)
 
     def _wait_on_worker(self, hook: DicomStoreHook, operation_name: str, deadline: float | None) -> Operation:
-        self._running_operation = operation_name
         try:
             return self.wait_on_worker(hook, operation_name, deadline=deadline)
         except DicomExportTimeoutError as error:
             raise self._timed_out(error) from None
-        finally:
-            self._running_operation = None
 
     def _defer(self, operation_name: str, deadline: float | None, *, reattached: bool) -> NoReturn:
         timeout = None if deadline is None else timedelta(seconds=max(0.0, deadline - time.time())) + GRACE
@@ -343,9 +346,11 @@ class DicomStoreExportOperator(WaitsForOperation):
                 DicomStoreName(OperationName.parse(operation["name"]).dataset, self.dicom_store_id)
             ),
             destination=self.destination,
+            filter_uri=self.filter_uri,
         )
 
     def _finish(self, operation: Operation) -> DicomExportResult:
+        self._running_operation = None
         result = self._outcome(operation)
         self.log.info(
             "Export of %s to %s ended as %s: %d exported, %d failed. Operation: %s",

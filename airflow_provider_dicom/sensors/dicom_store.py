@@ -5,10 +5,22 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NoReturn, cast
 
-from airflow.providers.common.compat.sdk import AirflowSkipException, BaseSensorOperator, PokeReturnValue
+import tenacity
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    BaseSensorOperator,
+    PokeReturnValue,
+)
 
-from airflow_provider_dicom.exceptions import DicomExportError, DicomExportTransientError
+from airflow_provider_dicom.exceptions import (
+    DicomExportError,
+    DicomExportTimeoutError,
+    DicomExportTransientError,
+)
 from airflow_provider_dicom.operation import outcome
+from airflow_provider_dicom.polling import REFUSALS_BELIEVED
 from airflow_provider_dicom.resources import OperationName, raise_on
 from airflow_provider_dicom.waiting import WaitsForOperation, is_template
 
@@ -20,6 +32,10 @@ if TYPE_CHECKING:
 
     from airflow_provider_dicom.operation import DicomExportResult
     from airflow_provider_dicom.triggers.dicom_store import ExportEvent
+
+
+#: Between a refusal and asking once more, in seconds.
+REFUSAL_PAUSE = 2.0
 
 
 class DicomStoreExportSensor(WaitsForOperation, BaseSensorOperator):
@@ -90,14 +106,19 @@ class DicomStoreExportSensor(WaitsForOperation, BaseSensorOperator):
         :param event: the trigger's event.
         :param deadline: when to give up, in seconds since the epoch; ``timeout`` from now if not given.
         :raises DicomExportError: if the export failed, or cannot be followed.
-        :raises AirflowSkipException: instead of any of these, with ``soft_fail``.
+        :raises AirflowSensorTimeout: if ``timeout`` passed first.
+        :raises AirflowSkipException: where ``soft_fail`` or ``never_fail`` ask for it.
         """
         try:
             operation = self.operation_of(event)
             if operation is not None:
                 return outcome(operation, max_failures=self.max_failures)
+        except DicomExportTimeoutError as error:
+            if self.soft_fail or self.never_fail:
+                raise AirflowSkipException(str(error)) from error
+            raise AirflowSensorTimeout(str(error)) from error
         except DicomExportError as error:
-            if self.soft_fail:
+            if self.never_fail or (self.soft_fail and isinstance(error, AirflowFailException)):
                 raise AirflowSkipException(str(error)) from error
             raise
         return self._defer(deadline or time.time() + self.timeout)
@@ -111,7 +132,7 @@ class DicomStoreExportSensor(WaitsForOperation, BaseSensorOperator):
         """
         with self.hook() as hook:
             try:
-                operation = hook.get_operation(self.operation_name)
+                operation = _confirmed_refusals(hook.get_operation, self.operation_name)
             except DicomExportTransientError as error:
                 self.log.warning("%s. The export itself goes on; asking again.", error)
                 return PokeReturnValue(is_done=False)
@@ -135,3 +156,12 @@ class DicomStoreExportSensor(WaitsForOperation, BaseSensorOperator):
             except DicomExportError as error:
                 yield str(error)
         yield from self.waiting_mistakes(unrendered)
+
+
+#: Sends a request again that was refused: only a refusal that persists is believed.
+_confirmed_refusals = tenacity.Retrying(
+    retry=tenacity.retry_if_exception(lambda error: not isinstance(error, DicomExportTransientError)),
+    stop=tenacity.stop_after_attempt(REFUSALS_BELIEVED),
+    wait=tenacity.wait_fixed(REFUSAL_PAUSE),
+    reraise=True,
+)

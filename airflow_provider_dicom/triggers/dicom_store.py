@@ -12,6 +12,7 @@ from airflow_provider_dicom.exceptions import DicomExportError, DicomExportTimeo
 from airflow_provider_dicom.hooks.dicom_store import DicomStoreAsyncHook
 from airflow_provider_dicom.operation import counters, is_cancelled
 from airflow_provider_dicom.polling import OperationWatch
+from airflow_provider_dicom.watching import shared_watcher
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -136,8 +137,10 @@ class DicomStoreExportTrigger(BaseTrigger):
             self.operation_name, poll_interval=self.poll_interval, deadline=self.deadline, log=self.log
         )
         try:
-            async with self._hook() as hook:
-                operation = await hook.wait_for_operation(watch)
+            async with shared_watcher(
+                self.gcp_conn_id, self.impersonation_chain, self.api_endpoint
+            ) as watcher:
+                operation = await watcher.wait_for_operation(watch)
         except DicomExportError as error:
             status: Literal["timeout", "error"] = (
                 "timeout" if isinstance(error, DicomExportTimeoutError) else "error"
