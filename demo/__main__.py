@@ -57,6 +57,7 @@ def main() -> int:
 def _run(state: Path, view: View) -> int:
     _wipe(state)
     demo = Demo(state, view)
+    view.note("Airflow exports a DICOM store to Cloud Storage, all on this machine.")
     try:
         demo.run()
         if view.interactive:
@@ -67,13 +68,16 @@ def _run(state: Path, view: View) -> int:
             return 0
         view.note("Interrupted.")
         return 128 + interrupted.number
-    except (DemoFailed, ServerFailed, TimeoutError) as failure:
+    except (DemoFailed, ServerFailed) as failure:
         view.failure(str(failure))
+        return 1
+    except Exception as error:  # the logs say more than a traceback of the demo would
+        view.failure(demo.explained(f"{type(error).__name__}: {error}"))
         return 1
     finally:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        with view.step("Stopped Airflow and the emulators"):
+        with view.step("Stopping Airflow and the emulators", "Stopped Airflow and the emulators"):
             stop_all(demo.servers)
     return 0
 

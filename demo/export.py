@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PROJECT = "demo-project"
 LOCATION, DATASET, STORE, BUCKET = "europe-west3", "radiology", "pacs", "dicom-exports"
 STORE_NAME = f"projects/{PROJECT}/locations/{LOCATION}/datasets/{DATASET}/dicomStores/{STORE}"
-DAG_ID, TASK_ID = "dicom_nightly_to_gcs", "export"
+DAG_ID, RUN_ID, TASK_ID = "dicom_nightly_to_gcs", "demo", "export"
 SECONDS_PER_INSTANCE = 0.1
 RUN_TIMEOUT = 120.0
 
@@ -72,12 +72,11 @@ class Demo:
         )
         self.servers: list[Server] = [self._storage, self._healthcare, self._airflow]
         self.complete = False
-        self._run_id = ""
 
     @property
     def airflow_address(self) -> str:
         """Where the run can be seen in Airflow's UI."""
-        return f"{self._airflow.url}/dags/{DAG_ID}/runs/{self._run_id}"
+        return f"{self._airflow.url}/dags/{DAG_ID}/runs/{RUN_ID}"
 
     def run(self) -> None:
         """Run the demo.
@@ -86,17 +85,18 @@ class Demo:
         """
         for server in self.servers:
             server.launch()
-        with self._view.step("Started Cloud Storage and the Healthcare API"):
+        with self._view.step("Starting the emulators", "Started Cloud Storage and the Healthcare API"):
             self._storage.wait_until_healthy()
             self._healthcare.wait_until_healthy()
         files = sample_files()
-        with self._view.step(f"Uploaded {len(files)} DICOM files that come with pydicom"):
+        what = f"{len(files)} DICOM files that come with pydicom"
+        with self._view.step(f"Uploading {what}", f"Uploaded {what}"):
             self._prepare(files)
-        with self._view.step("Started Airflow"):
+        with self._view.step("Starting Airflow", "Started Airflow"):
             self._airflow.wait_until_healthy()
         now = datetime.now(UTC)
-        with self._view.step(f"Triggered the DAG {DAG_ID}"):
-            self._run_id = self._airflow.rest.trigger(DAG_ID, logical_date=now.isoformat())
+        with self._view.step(f"Triggering the DAG {DAG_ID}", f"Triggered the DAG {DAG_ID}"):
+            self._airflow.rest.trigger(DAG_ID, logical_date=now.isoformat(), run_id=RUN_ID)
         counters = self._watch(len(files))
         self._conclude(files, f"dicom/{now:%Y-%m-%d}/", counters)
 
@@ -113,16 +113,19 @@ class Demo:
         operation_name = None
         deadline = time.monotonic() + RUN_TIMEOUT
         with self._view.progress(total) as progress:
-            while (state := rest.run_state(DAG_ID, self._run_id)) not in FINISHED:
-                operation_name = operation_name or rest.xcom(DAG_ID, self._run_id, TASK_ID, "operation_name")
+            while (state := rest.run_state(DAG_ID, RUN_ID)) not in FINISHED:
+                operation_name = operation_name or rest.xcom(DAG_ID, RUN_ID, TASK_ID, "operation_name")
                 if operation_name:
                     counters = self._counters(operation_name)
-                progress.show(rest.task(DAG_ID, self._run_id, TASK_ID)["state"] or "scheduled", counters)
+                task_state = rest.task(DAG_ID, RUN_ID, TASK_ID)["state"] or "scheduled"
+                progress.show(task_state, counters)
+                if task_state == "up_for_retry":
+                    raise DemoFailed(self.explained("The export failed."))
                 if time.monotonic() > deadline:
-                    raise DemoFailed(self._explained(f"The run was not over after {RUN_TIMEOUT:.0f} s"))
+                    raise DemoFailed(self.explained(f"The run was not over after {RUN_TIMEOUT:.0f} s."))
                 time.sleep(0.3)
         if state != "success":
-            raise DemoFailed(self._explained("The run failed"))
+            raise DemoFailed(self.explained("The run failed."))
         return self._counters(operation_name) if operation_name else counters
 
     def _counters(self, operation_name: str) -> Counters:
@@ -136,22 +139,27 @@ class Demo:
         sizes = self._storage.objects(BUCKET, prefix)
         expected = {object_name(prefix, uids) for uids in map(uids_of, files)}
         missing = expected - sizes.keys()
-        history = self._airflow.rest.history(DAG_ID, self._run_id, TASK_ID)
+        history = self._airflow.rest.history(DAG_ID, RUN_ID, TASK_ID)
         self._view.summary(by_study(files, sizes, prefix), phases(history), len(missing), counters.failure)
         if missing:
-            raise DemoFailed(self._explained(f"{len(missing)} of {len(files)} objects are not in the bucket"))
+            raise DemoFailed(self.explained(f"{len(missing)} of {len(files)} objects are not in the bucket."))
         self.complete = True
 
-    def _explained(self, what: str) -> str:
-        """Add the logs that can explain a failure."""
-        parts = [f"{what}."]
-        rest = self._airflow.rest
+    def explained(self, what: str) -> str:
+        """Return what went wrong with the logs that can explain it: the tasks', else the servers'."""
         try:
-            for task in rest.tasks(DAG_ID, self._run_id):
-                if task["state"] not in ("success", None):
-                    log = rest.log(DAG_ID, self._run_id, task["task_id"], task["try_number"])
-                    parts.append(f"Log of task {task['task_id']} ({task['state']}):\n{log}")
-        except requests.RequestException as error:
-            parts.append(f"Airflow's REST API: {error}")
-        parts += [f"End of {server.log_path}:\n{server.log_tail(15)}" for server in self.servers]
-        return "\n\n".join(parts)
+            logs = self._task_logs()
+        except requests.RequestException:
+            logs = []
+        servers: list[Server] = [self._healthcare] if logs else self.servers
+        logs += [f"End of {server.log_path}:\n{server.log_tail(15)}" for server in servers]
+        return "\n\n".join([what, *logs])
+
+    def _task_logs(self) -> list[str]:
+        rest = self._airflow.rest
+        return [
+            f"Log of task {task['task_id']} ({task['state']}):\n"
+            + rest.log(DAG_ID, RUN_ID, task["task_id"], task["try_number"])
+            for task in rest.tasks(DAG_ID, RUN_ID)
+            if task["start_date"] and task["state"] != "success"
+        ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from demo.summary import Phase, Study
 
 
+#: Columns that the summary takes with whole UIDs.
+_WIDE = 110
+_PLAIN: dict[str, Any] = {"title_justify": "left", "box": None, "pad_edge": False}
+
+
 class View:
     """The demo on a terminal, or as plain lines where there is none."""
 
@@ -33,16 +38,19 @@ class View:
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
         self._console = Console(highlight=False)
+        if not self._console.is_terminal:
+            self._console.width = _WIDE
         self.interactive = sys.stdin.isatty() and self._console.is_terminal
 
     @contextlib.contextmanager
-    def step(self, done: str) -> Iterator[None]:
+    def step(self, doing: str, done: str) -> Iterator[None]:
         """Show that a step is under way, and how long it took once it is done.
 
+        :param doing: what is being done.
         :param done: what has been done then.
         """
         started = time.monotonic()
-        with self._console.status(f"{escape(done)} ..."):
+        with self._console.status(f"{escape(doing)} ..."):
             yield
         self._console.print(f"[green]✓[/] {escape(done)} [dim]{time.monotonic() - started:.1f} s[/]")
 
@@ -67,27 +75,29 @@ class View:
 
     def summary(self, studies: list[Study], phases: list[Phase], missing: int, failed: int) -> None:
         """Show what arrived in the bucket and where the task's time went."""
-        objects = Table(title="Exported objects by study", title_justify="left", box=None, show_footer=True)
+        objects = Table(
+            title="Exported objects by study",
+            title_justify="left",
+            box=None,
+            pad_edge=False,
+            show_footer=True,
+        )
         objects.add_column("Study", "Total", no_wrap=True)
         objects.add_column("Modality", no_wrap=True)
         objects.add_column("Series", str(sum(study.series for study in studies)), justify="right")
         objects.add_column("Objects", str(sum(study.objects for study in studies)), justify="right")
         objects.add_column("Bytes", f"{sum(study.size for study in studies):,}", justify="right")
         for study in studies:
-            objects.add_row(
-                _shortened(study.uid),
-                study.modalities,
-                str(study.series),
-                str(study.objects),
-                f"{study.size:,}",
-            )
-        states = Table(title="The task's states", title_justify="left", box=None)
+            uid = study.uid if self._console.width >= _WIDE else _shortened(study.uid)
+            counts = (str(study.series), str(study.objects), f"{study.size:,}")
+            objects.add_row(uid, study.modalities, *counts)
+        states = Table(title="The task's states", **_PLAIN)
         states.add_column("State")
         states.add_column("From")
         states.add_column("For", justify="right")
         for phase in phases:
             length = "" if phase.seconds is None else f"{phase.seconds:.1f} s"
-            states.add_row(phase.state, f"{phase.since:%H:%M:%S}", length)
+            states.add_row(phase.state, f"{phase.since.astimezone():%H:%M:%S}", length)
         held = sum(phase.seconds or 0 for phase in phases if phase.state == "running")
         whole = (phases[-1].since - phases[0].since).total_seconds() if phases else 0
         for table in (objects, states):

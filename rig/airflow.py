@@ -153,13 +153,21 @@ class RestClient:
         errors = self.get("importErrors")["import_errors"]
         return {error["filename"]: error["stack_trace"] for error in errors}
 
-    def trigger(self, dag_id: str, conf: Json | None = None, *, logical_date: str | None = None) -> str:
+    def trigger(
+        self,
+        dag_id: str,
+        conf: Json | None = None,
+        *,
+        logical_date: str | None = None,
+        run_id: str | None = None,
+    ) -> str:
         """Trigger a DAG and return the run's id.
 
         :param logical_date: what ``{{ ds }}`` becomes, as an RFC 3339 time.
+        :param run_id: an id of one's own for the run.
         """
         self.wait_for_dag(dag_id)
-        body = {"conf": conf or {}, "logical_date": logical_date}
+        body = {"conf": conf or {}, "logical_date": logical_date, "dag_run_id": run_id}
         return str(self.call("POST", f"dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
 
     def run_state(self, dag_id: str, run_id: str) -> str:
@@ -218,7 +226,8 @@ class RestClient:
         """Return a task's log, one event per line."""
         path = f"{_run(dag_id, run_id)}/taskInstances/{task_id}/logs/{try_number}"
         content = self.get(path, full_content=True)["content"]
-        return "\n".join(_log_line(event) for event in content)
+        lines = [_log_line(event) for event in content]
+        return "\n".join(line for line in lines if "::group::" not in line and "::endgroup::" not in line)
 
 
 def _run(dag_id: str, run_id: str) -> str:
