@@ -152,28 +152,21 @@ def is_encapsulated(syntax: uid.UID) -> bool:
     return syntax in _UNKNOWN_TO_PYDICOM or syntax.is_encapsulated
 
 
-def encode(frame: Frame, pixels: PixelFormat, codec: Codec) -> bytes:
-    """Make the codestream of one frame.
-
-    :raises CannotTranscode: the codec cannot hold these values.
-    """
-    lowest = -(1 << pixels.bits_stored - 1) if pixels.signed else 0
-    if codec is not _DEFLATED and (frame.min() < lowest or frame.max() >= lowest + (1 << pixels.bits_stored)):
-        raise CannotTranscode(f"values lie outside the range of {pixels.bits_stored} bits stored")
-    return codec.encode(np.ascontiguousarray(frame), pixels)
-
-
 def decode(ds: Dataset) -> Iterator[tuple[Frame, str]]:
     """Yield the stored values of every frame, with their photometric interpretation.
 
     :param ds: an instance, with its file meta information.
     :raises CannotTranscode: there is no decoder, or it refuses the data.
     """
+    frames = 0
+    # Codecs want the machine's byte order; decoders may choose smaller cells than were declared.
+    dtype = PixelFormat.of(ds).dtype.newbyteorder("=") if "PixelData" in ds else None
     try:
         for frame, photometric in _decoded(ds):
-            # Subsampled colours have been brought to full resolution. Codecs want the machine's byte order.
+            frames += 1
+            # Subsampled colours have been brought to full resolution.
             yield (
-                frame.astype(frame.dtype.newbyteorder("="), copy=False),
+                frame.astype(dtype, copy=False),
                 "YBR_FULL" if photometric == "YBR_FULL_422" else photometric,
             )
     except CannotTranscode:
@@ -181,6 +174,8 @@ def decode(ds: Dataset) -> Iterator[tuple[Frame, str]]:
     except Exception as error:
         # What is stored is as users sent it, and decoders raise what they like.
         raise CannotTranscode(f"the pixel data cannot be decoded: {str(error).splitlines()[0]}") from error
+    if frames != (declared := get_nr_frames(ds, warn=False)):
+        raise CannotTranscode(f"the pixel data holds {frames} of {declared} frames")
 
 
 def _decoded(ds: Dataset) -> Iterator[tuple[Frame, str]]:
@@ -203,8 +198,6 @@ def frames_as_stored(ds: Dataset) -> Iterator[bytes]:
     number = get_nr_frames(ds, warn=False)
     if is_encapsulated(ds.file_meta.TransferSyntaxUID):
         yield from generate_frames(element.value, number_of_frames=number)
-    elif number == 1:
-        yield element.value
     else:
         yield from _split_native(element.value, ds, number)
 
@@ -259,11 +252,16 @@ def _with_sign(frame: Frame, pixels: PixelFormat) -> Frame:
 
 
 def _pattern(frame: Frame, pixels: PixelFormat) -> Frame:
-    """Return the stored bits as unsigned values, for codecs that know no sign."""
-    if not pixels.signed:
-        return frame
-    unsigned = frame.view(frame.dtype.str.replace("i", "u"))
-    return unsigned & ((1 << pixels.bits_stored) - 1)
+    """Return the stored bits as unsigned values in the smallest cells, for codecs that know no sign."""
+    unsigned = frame.astype(frame.dtype.str.replace("i", "u"), copy=False) & ((1 << pixels.bits_stored) - 1)
+    return unsigned.astype(np.uint8 if pixels.bits_stored <= 8 else np.uint16, copy=False)
+
+
+def _small(frame: Frame, pixels: PixelFormat) -> Frame:
+    """Return values in the smallest cells: codecs that know a sign take the cell for the range."""
+    return (
+        frame if pixels.bits_stored > 8 else frame.astype(np.int8 if pixels.signed else np.uint8, copy=False)
+    )
 
 
 def _encode_jpeg_lossy(frame: Frame, pixels: PixelFormat) -> bytes:
@@ -300,7 +298,7 @@ def _encode_jpeg_lossless(frame: Frame, pixels: PixelFormat) -> bytes:
 
 def _encode_jpeg_ls(frame: Frame, pixels: PixelFormat, error: int = 0) -> bytes:
     pattern = _pattern(frame, pixels)
-    if pixels.bits_stored == pixels.bits_allocated:
+    if pixels.bits_stored in (8, 16):
         return bytes(imagecodecs.jpegls_encode(pattern, error))
     # Only this binding can be told that values have fewer bits than their cells.
     return bytes(
@@ -323,7 +321,7 @@ def _encode_jpeg_ls_near(frame: Frame, pixels: PixelFormat) -> bytes:
 def _encode_jpeg_2000(frame: Frame, pixels: PixelFormat, psnr: int = 0) -> bytes:
     return bytes(
         imagecodecs.jpeg2k_encode(
-            frame,
+            _small(frame, pixels),
             psnr,
             codecformat="j2k",
             reversible=psnr == 0,
@@ -343,7 +341,7 @@ def _encode_htj2k(frame: Frame, pixels: PixelFormat, *, reversible: bool = True,
     # tile-parts divided by resolution.
     return bytes(
         imagecodecs.htj2k_encode(
-            frame,
+            _small(frame, pixels),
             rgb=pixels.photometric == "RGB",
             reversible=reversible,
             tlm=rpcl,
@@ -363,7 +361,11 @@ def _encode_htj2k_lossy(frame: Frame, pixels: PixelFormat) -> bytes:
 def _encode_jpeg_xl(frame: Frame, pixels: PixelFormat) -> bytes:
     return bytes(
         imagecodecs.jpegxl_encode(
-            frame, lossless=True, bitspersample=pixels.bits_stored, usecontainer=False, numthreads=1
+            _pattern(frame, pixels),
+            lossless=True,
+            bitspersample=pixels.bits_stored,
+            usecontainer=False,
+            numthreads=1,
         )
     )
 
@@ -375,7 +377,11 @@ def _encode_jpeg_xl_lossy(frame: Frame, pixels: PixelFormat) -> bytes:
     distance = 1.0 if pixels.bits_stored <= 8 else 0.05
     return bytes(
         imagecodecs.jpegxl_encode(
-            frame, distance=distance, bitspersample=pixels.bits_stored, usecontainer=False, numthreads=1
+            _pattern(frame, pixels),
+            distance=distance,
+            bitspersample=pixels.bits_stored,
+            usecontainer=False,
+            numthreads=1,
         )
     )
 

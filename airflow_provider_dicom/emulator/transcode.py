@@ -25,7 +25,6 @@ from airflow_provider_dicom.emulator.pixel_codecs import (
     CannotTranscode,
     PixelFormat,
     decode,
-    encode,
     frames_as_stored,
     is_encapsulated,
     native_bytes,
@@ -75,6 +74,7 @@ EXTENSIONS = {
     "image/png": ".png",
 }
 
+_LOSSY_JPEGS = (JPEGBaseline8Bit, JPEGExtended12Bit)
 _WORD_SIZES = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
 _PIXEL_TAGS = {tag_for_keyword(keyword) for keyword in PIXEL_KEYWORDS}
 
@@ -175,8 +175,19 @@ def _with_transfer_syntax(ds: Dataset, target: UID) -> bytes:
         _decapsulate(ds)
     if ds.file_meta.TransferSyntaxUID == ExplicitVRBigEndian:
         _swap_words(ds)
+    if ds.file_meta.TransferSyntaxUID in _LOSSY_JPEGS:
+        ds.LossyImageCompression = "01"
+    _parse_implicit(ds)
     ds.file_meta.TransferSyntaxUID = target
     return _part_10(ds)
+
+
+def _parse_implicit(ds: Dataset) -> None:
+    # Files exist that are coded otherwise than they declare; pydicom reads them, but would write what it has
+    # not parsed yet as if the declaration were true.
+    if any(ds.get_item(tag).VR is None for tag in ds.keys()):  # noqa: SIM118 - iterating a data set parses it
+        for _ in ds.iterall():
+            pass
 
 
 def _part_10(ds: Dataset) -> bytes:
@@ -205,7 +216,7 @@ def _encapsulate(ds: Dataset, target: UID) -> None:
     for frame, photometric in decode(ds):
         pixels = replace(pixels, photometric=photometric)
         codec.check(pixels)
-        codestreams.append(encode(frame, pixels, codec))
+        codestreams.append(codec.encode(np.ascontiguousarray(frame), pixels))
         size += frame.nbytes
     _replace_pixels(ds, codestreams)
     ds.PhotometricInterpretation = codec.declared_photometric(pixels.photometric)
@@ -216,7 +227,7 @@ def _encapsulate(ds: Dataset, target: UID) -> None:
 
 
 def _recompress_jpeg(ds: Dataset) -> None:
-    if ds.file_meta.TransferSyntaxUID not in (JPEGBaseline8Bit, JPEGExtended12Bit):
+    if ds.file_meta.TransferSyntaxUID not in _LOSSY_JPEGS:
         raise CannotTranscode(
             "JPEG XL JPEG Recompression starts from a JPEG, which the instance is not stored as"
         )
@@ -226,18 +237,15 @@ def _recompress_jpeg(ds: Dataset) -> None:
 
 def _decapsulate(ds: Dataset) -> None:
     pixels = PixelFormat.of(ds)
-    content = bytearray()
-    photometric = pixels.photometric
-    for frame, photometric in decode(ds):  # noqa: B007 - the same for all frames, used after the last
-        content += native_bytes(frame, pixels)
-    if len(content) % 2:
-        content.append(0)
+    frames, photometrics = zip(*decode(ds), strict=True)
+    # All at once: frames of single bits follow each other without padding.
+    content = native_bytes(np.stack(frames), pixels)
     keyword = next(keyword for keyword in PIXEL_KEYWORDS if keyword in ds)
-    ds[keyword].value = bytes(content)
+    ds[keyword].value = content + bytes(len(content) % 2)
     ds[keyword].is_undefined_length = False
     if keyword == "PixelData":
         ds[keyword].VR = "OB" if pixels.bits_allocated <= 8 else "OW"
-    ds.PhotometricInterpretation = photometric
+    ds.PhotometricInterpretation = photometrics[0]
     if pixels.samples > 1:
         ds.PlanarConfiguration = 0
     _drop_offsets(ds)
