@@ -98,11 +98,14 @@ def _split(url: str) -> SplitResult | None:
         return None
     try:
         parts = urlsplit(url)
-        _ = parts.port
+        port = "" if parts.port is None else f":{parts.port}"
     except ValueError:
         return None
-    extras = parts.path.rstrip("/") or parts.query or parts.fragment or "@" in parts.netloc
-    return None if extras or not _is_host(parts.hostname or "") else parts
+    host = parts.hostname or ""
+    # Whatever urlsplit overlooks in "user@[::1]example", an HTTP client might not.
+    is_plain = parts.netloc.lower() == (f"[{host}]" if ":" in host else host) + port
+    extras = parts.path.rstrip("/") or parts.query or parts.fragment
+    return parts if is_plain and _is_host(host) and not extras else None
 
 
 def _is_host(host: str) -> bool:
