@@ -13,15 +13,14 @@ INSTALL = $(UV) pip install --quiet --compile-bytecode
 BUILD_INPUTS = pyproject.toml rig/constraints.txt
 COVERED = --cov --cov-branch --cov-report=term --cov-fail-under=90
 
-.PHONY: help demo test test-wheel lint lock clean
+.PHONY: help demo test lint lock clean
 
 help:
-	@echo "make demo        run an export from Airflow to Cloud Storage on this machine; needs no Google account"
-	@echo "make test        set up and run the whole test suite (ARGS=... goes to pytest)"
-	@echo "make test-wheel  build the wheel and install it beside Airflow in a clean environment"
-	@echo "make lint        ruff and mypy"
-	@echo "make lock        pin the newest versions of what the demo and the tests are run with"
-	@echo "make clean       remove all that the other targets made"
+	@echo "make demo   run an export from Airflow to Cloud Storage on this machine; needs no Google account"
+	@echo "make test   set up and run the whole test suite (ARGS=... goes to pytest)"
+	@echo "make lint   ruff and mypy"
+	@echo "make lock   pin the newest versions of what the demo and the tests are run with"
+	@echo "make clean  remove all that the other targets made"
 	@echo "PYTHON=/path/to/python chooses the interpreter (3.11 or newer)."
 
 demo: $(VENV)/.demo-installed
@@ -31,13 +30,10 @@ test: $(VENV)/.tests-installed $(BIGQUERY_VENV)/.installed
 	@sh rig/install_dcmtk.sh
 	$(VENV)/bin/python -m pytest $(COVERED) $(ARGS)
 
-test-wheel: $(VENV)/.tests-installed
-	$(VENV)/bin/python -m pytest -m wheel $(ARGS)
-
 lint: $(VENV)/.tests-installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy -p airflow_provider_dicom -p rig -p demo
 
 lock: $(UV)
 	$(UV) pip compile --quiet --upgrade --universal --no-annotate --no-header --python-version 3.11 \
@@ -52,12 +48,12 @@ $(UV):
 		&& "$$python" -m venv $(VENV) && $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
 
 $(VENV)/.demo-installed: $(UV) $(BUILD_INPUTS)
-	@echo "Installing Airflow, the provider and the emulators into $(VENV)"
+	@echo "Installing Airflow, the provider and the emulators into $(VENV); it takes a minute or two, once"
 	@$(INSTALL) --python $(VENV) --constraint rig/constraints.txt --group rig --editable '.[emulator]'
 	@touch $@
 
 $(VENV)/.tests-installed: $(UV) $(BUILD_INPUTS)
-	@echo "Installing Airflow, the provider, the emulators and the test tools into $(VENV)"
+	@echo "Installing Airflow, the provider, the emulators and the test tools into $(VENV); it takes a minute or two, once"
 	@$(INSTALL) --python $(VENV) --constraint rig/constraints.txt --group dev --editable '.[emulator]'
 	@touch $@ $(VENV)/.demo-installed
 
