@@ -32,8 +32,9 @@ What tests steer is below ``/_emulator``, in JSON; unknown fields are refused wi
 ``POST /_emulator/step``
     ``{"operation": name or null for all, "instances": n or null for the rest}``: lets held exports go on, and
     answers ``{"operations": [...]}`` when they have.
-``GET /_emulator/exports``
-    ``{"accepted", "highest_running", "operations": [{"name", "dicomStore", "request", "state", "log"}]}``.
+``GET, DELETE /_emulator/exports``
+    ``{"accepted", "highest_running", "highest_unfinished", "operations": [{"name", "dicomStore", "request",
+    "state", "log"}]}``; ``DELETE`` only begins to look for the highest numbers anew.
 ``POST, GET, DELETE /_emulator/faults``
     Sets what is to go wrong (:class:`.faults.Fault`), tells how often each fault fired, removes all.
 ``GET, DELETE /_emulator/requests``

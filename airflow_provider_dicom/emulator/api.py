@@ -17,7 +17,7 @@ from airflow_provider_dicom.emulator.partial_response import select_body
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from airflow_provider_dicom.emulator.routes import Route
+    from airflow_provider_dicom.emulator.routes import Route, Target
     from airflow_provider_dicom.emulator.state import ServerState
 
 _log = logging.getLogger(__name__)
@@ -34,16 +34,14 @@ class Api:
     def __init__(self, state: ServerState) -> None:
         self._state = state
 
-    async def __call__(
-        self, found: tuple[Route, dict[str, str]] | None, scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    async def __call__(self, target: Target | None, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request.
 
-        :param found: the method that it calls, if it is one of the API's.
+        :param target: what it calls, if it is a method of the API.
         """
         request = Request(scope, receive)
         try:
-            response = await self._answer(found, request)
+            response = await self._answer(target, request)
         except ApiError as error:
             response = error_response(error)
         except ClientDisconnect:
@@ -53,13 +51,14 @@ class Api:
             response = error_response(ApiError.internal("Internal error encountered."))
         await response(scope, receive, send)
 
-    async def _answer(self, found: tuple[Route, dict[str, str]] | None, request: Request) -> Response:
-        if found is None:
+    async def _answer(self, target: Target | None, request: Request) -> Response:
+        if target is None:
             raise ApiError.not_found(f"Method not found: {request.method} {request.url.path}")
-        route, names = found
+        route, names = target.route, target.names
         if route.handler is None:
             raise ApiError.unimplemented(f"The local Healthcare API does not offer {route.method.id}.")
-        self._check_permission(route, names)
+        if routes.PERMISSIONS.get(route.name) in self._state.settings.denied_permissions:
+            raise ApiError.permission_denied(target.denial())
         call = Call(self._state, request, names, {}, {})
         if "dicomWebPath" in names:
             return await route.handler(call)
@@ -81,8 +80,3 @@ class Api:
                 raise ApiError.invalid_argument(f"{route.method.id} takes no body.")
             return {}
         return parse_body(raw, route.method.request)
-
-    def _check_permission(self, route: Route, names: dict[str, str]) -> None:
-        permission = routes.PERMISSIONS.get(route.name)
-        if permission in self._state.settings.denied_permissions:
-            raise ApiError.permission_denied(routes.denial(route, names))

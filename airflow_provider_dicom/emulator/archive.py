@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.emulator.discovery import JsonObject
 
 
+#: So many instances' attributes are in memory at once.
+_BATCH = 500
+
+
 class AlreadyStoredError(Exception):
     """A different file with the same UIDs is in the store."""
 
@@ -177,7 +181,7 @@ class Archive:
         """
         rows = self.database.rows("SELECT body FROM stores WHERE name = ?", (name,))
         if not rows:
-            raise ApiError.not_found(f"DICOM store {name} does not exist")
+            raise _no_store(name)
         return _resource(name, rows[0][0])
 
     def update_store(self, name: str, changes: JsonObject) -> JsonObject:
@@ -219,12 +223,15 @@ class Archive:
 
         The same file again changes nothing, as in the real API.
 
+        :raises ApiError: there is no such store, or not any more.
         :raises AlreadyStoredError: the store holds another file with the same UIDs.
         """
         kept = self.files / uuid.uuid4().hex
         key = (store, file.study_uid, file.series_uid, file.instance_uid)
         attributes = file.attributes
         with self.database.transaction() as connection:
+            if not connection.execute("SELECT 1 FROM stores WHERE name = ?", (store,)).fetchone():
+                raise _no_store(store)
             stored = connection.execute(
                 "SELECT sha256 FROM instances WHERE store = ? AND study = ? AND series = ? AND instance = ?",
                 key,
@@ -361,14 +368,21 @@ class Archive:
             yield {**json.loads(attributes), "00201209": _element("IS", [counts.get((study, series), 0)])}
 
     def instance_attributes(self, store: str, below: ResourcePath) -> Iterator[Attributes]:
-        """Return the attributes of instances."""
+        """Return the attributes of instances, read only as far as they are looked at."""
         condition, parameters = below.where()
-        for (attributes,) in self.database.rows(
-            "SELECT attributes FROM instances"  # noqa: S608
-            f" WHERE store = ?{condition} ORDER BY study, series, instance",
-            (store, *parameters),
-        ):
-            yield json.loads(attributes)
+        last = ("", "", "")
+        while True:
+            rows = self.database.rows(
+                "SELECT study, series, instance, attributes FROM instances"  # noqa: S608
+                f" WHERE store = ?{condition} AND (study, series, instance) > (?, ?, ?)"
+                " ORDER BY study, series, instance LIMIT ?",
+                (store, *parameters, *last, _BATCH),
+            )
+            for *_, attributes in rows:
+                yield json.loads(attributes)
+            if len(rows) < _BATCH:
+                return
+            last = rows[-1][0], rows[-1][1], rows[-1][2]
 
 
 def _lock(path: Path) -> TextIO:
@@ -378,6 +392,10 @@ def _lock(path: Path) -> TextIO:
     except BlockingIOError as error:
         raise RuntimeError(f"{path.parent} is in use by another process") from error
     return held
+
+
+def _no_store(name: str) -> ApiError:
+    return ApiError.not_found(f"DICOM store {name} does not exist")
 
 
 def _resource(name: str, body: str) -> JsonObject:

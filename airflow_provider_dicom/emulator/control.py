@@ -39,10 +39,12 @@ class Exports(TypedDict):
     """The exports that were accepted, in order.
 
     :param highest_running: how many ran at the same time, at most.
+    :param highest_unfinished: how many ran or waited at the same time, at most.
     """
 
     accepted: int
     highest_running: int
+    highest_unfinished: int
     operations: list[OperationReport]
 
 
@@ -113,8 +115,16 @@ async def get_exports(state: State) -> Exports:
     return Exports(
         accepted=len(exports),
         highest_running=state.runner.highest_running,
+        highest_unfinished=state.runner.highest_unfinished,
         operations=[operation.report() for operation in exports],
     )
+
+
+@router.delete("/exports")
+async def forget_highest(state: State) -> dict[str, Any]:
+    """Begin to look for the highest numbers anew; the exports stay."""
+    state.runner.forget_highest()
+    return {}
 
 
 @router.post("/faults")

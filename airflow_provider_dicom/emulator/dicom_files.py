@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 #: DICOM JSON (PS3.18, F): an attribute's 8-digit tag -> its ``vr`` and ``Value``.
 Attributes: TypeAlias = "dict[str, dict[str, Any]]"
 
+_OLD_SEPARATORS = {"DA": ".", "TM": ":"}
 #: Values longer than this are bulk data, which is not part of metadata.
 BULK_DATA_BYTES = 1024
 
@@ -121,7 +122,22 @@ def _attributes(dataset: Dataset) -> Attributes:
     attributes: Attributes = dataset.to_json_dict(
         bulk_data_threshold=BULK_DATA_BYTES, bulk_data_element_handler=leave_out, suppress_invalid_tags=True
     )
-    return {tag: value for tag, value in sorted(attributes.items()) if "BulkDataURI" not in value}
+    return _tidy(attributes)
+
+
+def _tidy(attributes: Attributes) -> Attributes:
+    """Leave bulk data out, and write dates and times of the old form (1997.04.24, 14:04:38) in today's."""
+    tidied: Attributes = {}
+    for tag, element in sorted(attributes.items()):
+        if "BulkDataURI" in element:
+            continue
+        values = element.get("Value")
+        if values and element["vr"] == "SQ":
+            element = {**element, "Value": [_tidy(item) for item in values]}
+        elif values and (separator := _OLD_SEPARATORS.get(element["vr"])):
+            element = {**element, "Value": [value and value.replace(separator, "") for value in values]}
+        tidied[tag] = element
+    return tidied
 
 
 def select(attributes: Attributes, wanted: Iterable[str]) -> Attributes:

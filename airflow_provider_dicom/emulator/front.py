@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.emulator.api import Api
     from airflow_provider_dicom.emulator.faults import Fault
     from airflow_provider_dicom.emulator.requests_log import RequestRecord
-    from airflow_provider_dicom.emulator.routes import Route
+    from airflow_provider_dicom.emulator.routes import Target
     from airflow_provider_dicom.emulator.state import ServerState
 
 _UNAUTHENTICATED = (
@@ -75,9 +75,9 @@ class Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or don't."""
-        found = routes.find(scope["method"], scope["path"])
+        target = routes.find(scope["method"], scope["path"])
         headers = Headers(scope=scope)
-        record = self._record(found, scope, headers)
+        record = self._record(target, scope, headers)
 
         async def recording(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -85,19 +85,17 @@ class Front:
             await send(message)
 
         if not self._token_accepted(headers):
-            await self._refuse(401, None, found, scope, receive, recording)
+            await self._refuse(401, None, target, scope, receive, recording)
             return
         fault = self._state.faults.draw(record["route"])
         if fault is None:
-            await self._api(found, scope, receive, recording)
+            await self._api(target, scope, receive, recording)
         else:
-            await self._misbehave(fault, found, scope, receive, recording)
+            await self._misbehave(fault, target, scope, receive, recording)
 
-    def _record(
-        self, found: tuple[Route, dict[str, str]] | None, scope: Scope, headers: Headers
-    ) -> RequestRecord:
+    def _record(self, target: Target | None, scope: Scope, headers: Headers) -> RequestRecord:
         record: RequestRecord = {
-            "route": found[0].name if found else routes.UNKNOWN,
+            "route": target.route.name if target else routes.UNKNOWN,
             "method": scope["method"],
             "path": scope["path"],
             "query": scope["query_string"].decode("latin-1"),
@@ -114,7 +112,7 @@ class Front:
     async def _misbehave(
         self,
         fault: Fault,
-        found: tuple[Route, dict[str, str]] | None,
+        target: Target | None,
         scope: Scope,
         receive: Receive,
         send: Send,
@@ -124,14 +122,14 @@ class Front:
         if fault.reset == "before":
             await _reset(scope, receive)
             return
-        if fault.vanish and found and "/operations/" in found[1].get("name", ""):
+        if fault.vanish and target is not None:
             with suppress(ApiError):
-                await self._state.runner.vanish(found[1]["name"])
+                await self._state.runner.vanish(target.names.get("name", ""))
         answer = _Answer()
         if fault.status is not None:
-            await self._refuse(fault.status, fault, found, scope, receive, answer)
+            await self._refuse(fault.status, fault, target, scope, receive, answer)
         else:
-            await self._api(found, scope, receive, answer)
+            await self._api(target, scope, receive, answer)
         if fault.reset == "after":
             await _reset(scope, receive)
         elif fault.body == "truncated":
@@ -143,14 +141,14 @@ class Front:
         self,
         status: int,
         fault: Fault | None,
-        found: tuple[Route, dict[str, str]] | None,
+        target: Target | None,
         scope: Scope,
         receive: Receive,
         send: Send,
     ) -> None:
         message = _MESSAGES.get(status, "The request was refused.")
-        if status == 403 and found:
-            message = routes.denial(*found)
+        if status == 403 and target is not None:
+            message = target.denial()
         error = ApiError.of_http_status(status, (fault and fault.message) or message)
         response = error_response(error)
         if status == 401:

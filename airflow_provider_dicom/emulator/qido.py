@@ -188,7 +188,7 @@ def _matcher(tag: str, wanted: str) -> Callable[[list[object]], bool]:
         uids = set(re.split(r"[,\\]", wanted))
         return lambda values: any(str(value) in uids for value in values)
     if vr in ("DA", "TM", "DT"):
-        return lambda values: any(_digits(value) == _digits(wanted) for value in values)
+        return lambda values: any(str(value) == wanted for value in values)
     pattern = _wildcards(wanted, ignore_case=vr == "PN")
     return lambda values: any(pattern.fullmatch(text) for value in values for text in _texts(value))
 
@@ -224,14 +224,7 @@ def _range(tag: str, vr: str, wanted: str) -> Callable[[list[object]], bool]:
     def matches(values: list[object]) -> bool:
         # Times are prefixes of what they mean: 10 lasts until 1059.
         return any(
-            _digits(value) >= first and (last is None or _digits(value)[: len(last)] <= last)
-            for value in values
+            str(value) >= first and (last is None or str(value)[: len(last)] <= last) for value in values
         )
 
     return matches
-
-
-def _digits(value: object) -> str:
-    """Return a date or a time without the separators of the old form (1997.04.24, 14:04:38)."""
-    text = str(value)
-    return text.replace(".", "") if re.fullmatch(r"\d{4}\.\d\d\.\d\d", text) else text.replace(":", "")

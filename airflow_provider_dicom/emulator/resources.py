@@ -182,11 +182,20 @@ def _counts(metrics: Metrics, *wanted: str) -> dict[str, str]:
 
 
 async def test_permissions(call: Call) -> Response:
-    """Return which of the permissions the caller has: all that the settings do not deny."""
+    """Return which of the permissions the caller has: all that the settings do not deny.
+
+    None on what does not exist; that is no error here.
+    """
     asked = cast("list[str]", call.body.get("permissions", []))
     for permission in asked:
         if "*" in permission or not permission:
             raise ApiError.invalid_argument(f"Permission {permission} is not valid for this resource.")
+    name = call.names["resource"]
+    exists = call.state.archive.store if "/dicomStores/" in name else call.state.archive.dataset
+    try:
+        await run_in_threadpool(exists, name)
+    except ApiError:
+        return json_response({})
     held = [permission for permission in asked if permission not in call.state.settings.denied_permissions]
     return json_response({"permissions": held} if held else {})
 

@@ -94,19 +94,29 @@ ROUTES = _routes()
 NAMES = frozenset(route.name for route in ROUTES)
 
 
-def find(http_method: str, path: str) -> tuple[Route, dict[str, str]] | None:
-    """Return the method that a request calls, and the variables of its path."""
+@dataclass(frozen=True)
+class Target:
+    """What a request calls.
+
+    :param names: the variables of the URL's path, such as ``name`` or ``parent``.
+    """
+
+    route: Route
+    names: dict[str, str]
+
+    def denial(self) -> str:
+        """Return what Google's APIs say to a caller who lacks the permission that this needs."""
+        permission = PERMISSIONS.get(self.route.name, f"healthcare.{self.route.name}")
+        resource = next(iter(self.names.values()), "")
+        return (
+            f"Permission '{permission}' denied on resource '//healthcare.googleapis.com/{resource}' "
+            "(or it may not exist)."
+        )
+
+
+def find(http_method: str, path: str) -> Target | None:
+    """Return what a request calls, if it is a method of the API."""
     for route in ROUTES:
         if route.method.http_method == http_method and (match := route.method.path.fullmatch(path)):
-            return route, match.groupdict()
+            return Target(route, match.groupdict())
     return None
-
-
-def denial(route: Route, names: dict[str, str]) -> str:
-    """Return what Google's APIs say to a caller who lacks the permission that a method needs."""
-    permission = PERMISSIONS.get(route.name, f"healthcare.{route.name}")
-    resource = next(iter(names.values()), "")
-    return (
-        f"Permission '{permission}' denied on resource '//healthcare.googleapis.com/{resource}' "
-        "(or it may not exist)."
-    )

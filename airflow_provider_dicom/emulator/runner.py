@@ -70,6 +70,11 @@ class Runner:
         self._queue: deque[_Job] = deque()
         self._running: dict[str, asyncio.Task[None]] = {}
         self.highest_running = 0
+        self.highest_unfinished = 0
+
+    def forget_highest(self) -> None:
+        """Count the highest numbers from now on."""
+        self.highest_running, self.highest_unfinished = len(self._running), len(self._jobs)
 
     async def recover(self) -> None:
         """Go on with the exports that the last process did not finish."""
@@ -122,6 +127,7 @@ class Runner:
     def _job(self, operation: Operation, destination: ExportDestination, *, delay: float) -> _Job:
         job = _Job(operation, destination, due=asyncio.get_running_loop().time() + delay)
         self._jobs[operation.name] = job
+        self.highest_unfinished = max(self.highest_unfinished, len(self._jobs))
         return job
 
     def _admit(self) -> None:
@@ -218,17 +224,16 @@ class Runner:
         except ApiError as refused:
             error = refused
         except Exception as broken:
-            _log.exception("%s", job.operation.name)
-            error = ApiError.internal(f"Internal error encountered: {type(broken).__name__}")
+            error = _internal(job, broken)
         try:
-            job.operation.state = State.CLOSING
-            await self._operations.save(job.operation)
+            if error is None:
+                job.operation.state = State.CLOSING
+                await self._operations.save(job.operation)
             await self._in_thread(job.destination.close, cancelled=error is not None)
         except ApiError as refused:
             error = error or refused
         except Exception as broken:
-            _log.exception("%s", job.operation.name)
-            error = error or ApiError.internal(f"Internal error encountered: {type(broken).__name__}")
+            error = error or _internal(job, broken)
         await self._end(job, error)
 
     async def _write_all(self, job: _Job) -> None:
@@ -313,3 +318,8 @@ class Runner:
 
 def _cancelled() -> ApiError:
     return ApiError.cancelled("The operation was cancelled.")
+
+
+def _internal(job: _Job, broken: Exception) -> ApiError:
+    _log.error("%s", job.operation.name, exc_info=broken)
+    return ApiError.internal(f"Internal error encountered: {type(broken).__name__}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -399,6 +400,21 @@ def test_types_that_cannot_be_stored(http: requests.Session, url: str, files: li
     response = _store(http, url, _multipart(files[0].read_bytes(), kind="image/png"))
     assert response.status_code == 409
     assert "image/png" in _failures(response)[0]
+
+
+def test_uploads_side_by_side(
+    http: requests.Session, healthcare: HealthcareEmulator, dicom_store: str, url: str
+) -> None:
+    paths = sample_files()
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda path: upload(healthcare.url, dicom_store, [path]), paths))
+    assert _count(http, url) == len(paths)
+
+
+def test_answers_are_dicom_json(samples: DICOMwebClient) -> None:
+    for found in (samples.search_for_studies(fields=["all"]), samples.search_for_instances(fields=["all"])):
+        for attributes in found:
+            assert Dataset.from_json(attributes)
 
 
 def test_the_client_is_told_of_failures(url: str) -> None:

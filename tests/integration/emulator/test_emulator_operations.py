@@ -241,6 +241,26 @@ def test_many_polls_while_many_exports_run(
     assert control.exports()["highest_running"] <= 10
 
 
+def test_the_highest_numbers(
+    healthcare: HealthcareEmulator,
+    http: requests.Session,
+    manual: Control,
+    uploaded: list[Uids],
+    dicom_store: str,
+    export: Start,
+) -> None:
+    manual.settings(max_running_exports=2)
+    http.delete(f"{healthcare.url}/_emulator/exports").raise_for_status()
+    for _ in range(3):
+        export(dicom_store)
+    highest = manual.exports()
+    assert (highest["highest_running"], highest["highest_unfinished"]) == (2, 3)
+    manual.step()
+    http.delete(f"{healthcare.url}/_emulator/exports").raise_for_status()
+    highest = manual.exports()
+    assert (highest["highest_running"], highest["highest_unfinished"]) == (0, 0)
+
+
 def test_instances_deleted_under_way_are_failures(
     healthcare: HealthcareEmulator,
     http: requests.Session,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from discovery_check import Json, discovery_document
 
 if TYPE_CHECKING:
     import requests
@@ -154,3 +156,42 @@ def test_the_control_endpoint_refuses_what_it_does_not_know(
     assert _error(http.post(f"{control}/step", json={"steps": 1}))["code"] == 400
     assert _error(http.post(f"{control}/step", json={}))["status"] == "FAILED_PRECONDITION"
     assert http.get(f"{control}/settings").json()["advance"] == "time"
+
+
+def _every_call() -> list[tuple[str, str, str]]:
+    """Return verb, path and id of every method of the API that is about DICOM, datasets and operations."""
+    location = discovery_document()["resources"]["projects"]["resources"]["locations"]
+    datasets = location["resources"]["datasets"]
+    found: list[tuple[str, str, str]] = []
+
+    def walk(resource: Json) -> None:
+        for method in resource.get("methods", {}).values():
+            path = re.sub(r"\{[^}]*\}", "1.2", method["flatPath"])
+            found.append((method["httpMethod"], path, method["id"]))
+        for child in resource.get("resources", {}).values():
+            walk(child)
+
+    for name, resource in datasets["resources"].items():
+        if name in ("dicomStores", "operations"):
+            walk(resource)
+    walk({"methods": datasets["methods"]})
+    return found
+
+
+@pytest.mark.parametrize(("verb", "path", "method"), _every_call())
+def test_every_method_of_the_api_is_answered_in_its_form(
+    http: requests.Session, healthcare: HealthcareEmulator, verb: str, path: str, method: str
+) -> None:
+    response = http.request(verb, f"{healthcare.url}/{path}", data=b"" if verb != "GET" else None)
+    if response.ok:
+        assert method.rsplit(".", 1)[1] in ("list", "testIamPermissions")
+        assert response.json() == {}
+        return
+    error = _error(response)
+    # Nothing of what is asked for exists, or this server says that it does not have the method.
+    assert (error["code"], error["status"]) in {
+        (400, "INVALID_ARGUMENT"),
+        (404, "NOT_FOUND"),
+        (501, "UNIMPLEMENTED"),
+    }
+    assert error["code"] != 501 or method in error["message"]
