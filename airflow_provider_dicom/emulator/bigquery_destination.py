@@ -87,10 +87,14 @@ class BigQueryDestination:
         """
         self._client = _client(self._table.project)
         self._spool = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
-        with self._errors():
-            dataset = bigquery.DatasetReference(self._table.project, self._table.dataset_id)
-            self._client.get_dataset(dataset, retry=RETRY, timeout=TIMEOUT_SECONDS)
-            self._check_empty(self._client, self._existing(self._client))
+        try:
+            with self._errors():
+                dataset = bigquery.DatasetReference(self._table.project, self._table.dataset_id)
+                self._client.get_dataset(dataset, retry=RETRY, timeout=TIMEOUT_SECONDS)
+                self._check_empty(self._client, self._existing(self._client))
+        except ApiError:
+            self.close(cancelled=True)
+            raise
 
     def write(self, instance: StoredInstance) -> None:
         """Note the row of one instance.

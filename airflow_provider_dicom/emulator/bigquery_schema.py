@@ -22,7 +22,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydicom import dcmread
-from pydicom.datadict import dictionary_has_tag, dictionary_VM, keyword_for_tag
+from pydicom.datadict import dictionary_has_tag, dictionary_VM, dictionary_VR, keyword_for_tag
 from pydicom.multival import MultiValue
 from pydicom.valuerep import DA, DT, TM, PersonName
 
@@ -174,6 +174,8 @@ class _Conversion:
             return
         keyword = "" if element.tag.is_private else keyword_for_tag(element.tag)
         if element.VR == "SQ":
+            if depth > MAX_DEPTH:
+                raise ValueError("nested too deep")
             name = keyword or _tag_name(element.tag)
             row[name] = self._items(element, _column(columns, name, Column("RECORD", "REPEATED")), depth)
         elif not keyword:
@@ -196,12 +198,14 @@ class _Conversion:
                 row[keyword] = value
 
     def _items(self, element: DataElement, column: Column, depth: int) -> Json:
-        if depth >= MAX_DEPTH:
-            raise ValueError("nested too deep")
         return [self.record(item, column.fields, depth + 1) for item in element.value]
 
     def _value(self, element: DataElement) -> tuple[Column, Json]:
         kind, convert = self._converters[element.VR]
+        # The dictionary decides about a column's type, lest the first instance with a wrong VR does.
+        known = [vr for vr in dictionary_VR(element.tag).split(" or ") if vr in self._converters]
+        if known and kind not in {self._converters[vr][0] for vr in known}:
+            raise ValueError("not of the type that the element has")
         repeated = dictionary_VM(element.tag) != "1"
         fields = _PERSON_NAME if element.VR == "PN" else {}
         column = Column(kind, "REPEATED" if repeated else "NULLABLE", fields)

@@ -65,8 +65,13 @@ class GcsDestination:
 
         :raises ApiError: it does not, or may not be used.
         """
-        with _errors_of(self._bucket_name):
-            self._bucket = _client().get_bucket(self._bucket_name, timeout=TIMEOUT_SECONDS, retry=RETRY)
+        client = _client()
+        try:
+            with _errors_of(self._bucket_name):
+                self._bucket = client.get_bucket(self._bucket_name, timeout=TIMEOUT_SECONDS, retry=RETRY)
+        except ApiError:
+            client.close()
+            raise
 
     def write(self, instance: StoredInstance) -> None:
         """Write the renditions of one instance, over those that are there.

@@ -82,7 +82,7 @@ def test_dcmftest_accepts_every_syntax(name: str, tmp_path: Path) -> None:
         with contextlib.suppress(CannotTranscode):
             export(name, syntax, tmp_path / f"{syntax}.dcm")
             exported.append(tmp_path / f"{syntax}.dcm")
-    assert len(exported) >= 12
+    assert len(exported) >= 11
     answers = run("dcmftest", *exported).splitlines()
     assert answers == [f"yes: {path}" for path in exported]
 

@@ -1,0 +1,239 @@
+"""The Cloud Storage destination, through the real client."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pydicom.data
+import pytest
+import requests
+from pydicom import dcmread
+
+from airflow_provider_dicom.emulator import gcs_destination
+from airflow_provider_dicom.emulator.errors import ApiError
+from airflow_provider_dicom.emulator.gcs_destination import GcsDestination, read_filter
+from airflow_provider_dicom.emulator.instances import StoredInstance
+from airflow_provider_dicom.emulator.transcode import CannotTranscode
+from rig.servers import LOOPBACK, free_port
+
+if TYPE_CHECKING:
+    from rig.servers import StorageEmulator
+
+# pydicom's files are there to exercise a parser: many of their values draw a warning.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+
+FILES = Path(pydicom.data.__file__).parent / "test_files"
+STORE = "projects/p/locations/l/datasets/d/dicomStores/s"
+
+
+@pytest.fixture(autouse=True)
+def _client_finds_the_emulator(storage: StorageEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage.url)
+
+
+def stored(name: str, instance_uid: str = "1.2.3.4") -> StoredInstance:
+    return StoredInstance("1.2", "1.2.3", instance_uid, FILES / name, STORE, datetime.now(UTC))
+
+
+def export(uri_prefix: str, mime_type: str | None, *instances: StoredInstance) -> None:
+    destination = GcsDestination(uri_prefix, mime_type)
+    destination.open()
+    try:
+        for instance in instances:
+            destination.write(instance)
+    finally:
+        destination.close(cancelled=False)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "folder"),
+    [
+        ("/out", "out/"),
+        ("/out/", "out/"),
+        ("/out/2026-01-02/nightly", "out/2026-01-02/nightly/"),
+        ("/Köln Süd/日本 #1?", "Köln Süd/日本 #1?/"),
+        ("/50%/a+b", "50%/a+b/"),
+        ("/", ""),
+        ("", ""),
+    ],
+)
+def test_names_of_objects(storage: StorageEmulator, bucket: str, prefix: str, folder: str) -> None:
+    export(f"gs://{bucket}{prefix}", None, stored("CT_small.dcm"))
+    content = (FILES / "CT_small.dcm").read_bytes()
+    assert storage.objects(bucket) == {f"{folder}1.2/1.2.3/1.2.3.4.dcm": len(content)}
+    assert storage.read(bucket, f"{folder}1.2/1.2.3/1.2.3.4.dcm") == content
+
+
+@pytest.mark.parametrize(
+    ("mime_type", "content_type", "ending"),
+    [
+        (None, "application/dicom", ".dcm"),
+        ("application/dicom; transfer-syntax=1.2.840.10008.1.2.4.90", "application/dicom", ".dcm"),
+        ("image/png", "image/png", ".png"),
+        ("image/jpeg; transfer-syntax=1.2.840.10008.1.2.4.50", "image/jpeg", ".jpg"),
+        ("application/octet-stream; transfer-syntax=*", "application/octet-stream", ""),
+    ],
+)
+def test_kinds_of_objects(
+    storage: StorageEmulator, bucket: str, mime_type: str | None, content_type: str, ending: str
+) -> None:
+    export(f"gs://{bucket}/out", mime_type, stored("CT_small.dcm"))
+    name = f"out/1.2/1.2.3/1.2.3.4{ending}"
+    assert [*storage.objects(bucket)] == [name]
+    url = f"{storage.url}/storage/v1/b/{bucket}/o/{name.replace('/', '%2F')}"
+    assert requests.get(url, timeout=30).json()["contentType"] == content_type
+
+
+def test_frames_have_numbers(storage: StorageEmulator, bucket: str) -> None:
+    export(f"gs://{bucket}/out", "image/jpeg", stored("rtdose.dcm"))
+    names = {f"out/1.2/1.2.3/1.2.3.4/{number}.jpg" for number in range(1, 16)}
+    assert {*storage.objects(bucket)} == names
+
+
+def test_transcoded_objects_are_dicom(storage: StorageEmulator, bucket: str) -> None:
+    syntax = "1.2.840.10008.1.2.4.80"
+    export(f"gs://{bucket}", f"application/dicom; transfer-syntax={syntax}", stored("MR_small.dcm"))
+    ds = dcmread(io.BytesIO(storage.read(bucket, "1.2/1.2.3/1.2.3.4.dcm")))
+    assert ds.file_meta.TransferSyntaxUID == syntax
+    assert (ds.pixel_array == dcmread(FILES / "MR_small.dcm").pixel_array).all()
+
+
+def test_an_instance_is_overwritten(storage: StorageEmulator, bucket: str) -> None:
+    export(f"gs://{bucket}/out", None, stored("CT_small.dcm"))
+    export(f"gs://{bucket}/out", None, stored("MR_small.dcm"))
+    content = (FILES / "MR_small.dcm").read_bytes()
+    assert storage.objects(bucket) == {"out/1.2/1.2.3/1.2.3.4.dcm": len(content)}
+
+
+def test_a_large_object_arrives_whole(storage: StorageEmulator, bucket: str, tmp_path: Path) -> None:
+    # Above 8 MiB the client uploads in another way.
+    path = tmp_path / "large.dcm"
+    path.write_bytes(bytes(range(256)) * 40_000)
+    large = StoredInstance("1.2", "1.2.3", "1.2.3.4", path, STORE, datetime.now(UTC))
+    export(f"gs://{bucket}/out", None, large)
+    assert storage.read(bucket, "out/1.2/1.2.3/1.2.3.4.dcm") == path.read_bytes()
+
+
+def test_what_cannot_be_made_leaves_no_object(storage: StorageEmulator, bucket: str) -> None:
+    destination = GcsDestination(f"gs://{bucket}/out", "image/png")
+    destination.open()
+    with pytest.raises(CannotTranscode):
+        destination.write(stored("rtplan.dcm"))
+    destination.write(stored("CT_small.dcm"))
+    destination.close(cancelled=False)
+    assert [*storage.objects(bucket)] == ["out/1.2/1.2.3/1.2.3.4.png"]
+
+
+def test_a_missing_bucket_is_an_error() -> None:
+    with pytest.raises(ApiError, match="The specified bucket does not exist") as error:
+        GcsDestination("gs://there-is-no-such-bucket/out", None).open()
+    assert (error.value.http_status, error.value.status) == (404, "NOT_FOUND")
+
+
+def test_a_bucket_that_goes_away_is_an_error(storage: StorageEmulator, bucket: str) -> None:
+    destination = GcsDestination(f"gs://{bucket}/out", None)
+    destination.open()
+    requests.delete(f"{storage.url}/storage/v1/b/{bucket}", timeout=30).raise_for_status()
+    with pytest.raises(ApiError) as error:
+        destination.write(stored("CT_small.dcm"))
+    assert error.value.status == "NOT_FOUND"
+    destination.close(cancelled=True)
+
+
+@pytest.mark.parametrize("uri", ["", "gs://", "gs:///out", "s3://bucket/out", "bucket/out", "gs://a b/out"])
+def test_other_uris_are_refused(uri: str) -> None:
+    with pytest.raises(ApiError, match="Invalid Cloud Storage URI") as error:
+        GcsDestination(uri, None)
+    assert error.value.status == "INVALID_ARGUMENT"
+
+
+def test_unlisted_mime_types_are_refused(bucket: str) -> None:
+    with pytest.raises(ApiError, match="Unsupported MIME type"):
+        GcsDestination(f"gs://{bucket}/out", "image/gif")
+
+
+def test_without_an_emulator_nothing_is_written(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST")
+    with pytest.raises(ApiError, match="STORAGE_EMULATOR_HOST") as error:
+        GcsDestination(f"gs://{bucket}/out", None).open()
+    assert error.value.status == "FAILED_PRECONDITION"
+
+
+def test_patience_ends(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gcs_destination, "RETRY", gcs_destination.RETRY.with_timeout(1.0))
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://{LOOPBACK}:{free_port()}")
+    with pytest.raises(ApiError, match="cannot be reached") as error:
+        GcsDestination(f"gs://{bucket}/out", None).open()
+    assert error.value.status == "UNAVAILABLE"
+
+
+# ---- filter files
+
+
+def filter_file(storage: StorageEmulator, bucket: str, content: bytes) -> str:
+    url = f"{storage.url}/upload/storage/v1/b/{bucket}/o"
+    query = {"uploadType": "media", "name": "filters/one list.txt"}
+    headers = {"Content-Type": "text/plain"}
+    requests.post(url, params=query, data=content, headers=headers, timeout=30).raise_for_status()
+    return f"gs://{bucket}/filters/one list.txt"
+
+
+def test_filter_lines(storage: StorageEmulator, bucket: str) -> None:
+    uri = filter_file(
+        storage,
+        bucket,
+        b"/studies/1.2\r\n\r\n/studies/1.2/series/1.2.3\n  \n/studies/1.2/series/1.2.3/instances/1.2.3.4",
+    )
+    assert read_filter(uri) == [
+        ("1.2", None, None),
+        ("1.2", "1.2.3", None),
+        ("1.2", "1.2.3", "1.2.3.4"),
+    ]
+
+
+def test_an_empty_filter_names_nothing(storage: StorageEmulator, bucket: str) -> None:
+    assert read_filter(filter_file(storage, bucket, b"\n")) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "studies/1.2",
+        "/studies/1.2/",
+        "/studies/",
+        "/studies/1.2/series",
+        "/studies/1.2/instances/1.2.3.4",
+        "/studies/1.2/series/1.3/instances/1.4/frames/1",
+        "/studies/x",
+        "/studies/" + "1" * 65,
+        "/studies/1.2 ",
+        "/studies/1.2\r/studies/1.3",
+        "/studies/\u0661",
+    ],
+)
+def test_bad_lines_are_refused_by_number(storage: StorageEmulator, bucket: str, line: str) -> None:
+    uri = filter_file(storage, bucket, f"/studies/1.2\n\n{line}\n/studies/1.2".encode())
+    with pytest.raises(ApiError, match="line 3 is not a resource path") as error:
+        read_filter(uri)
+    assert error.value.status == "INVALID_ARGUMENT"
+
+
+def test_bytes_that_are_no_text_are_refused(storage: StorageEmulator, bucket: str) -> None:
+    with pytest.raises(ApiError, match="line 1"):
+        read_filter(filter_file(storage, bucket, b"/studies/1.\xff"))
+
+
+def test_missing_filter_files(bucket: str) -> None:
+    for uri in (f"gs://{bucket}/none.txt", "gs://there-is-no-such-bucket/none.txt"):
+        with pytest.raises(ApiError, match="No such object") as error:
+            read_filter(uri)
+        assert error.value.status == "NOT_FOUND"
+
+
+@pytest.mark.parametrize("uri", ["gs://bucket", "gs://bucket/", "bucket/list.txt", ""])
+def test_filter_uris_name_an_object(uri: str) -> None:
+    with pytest.raises(ApiError, match="Invalid Cloud Storage URI"):
+        read_filter(uri)
