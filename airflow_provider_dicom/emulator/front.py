@@ -84,8 +84,8 @@ class Front:
                 record["status"] = message["status"]
             await send(message)
 
-        if not self._token_accepted(headers):
-            await self._refuse(401, None, target, scope, receive, recording)
+        if self._state.tokens is not None and _token(headers) not in self._state.tokens:
+            await _refusal(401, None, target)(scope, receive, recording)
             return
         fault = self._state.faults.draw(record["route"])
         if fault is None:
@@ -106,16 +106,8 @@ class Front:
         self._state.requests.add(record, connection_of(scope).number)
         return record
 
-    def _token_accepted(self, headers: Headers) -> bool:
-        return self._state.tokens is None or _token(headers) in self._state.tokens
-
     async def _misbehave(
-        self,
-        fault: Fault,
-        target: Target | None,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
+        self, fault: Fault, target: Target | None, scope: Scope, receive: Receive, send: Send
     ) -> None:
         if fault.latency_seconds:
             await asyncio.sleep(fault.latency_seconds)
@@ -127,7 +119,7 @@ class Front:
                 await self._state.runner.vanish(target.names.get("name", ""))
         answer = _Answer()
         if fault.status is not None:
-            await self._refuse(fault.status, fault, target, scope, receive, answer)
+            await _refusal(fault.status, fault, target)(scope, receive, answer)
         else:
             await self._api(target, scope, receive, answer)
         if fault.reset == "after":
@@ -135,29 +127,7 @@ class Front:
         elif fault.body == "truncated":
             await _send_half(answer, scope, receive, send)
         else:
-            await _response(answer, fault)(scope, receive, send)
-
-    async def _refuse(
-        self,
-        status: int,
-        fault: Fault | None,
-        target: Target | None,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        message = _MESSAGES.get(status, "The request was refused.")
-        if status == 403 and target is not None:
-            message = target.denial()
-        error = ApiError.of_http_status(status, (fault and fault.message) or message)
-        response = error_response(error)
-        if status == 401:
-            response.headers["www-authenticate"] = (
-                'Bearer realm="https://accounts.google.com/", error="invalid_token"'
-            )
-        if fault is not None and fault.retry_after is not None:
-            response.headers["retry-after"] = str(fault.retry_after)
-        await response(scope, receive, send)
+            await _spoilt(answer, fault)(scope, receive, send)
 
 
 def _token(headers: Headers) -> str | None:
@@ -165,7 +135,25 @@ def _token(headers: Headers) -> str | None:
     return token.strip() if kind.lower() == "bearer" else None
 
 
-def _response(answer: _Answer, fault: Fault) -> Response:
+def _refusal(status: int, fault: Fault | None, target: Target | None) -> Response:
+    """Return an error as Google's front end answers it."""
+    message = _MESSAGES.get(status, "The request was refused.")
+    if status == 403 and target is not None:
+        message = target.denial()
+    if fault is not None and fault.message is not None:
+        message = fault.message
+    response = error_response(ApiError.of_http_status(status, message))
+    if status == 401:
+        response.headers["www-authenticate"] = (
+            'Bearer realm="https://accounts.google.com/", error="invalid_token"'
+        )
+    if fault is not None and fault.retry_after is not None:
+        response.headers["retry-after"] = str(fault.retry_after)
+    return response
+
+
+def _spoilt(answer: _Answer, fault: Fault) -> Response:
+    """Return an answer with the body that the fault wants."""
     status: int = answer.start["status"]
     headers = Headers(raw=answer.start["headers"])
     content, kind = answer.body, headers.get("content-type")

@@ -202,10 +202,13 @@ class Runner:
 
     async def close(self) -> None:
         """Stop where everything stands; :meth:`recover` goes on from there."""
-        tasks = list(self._running.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self._queue.clear()
+        tasks = dict(self._running)
+        for name, task in tasks.items():
+            # Nobody could tell later whether output that is just becoming visible is so.
+            if self._jobs[name].operation.state is not State.CLOSING:
+                task.cancel()
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
         await asyncio.to_thread(self._threads.shutdown)
 
     async def _in_thread(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -259,7 +262,7 @@ class Runner:
                 operation.note(instance.instance_uid, problem)
             operation.pending -= 1
             operation.changed()
-            job.steps -= 1
+            job.steps = max(job.steps - 1, 0)
 
     def _write(self, destination: ExportDestination, instance: StoredInstance) -> str | None:
         from airflow_provider_dicom.emulator.transcode import CannotTranscode

@@ -85,6 +85,24 @@ def test_time_passes_between_instances(
     assert finished(name)["metadata"]["counter"] == {"success": str(COUNT)}
 
 
+def test_held_in_mid_flight_and_stepped(
+    control: Control, uploaded: list[Uids], dicom_store: str, export: Start, operation: Get
+) -> None:
+    # The first instance is written at once, the second one not before the test is long over.
+    control.settings(seconds_per_instance=3600)
+    name = export(dicom_store)
+    wait_for(
+        "the first instance is written",
+        lambda: operation(name)["metadata"]["counter"].get("success") == "1",
+        timeout=60,
+        pause=0.05,
+    )
+    control.settings(advance="manual")
+    control.step(name, 2)
+    assert operation(name)["metadata"]["counter"] == {"success": "3", "pending": str(COUNT - 3)}
+    control.step(name)
+
+
 def test_cancelled_in_mid_flight(
     google: Resource,
     manual: Control,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import requests
 
-    from rig.servers import StorageEmulator
+    from rig.servers import BigQueryEmulator, StorageEmulator
 
 STORE = "projects/p/locations/l/datasets/d/dicomStores/s"
 COUNT = 6
@@ -97,6 +97,30 @@ def test_everything_survives_a_kill(
     validate(listed, "ListOperationsResponse")
     assert {operation["name"] for operation in listed["operations"]} == {ended, halted, cancelled, queued}
     assert _export(server, bucket, http) > queued
+
+
+def test_exports_survive_one_kill_after_the_other(
+    start: Callable[[], HealthcareEmulator], http: requests.Session, storage: StorageEmulator, bucket: str
+) -> None:
+    server = start()
+    create_store(server.url, STORE)
+    uploaded = upload(server.url, STORE, sample_files()[:COUNT])
+    Control(server.url).settings(seconds_per_instance=0.05, max_running_exports=3)
+    names = [_export(server, bucket, http) for _ in range(8)]
+    for _ in range(3):
+        wait_for(
+            "some instances are written",
+            lambda server=server: any(
+                "success" in _get(server, name, http)["metadata"].get("counter", {}) for name in names
+            ),
+            timeout=60,
+        )
+        server.kill()
+        server = start()
+    for name in names:
+        assert _finished(server, name, http)["metadata"]["counter"] == {"success": str(COUNT)}
+    assert storage.objects(bucket).keys() == {f"out/{'/'.join(uids)}.dcm" for uids in uploaded}
+    assert Control(server.url).exports()["accepted"] == len(names)
 
 
 def test_a_cancellation_survives_a_kill(
@@ -187,3 +211,35 @@ def test_uploads_have_a_limit(tmp_path: Path, http: requests.Session) -> None:
             assert len(http.get(f"{url}/v1/{STORE}/dicomWeb/instances").json()) == 1
         finally:
             process.terminate()
+
+
+def test_rows_are_there_once_after_a_kill(
+    tmp_path: Path, http: requests.Session, bigquery: BigQueryEmulator
+) -> None:
+    def start() -> HealthcareEmulator:
+        return HealthcareEmulator(
+            tmp_path, data=tmp_path / "data", env={"BIGQUERY_EMULATOR_HOST": bigquery.url}
+        ).start()
+
+    bigquery.create_dataset("test-project", "after_kill")
+    server = start()
+    try:
+        create_store(server.url, STORE)
+        uploaded = upload(server.url, STORE, sample_files()[:COUNT])
+        control = Control(server.url)
+        control.settings(advance="manual")
+        destination = {
+            "tableUri": "bq://test-project.after_kill.instances",
+            "writeDisposition": "WRITE_APPEND",
+        }
+        response = http.post(f"{server.url}/v1/{STORE}:export", json={"bigqueryDestination": destination})
+        name = response.json()["name"]
+        control.step(name, COUNT - 1)
+        server.kill()
+        server = start()
+        done = _finished(server, name, http)
+        assert done["metadata"]["counter"] == {"success": str(COUNT)}, done
+        rows = bigquery.query("test-project", "SELECT SOPInstanceUID FROM after_kill.instances")
+        assert sorted(row[0] for row in rows) == sorted(uids.instance for uids in uploaded)
+    finally:
+        server.stop()
