@@ -1,0 +1,70 @@
+"""Google's discovery document as the judge of what this provider sends."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import googleapiclient
+import jsonschema
+
+Json = dict[str, Any]
+
+_MIME_FORM = re.compile(r"- ([a-z]+/[a-z-]+(?:; transfer-syntax=(?:\*|[0-9.]+[0-9]))?)(?= )")
+
+
+@functools.cache
+def document() -> Json:
+    """Return the discovery document that google-api-python-client carries."""
+    folder = Path(googleapiclient.__file__).parent / "discovery_cache" / "documents"
+    loaded: Json = json.loads((folder / "healthcare.v1.json").read_text())
+    return loaded
+
+
+def mime_forms() -> list[str]:
+    """Return the MIME forms that the document lists, in its order."""
+    gcs = document()["schemas"]["GoogleCloudHealthcareV1DicomGcsDestination"]
+    text = gcs["properties"]["mimeType"]["description"]
+    listed = text.partition("the following are supported:")[2].partition("The following extensions")[0]
+    return _MIME_FORM.findall(listed)
+
+
+def dispositions() -> list[str]:
+    """Return the write dispositions that the document lists, without the one that says nothing."""
+    bigquery = document()["schemas"]["GoogleCloudHealthcareV1DicomBigQueryDestination"]
+    return [name for name in bigquery["properties"]["writeDisposition"]["enum"] if "UNSPECIFIED" not in name]
+
+
+def check(instance: object, schema: str) -> None:
+    """Hold a value against one of the document's schemas; unknown fields are refused."""
+    validator = jsonschema.Draft202012Validator(
+        {
+            "$ref": f"#/$defs/{schema}",
+            "$defs": {name: _strict(s) for name, s in document()["schemas"].items()},
+        }
+    )
+    validator.validate(instance)
+
+
+def _strict(schema: Any) -> Any:
+    """Turn a schema of the document into a JSON schema."""
+    if isinstance(schema, list):
+        return [_strict(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return {"$ref": f"#/$defs/{schema['$ref']}"}
+    strict: Json = {}
+    if (kind := schema.get("type")) not in (None, "any"):
+        strict["type"] = kind
+    if "enum" in schema:
+        strict["enum"] = schema["enum"]
+    if "items" in schema:
+        strict["items"] = _strict(schema["items"])
+    if kind == "object":
+        strict["properties"] = {name: _strict(s) for name, s in schema.get("properties", {}).items()}
+        strict["additionalProperties"] = _strict(schema.get("additionalProperties", False))
+    return strict

@@ -1,0 +1,78 @@
+"""The error hierarchy: distinct classes that travel between processes whole."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+from itertools import combinations
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
+
+from airflow_provider_dicom import exceptions
+from airflow_provider_dicom.exceptions import DicomExportError
+
+CLASSES = [
+    cls for _, cls in inspect.getmembers(exceptions, inspect.isclass) if issubclass(cls, DicomExportError)
+]
+NAME = "projects/p/locations/l/datasets/d/operations/77"
+OPERATION = {"name": NAME, "metadata": {"counter": {"success": "3", "failure": "2", "pending": "1"}}}
+NOT_RETRIED = {
+    exceptions.DicomExportInvalidRequestError,
+    exceptions.DicomExportNotFoundError,
+    exceptions.DicomExportDuplicateRiskError,
+}
+
+
+def build(cls: type[DicomExportError]) -> DicomExportError:
+    wanted = inspect.signature(cls).parameters
+    values = {"operation": OPERATION, "operation_name": NAME, "not_accepted": True, "retry_after": 7.0}
+    return cls("What failed.", **{name: value for name, value in values.items() if name in wanted})
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_errors_survive_pickling(cls: type[DicomExportError]) -> None:
+    error = build(cls)
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is cls
+    assert str(copy) == str(error) == error.message == "What failed."
+    assert vars(copy) == vars(error)
+    assert copy.counters == error.counters
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_all_are_airflow_exceptions_below_one_root(cls: type[DicomExportError]) -> None:
+    assert issubclass(cls, AirflowException)
+    assert issubclass(cls, DicomExportError)
+    assert issubclass(cls, AirflowFailException) is (cls in NOT_RETRIED)
+    assert str(cls()) == ""
+
+
+def test_what_users_would_handle_differently_is_distinct() -> None:
+    leaves = [
+        exceptions.DicomExportInvalidRequestError,
+        exceptions.DicomExportPermissionError,
+        exceptions.DicomExportNotFoundError,
+        exceptions.DicomExportQuotaExhaustedError,
+        exceptions.DicomExportOperationFailedError,
+        exceptions.DicomExportCancelledError,
+        exceptions.DicomExportTimeoutError,
+        exceptions.DicomExportTooManyFailuresError,
+    ]
+    for one, other in combinations(leaves, 2):
+        assert not issubclass(one, other)
+        assert not issubclass(other, one)
+
+
+def test_an_operation_brings_its_name_counters_and_logs() -> None:
+    error = DicomExportError("x", operation=OPERATION)  # type: ignore[arg-type]
+    assert error.operation_name == NAME
+    assert error.counters is not None
+    assert (error.counters.success, error.counters.failure, error.counters.pending) == (3, 2, 1)
+    assert error.counters.total == 6
+    assert "77" in (error.logs_url or "")
+
+
+def test_without_an_operation_there_are_no_counters() -> None:
+    error = DicomExportError("x")
+    assert (error.operation, error.operation_name, error.counters, error.logs_url) == (None, None, None, None)
