@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 HOW_TO = "https://cloud.google.com/healthcare-api/docs/permissions-healthcare-api-gcp-products"
 
-_OF_THE_CALLER = re.compile(r"\bhealthcare\.\w+\.\w+")
+_OF_THE_CALLER = re.compile(r"(?<![\w.@/-])healthcare\.(dicomStores|datasets|operations|locations)\.\w+")
 #: Names may contain anything, "bigquery" for one.
 _NAMES = re.compile(r"\b(?:gs://|bq://|projects/)\S+")
 _CLOUD_STORAGE = re.compile(r"cloud storage|storage\.(objects|buckets)\.|\bbucket\b", re.IGNORECASE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 import time
@@ -132,9 +133,10 @@ class OperationWatch:
         else:
             self._refusals += 1
         if self._refusals >= REFUSALS_BELIEVED or self._patience_is_over():
-            error.operation = error.operation or self._operation
-            error.operation_name = self.operation_name
-            raise error
+            # The same error may have been handed to other watches.
+            own = copy.copy(error)
+            own.operation, own.operation_name = self._operation, self.operation_name
+            raise own from error
         if not self._trouble or self._now() - self._last_line >= HEARTBEAT:
             self._log.warning("%s. The export itself goes on; asking again.", str(error).rstrip("."))
             self._last_line = self._now()

@@ -154,7 +154,7 @@ def _message(body: bytes) -> str:
         answer = answer[0]
     error = answer.get("error") if isinstance(answer, dict) else None
     if isinstance(error, dict):
-        return " ".join(str(error[key]) for key in ("status", "message") if error.get(key)).rstrip(".")
+        error = " ".join(str(error[key]) for key in ("status", "message") if error.get(key)).rstrip(".")
     return str(error) if error else _quote(body)
 
 

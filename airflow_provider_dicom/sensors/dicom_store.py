@@ -158,9 +158,13 @@ class DicomStoreExportSensor(WaitsForOperation, BaseSensorOperator):
         yield from self.waiting_mistakes(unrendered)
 
 
+def _is_refusal(error: BaseException) -> bool:
+    return isinstance(error, DicomExportError) and not isinstance(error, DicomExportTransientError)
+
+
 #: Sends a request again that was refused: only a refusal that persists is believed.
 _confirmed_refusals = tenacity.Retrying(
-    retry=tenacity.retry_if_exception(lambda error: not isinstance(error, DicomExportTransientError)),
+    retry=tenacity.retry_if_exception(_is_refusal),
     stop=tenacity.stop_after_attempt(REFUSALS_BELIEVED),
     wait=tenacity.wait_fixed(REFUSAL_PAUSE),
     reraise=True,

@@ -59,7 +59,12 @@ class DicomStoreExportTrigger(BaseTrigger):
         super().__init__()  # type: ignore[no-untyped-call]
         self.operation_name = operation_name
         self.gcp_conn_id = gcp_conn_id
-        self.impersonation_chain = impersonation_chain
+        # A tuple would not come back from serialization as one.
+        self.impersonation_chain = (
+            impersonation_chain
+            if impersonation_chain is None or isinstance(impersonation_chain, str)
+            else list(impersonation_chain)
+        )
         self.api_endpoint = api_endpoint
         self.poll_interval = poll_interval
         self.deadline = deadline

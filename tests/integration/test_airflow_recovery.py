@@ -1,0 +1,146 @@
+"""Retries, kills, clears and timeouts in a real Airflow, with exports that stand still until stepped."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from rig.airflow import AirflowStandalone
+from rig.control import Control
+from rig.dicom_files import create_store, sample_files, upload
+from rig.servers import ROOT, HealthcareEmulator, loopback_session, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from rig.servers import StorageEmulator
+
+BUCKET, TASK = "airflow-recovery", "export"
+STORE = "projects/test-project/locations/europe-west3/datasets/radiology/dicomStores/recovery"
+DAGS = ("retried", "marked_failed", "cleared", "timed_out")
+BOUND = 60
+
+
+class Rig:
+    """One Airflow and one Healthcare API, with a run of every DAG that has come to its deferral."""
+
+    def __init__(self, airflow: AirflowStandalone, healthcare: HealthcareEmulator) -> None:
+        self.rest = airflow.rest
+        self.control = Control(healthcare.url)
+        conf = {"store": "recovery", "bucket": BUCKET}
+        self.runs = {dag_id: self.rest.trigger(dag_id, conf) for dag_id in DAGS}
+        self.first = {dag_id: self.wait_until_deferred(dag_id) for dag_id in DAGS}
+
+    def state(self, dag_id: str) -> str | None:
+        return self.rest.task(dag_id, self.runs[dag_id], TASK)["state"]
+
+    def wait_for_state(self, dag_id: str, *states: str) -> None:
+        wait_for(f"{dag_id} to be {states}", lambda: self.state(dag_id) in states, timeout=BOUND)
+
+    def wait_until_deferred(self, dag_id: str) -> str:
+        self.wait_for_state(dag_id, "deferred")
+        return self.operation_name(dag_id)
+
+    def operation_name(self, dag_id: str) -> str:
+        return str(self.rest.xcom(dag_id, self.runs[dag_id], TASK, "operation_name"))
+
+    def operation_state(self, name: str) -> str:
+        with loopback_session() as session:
+            operation = session.get(f"{self.control.url}/v1/{name}", timeout=30).json()
+        if not operation.get("done"):
+            return "RUNNING"
+        return {None: "SUCCEEDED", 1: "CANCELLED"}.get(operation.get("error", {}).get("code"), "FAILED")
+
+    def wait_for_operation(self, name: str, state: str) -> None:
+        try:
+            wait_for(f"{name} to be {state}", lambda: self.operation_state(name) == state, timeout=BOUND)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; it is {self.operation_state(name)}") from None
+
+    def submitted(self, dag_id: str) -> list[str]:
+        """Return the operations that were accepted for a DAG's destination."""
+        return [
+            operation["name"]
+            for operation in self.control.exports()["operations"]
+            if f"/{dag_id}/" in operation["request"]["gcsDestination"]["uriPrefix"]
+        ]
+
+    def patch_task(self, dag_id: str, **change: Any) -> None:
+        path = f"dags/{dag_id}/dagRuns/{self.runs[dag_id]}/taskInstances/{TASK}"
+        self.rest.call("PATCH", path, json=change)
+
+    def log(self, dag_id: str, try_number: int = 1) -> str:
+        return self.rest.log(dag_id, self.runs[dag_id], TASK, try_number)
+
+
+@pytest.fixture(scope="module")
+def rig(
+    tmp_path_factory: pytest.TempPathFactory, server_logs: Path, storage: StorageEmulator
+) -> Iterator[Rig]:
+    folder = tmp_path_factory.mktemp("recovery")
+    shutil.copytree(ROOT / "tests" / "integration" / "dags", folder / "dags")
+    storage.create_bucket(BUCKET)
+    hosts = {"STORAGE_EMULATOR_HOST": storage.url}
+    with HealthcareEmulator(server_logs / "recovery", env=hosts) as healthcare:
+        create_store(healthcare.url, STORE)
+        upload(healthcare.url, STORE, sample_files()[:3])
+        Control(healthcare.url).settings(advance="manual", max_running_exports=10)
+        hosts["HEALTHCARE_EMULATOR_HOST"] = healthcare.url
+        with AirflowStandalone(folder / "home", folder / "dags", hosts) as airflow:
+            yield Rig(airflow, healthcare)
+
+
+def test_an_execution_timeout_holds_while_deferred(rig: Rig) -> None:
+    rig.wait_for_state("timed_out", "failed")
+    rig.wait_for_operation(rig.first["timed_out"], "CANCELLED")
+    log = rig.log("timed_out")
+    assert "DicomExportTimeoutError" in log
+    assert "0 exported, 0 failed, 3 pending" in log
+    assert rig.submitted("timed_out") == [rig.first["timed_out"]]
+
+
+def test_a_killed_task_cancels_its_export(rig: Rig) -> None:
+    rig.patch_task("marked_failed", new_state="failed")
+    rig.wait_for_operation(rig.first["marked_failed"], "CANCELLED")
+    assert rig.state("marked_failed") == "failed"
+
+
+def test_a_cleared_task_is_exported_once_more_at_the_most(rig: Rig, storage: StorageEmulator) -> None:
+    body = {"dry_run": False, "task_ids": [TASK], "dag_run_id": rig.runs["cleared"], "only_failed": False}
+    rig.rest.call("POST", "dags/cleared/clearTaskInstances", json=body)
+    rig.wait_for_operation(rig.first["cleared"], "CANCELLED")
+    wait_for(
+        "the cleared task to follow a running export",
+        lambda: (
+            rig.state("cleared") == "deferred"
+            and rig.operation_state(rig.operation_name("cleared")) == "RUNNING"
+        ),
+        timeout=BOUND,
+    )
+    second = rig.operation_name("cleared")
+    rig.control.step(second)
+    assert rig.rest.wait("cleared", rig.runs["cleared"], timeout=BOUND) == "success"
+    assert rig.submitted("cleared") == [rig.first["cleared"], second]
+    assert len(storage.objects(BUCKET, "cleared/")) == 3
+
+
+def test_a_retry_follows_the_export_of_the_first_try(rig: Rig, storage: StorageEmulator) -> None:
+    name = rig.first["retried"]
+    for route in ("operations.get", "operations.list"):
+        rig.control.fault(route, status=403)
+    wait_for(
+        "the first try to give up",
+        lambda: rig.rest.task("retried", rig.runs["retried"], TASK)["try_number"] == 2,
+        timeout=BOUND,
+    )
+    rig.control.clear_faults()
+    rig.control.step(name)
+    assert rig.rest.wait("retried", rig.runs["retried"], timeout=BOUND) == "success"
+    assert rig.submitted("retried") == [name]
+    assert rig.rest.xcom("retried", rig.runs["retried"], TASK)["operation_name"] == name
+    assert "The export itself goes on" in rig.log("retried", 1)
+    assert "Re-attached" in rig.log("retried", 2)
+    assert len(storage.objects(BUCKET, "retried/")) == 3
