@@ -214,6 +214,8 @@ def _split_native(value: bytes, ds: Dataset, number: int) -> Iterator[bytes]:
     bits = pixels.rows * pixels.columns * pixels.samples * pixels.bits_allocated
     if pixels.photometric == "YBR_FULL_422":
         bits = bits // 3 * 2
+    if len(value) * 8 < bits * number:
+        raise CannotTranscode("the pixel data is shorter than declared")
     if bits % 8:
         # Frames of single bits follow each other without padding: they have to be cut apart bit by bit.
         flags = np.asarray(unpack_bits(value, as_array=True))
@@ -258,7 +260,7 @@ def _pattern(frame: Frame, pixels: PixelFormat) -> Frame:
 
 
 def _small(frame: Frame, pixels: PixelFormat) -> Frame:
-    """Return values in the smallest cells: codecs that know a sign take the cell for the range."""
+    """Return values in the smallest cells, for codecs that know a sign and take the cell for the range."""
     return (
         frame if pixels.bits_stored > 8 else frame.astype(np.int8 if pixels.signed else np.uint8, copy=False)
     )
@@ -337,6 +339,7 @@ def _encode_jpeg_2000_lossy(frame: Frame, pixels: PixelFormat) -> bytes:
 
 
 def _encode_htj2k(frame: Frame, pixels: PixelFormat, *, reversible: bool = True, rpcl: bool = False) -> bytes:
+    # Codestreams declare 8, 16 or 32 bits: the binding cannot be told that values have fewer.
     # The encoder's progression order is always RPCL; the RPCL syntax also asks for TLM markers and for
     # tile-parts divided by resolution.
     return bytes(

@@ -331,13 +331,37 @@ def test_lossy_forms_look_alike_and_say_so(name: str, syntax: str, method: str, 
         assert np.abs(original - picture).mean() < 4
 
 
-def test_a_second_loss_is_added_to_the_first() -> None:
-    source = FILES / "test_files/JPEGLSNearLossless_08.dcm"
-    ds = dcmread(source)
-    before = [ds.LossyImageCompressionMethod] if "LossyImageCompressionMethod" in ds else []
-    exported = rendered(source, dicom(BASELINE))
-    methods = exported.LossyImageCompressionMethod
-    assert ([methods] if isinstance(methods, str) else [*methods]) == [*before, "ISO_10918_1"]
+def test_a_second_loss_is_added_to_the_first(tmp_path: Path) -> None:
+    def lose(ds: Dataset) -> None:
+        ds.LossyImageCompressionMethod, ds.LossyImageCompressionRatio = "ISO_15444_1", "12.5"
+
+    source = altered("test_files/examples_rgb_color.dcm", tmp_path / "lossy.dcm", lose)
+    once = tmp_path / "once.dcm"
+    once.write_bytes(next(render(source, dicom(BASELINE))).content)
+    twice = rendered(once, dicom(JPEG_2000))
+    assert twice.LossyImageCompressionMethod == ["ISO_15444_1", "ISO_10918_1", "ISO_15444_1"]
+    assert twice.LossyImageCompressionRatio[0] == 12.5
+    assert len(twice.LossyImageCompressionRatio) == 3
+
+
+def test_what_was_a_jpeg_says_so_when_it_is_none_any_longer(tmp_path: Path) -> None:
+    def forget(ds: Dataset) -> None:
+        ds.pop("LossyImageCompression", None)
+
+    path = altered("test_files/examples_ybr_color.dcm", tmp_path / "forgetful.dcm", forget)
+    for syntax in (EXPLICIT, JPEG_2000_LOSSLESS):
+        assert rendered(path, dicom(syntax)).LossyImageCompression == "01"
+
+
+@pytest.mark.parametrize("syntax", [JPEG_2000_LOSSLESS, JPEG_2000, *HTJ2K_LOSSLESS, HTJ2K])
+@pytest.mark.parametrize(
+    ("name", "transformed"), [("examples_rgb_color.dcm", 1), ("examples_ybr_color.dcm", 0)]
+)
+def test_only_rgb_is_transformed(name: str, transformed: int, syntax: str) -> None:
+    exported = rendered(FILES / "test_files" / name, dicom(syntax))
+    frames = generate_frames(exported.PixelData, number_of_frames=int(exported.get("NumberOfFrames", 1)))
+    for codestream in frames:
+        assert codestream[codestream.index(b"\xff\x52") + 8] == transformed
 
 
 def test_jpeg_recompression_keeps_the_jpeg() -> None:
@@ -541,6 +565,15 @@ def test_raw_pixel_data_as_stored() -> None:
     assert [frame.content for frame in frames] == list(
         generate_frames(dcmread(path).PixelData, number_of_frames=30)
     )
+
+
+def test_truncated_pixel_data_is_no_frame() -> None:
+    path = FILES / "test_files/MR_truncated.dcm"
+    for form in ("application/octet-stream", "application/octet-stream; transfer-syntax=*"):
+        with pytest.raises(CannotTranscode, match="shorter than declared"):
+            list(render(path, form))
+    with pytest.raises(CannotTranscode, match="less than expected"):
+        list(render(path, dicom(RLE)))
 
 
 def test_frames_of_single_bits_are_cut_apart(tmp_path: Path) -> None:
