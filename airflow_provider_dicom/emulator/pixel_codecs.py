@@ -173,7 +173,8 @@ def decode(ds: Dataset) -> Iterator[tuple[Frame, str]]:
         raise
     except Exception as error:
         # What is stored is as users sent it, and decoders raise what they like.
-        raise CannotTranscode(f"the pixel data cannot be decoded: {str(error).splitlines()[0]}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CannotTranscode(f"the pixel data cannot be decoded: {reason}") from error
     if frames != (declared := get_nr_frames(ds, warn=False)):
         raise CannotTranscode(f"the pixel data holds {frames} of {declared} frames")
 
