@@ -135,7 +135,7 @@ class Server:
 
     def terminate(self) -> None:
         """Ask the server to end, without waiting for it."""
-        for process in self._family():
+        for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.terminate()
 
@@ -144,10 +144,10 @@ class Server:
         if self._process is None:
             return
         deadline = time.monotonic() + grace
-        while (family := self._family()) and time.monotonic() < deadline:
+        while (family := self.processes()) and time.monotonic() < deadline:
             self._process.poll()
             psutil.wait_procs(family, timeout=0.2)
-        while family := self._family():
+        while family := self.processes():
             for process in family:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
@@ -157,6 +157,16 @@ class Server:
     def kill(self) -> None:
         """End the server as a crash would: SIGKILL, no warning."""
         self.reap(grace=0)
+
+    def processes(self) -> list[psutil.Process]:
+        """Return the living processes of the server's session.
+
+        The process group would not be enough: Airflow puts each task in a group of its own, which is in the
+        same session.
+        """
+        if self._process is None:
+            return []
+        return [process for process in psutil.process_iter(["status"]) if self._in_session(process)]
 
     def log_tail(self, lines: int = _LOG_TAIL_LINES) -> str:
         """Return the last lines of the server's log."""
@@ -187,16 +197,6 @@ class Server:
         changes |= self._env
         environment = {key: value for key, value in os.environ.items() if key not in changes}
         return environment | {key: value for key, value in changes.items() if value is not None}
-
-    def _family(self) -> list[psutil.Process]:
-        """The living processes of the server's session.
-
-        A signal to the process group is not enough: Airflow puts each task in a group of its own, which is in
-        the same session.
-        """
-        if self._process is None:
-            return []
-        return [process for process in psutil.process_iter(["status"]) if self._in_session(process)]
 
     def _in_session(self, process: psutil.Process) -> bool:
         if process.info["status"] == psutil.STATUS_ZOMBIE:

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from rig.airflow import AirflowStandalone
@@ -121,7 +122,7 @@ def runs(
 def state_at_the_end(airflow: AirflowStandalone, dag_id: str, run_id: str) -> str:
     """Return a run's final state, or the one that it is stuck in: its own test then shows the log."""
     try:
-        return airflow.rest.wait(dag_id, run_id, timeout=120)
+        return airflow.rest.wait(dag_id, run_id, timeout=180)
     except TimeoutError:
         return airflow.rest.run_state(dag_id, run_id)
 
@@ -194,6 +195,7 @@ def test_export_that_is_not_waited_for(runs: dict[str, Run], healthcare: Healthc
     assert run.states == ["running", "success"]
     names = [operation["name"] for operation in Control(healthcare.url).exports()["operations"]]
     assert run.xcom("operation_name") in names
+    assert run.xcom() == run.xcom("operation_name")
 
 
 def test_failed_export_explains_itself(runs: dict[str, Run]) -> None:
@@ -204,3 +206,17 @@ def test_failed_export_explains_itself(runs: dict[str, Run]) -> None:
     assert "The bucket has gone away." in log
     assert "DicomExportOperationFailedError" in log
     assert f"Operation: {run.xcom('operation_name')}" in log
+
+
+def test_nothing_can_be_reached_from_elsewhere(
+    runs: dict[str, Run], storage: StorageEmulator, bigquery: BigQueryEmulator, healthcare: HealthcareEmulator
+) -> None:
+    servers = (runs["no_wait"].airflow, storage, bigquery, healthcare)
+    listening = {
+        connection.laddr.ip.removeprefix("::ffff:")
+        for server in servers
+        for process in server.processes()
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening == {"127.0.0.1"}
