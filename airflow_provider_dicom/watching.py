@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import math
 import weakref
 from typing import TYPE_CHECKING, cast
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 MAX_CONNECTIONS = 16
 #: Requests a second of one watcher.
 MAX_RATE = 300.0
+#: Requests are sent at multiples of so many seconds.
+GRID = 0.02
 #: What is due within so many seconds is asked about together.
 WINDOW = 1.0
 PAGE_SIZE = 1000
@@ -320,16 +323,13 @@ class _Pace:
         self._next = 0.0
 
     async def __aenter__(self) -> None:
+        now = asyncio.get_running_loop().time()
+        turn = max(now, self._next)
+        self._next = turn + 1 / MAX_RATE
+        if turn > now:
+            # On a grid, so that several requests share a turn of the event loop: waking it costs most.
+            await asyncio.sleep(math.ceil(turn / GRID) * GRID - now)
         await self._slots.acquire()
-        try:
-            now = asyncio.get_running_loop().time()
-            turn = max(now, self._next)
-            self._next = turn + 1 / MAX_RATE
-            if turn > now:
-                await asyncio.sleep(turn - now)
-        except BaseException:
-            self._slots.release()
-            raise
 
     async def __aexit__(self, *_: object) -> None:
         self._slots.release()

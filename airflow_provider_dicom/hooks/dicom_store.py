@@ -355,6 +355,13 @@ class DicomStoreHook(GoogleBaseHook):
         return getattr(self.credentials, "service_account_email", None)
 
     @cached_property
+    def proxy(self) -> str | None:
+        """The proxy for the endpoint, by the rules of the sync session, which takes it from the environment."""
+        # aiohttp's own way, trust_env, looks it up in a thread for every request.
+        url = self.endpoint.url
+        return requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
+
+    @cached_property
     def _session(self) -> requests.Session:
         session: requests.Session = (
             requests.Session()
@@ -511,7 +518,7 @@ class DicomStoreAsyncHook(GoogleBaseAsyncHook):
     def _load_sync_hook(self) -> DicomStoreHook:
         try:
             hook = DicomStoreHook(**self._hook_kwargs)
-            _ = hook.credentials
+            _ = hook.credentials, hook.proxy
         except DicomExportError:
             raise
         except Exception as error:  # whatever a secrets backend or a credential source may raise
@@ -569,6 +576,7 @@ class DicomStoreAsyncHook(GoogleBaseAsyncHook):
             URL(hook.endpoint.url + request.target, encoded=True),
             json=request.body,
             headers=signature,
+            proxy=hook.proxy,
             # A redirect could carry the token elsewhere; the API sends none.
             allow_redirects=False,
         ) as response:
@@ -580,8 +588,6 @@ class DicomStoreAsyncHook(GoogleBaseAsyncHook):
                 headers={"User-Agent": USER_AGENT},
                 connector=aiohttp.TCPConnector(limit=self._max_connections),
                 timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT),
-                # Proxies come from the environment, as they do in the sync hook.
-                trust_env=True,
             )
         return self._session
 
