@@ -90,7 +90,7 @@ class OperationWatch:
     def _scheduled_pause(self) -> float:
         # Jitter, so that a thousand exports of one schedule don't poll in step.
         jitter = random.uniform(0, JITTER)  # noqa: S311
-        if self._polls == 0:
+        if self._polls == 0 and self._poll_interval >= FIRST_PAUSE:
             pause = min(self._base * (1 + jitter), self._poll_interval)
         else:
             pause = self._base * (1 - jitter)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 #: Connections, and so requests at a time, of one watcher.
 MAX_CONNECTIONS = 16
 #: Requests a second of one watcher.
-MAX_RATE = 300.0
+MAX_RATE = 500.0
 #: Requests are sent at multiples of so many seconds.
 GRID = 0.02
 #: What is due within so many seconds is asked about together.

@@ -356,7 +356,7 @@ class DicomStoreHook(GoogleBaseHook):
 
     @cached_property
     def proxy(self) -> str | None:
-        """The proxy for the endpoint, by the rules of the sync session, which takes it from the environment."""
+        """The proxy for the endpoint, found in the environment as the sync session finds it."""
         # aiohttp's own way, trust_env, looks it up in a thread for every request.
         url = self.endpoint.url
         return requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
