@@ -3,7 +3,7 @@
 
 # The interpreter for the virtual environments; empty: the first that is found, and is 3.11 or newer.
 PYTHON =
-# More arguments for pytest, for example: make test ARGS="-k deferrable"
+# More arguments for pytest.
 ARGS =
 
 VENV = .venv
@@ -17,7 +17,7 @@ COVERED = --cov --cov-branch --cov-report=term --cov-fail-under=90
 
 help:
 	@echo "make demo   run an export from Airflow to Cloud Storage on this machine; needs no Google account"
-	@echo "make test   set up and run the whole test suite (ARGS=... goes to pytest)"
+	@echo "make test   set up and run the whole test suite; a part of it: make test COVERED= ARGS='-k deferrable'"
 	@echo "make lint   ruff and mypy"
 	@echo "make lock   pin the newest versions of what the demo and the tests are run with"
 	@echo "make clean  remove all that the other targets made"

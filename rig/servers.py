@@ -120,10 +120,12 @@ class Server:
         """
         deadline = time.monotonic() + self._start_timeout
         with loopback_session() as session:
-            while not self._healthy(session):
+            while True:
                 if self._process is None or self._process.poll() is not None:
                     status = self._process.returncode if self._process else "never started"
                     raise ServerFailed(self._explained(f"ended during its start (exit status {status})"))
+                if self._healthy(session):
+                    return
                 if time.monotonic() > deadline:
                     raise ServerFailed(self._explained(f"was not healthy after {self._start_timeout:.0f} s"))
                 time.sleep(0.1)
