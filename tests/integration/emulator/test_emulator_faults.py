@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
-from rig.servers import loopback_session, wait_for
+from rig.servers import loopback_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -219,16 +219,3 @@ def test_requests_are_told(control: Control, healthcare: HealthcareEmulator, dic
     assert seen["recent"][1]["authorization"] == "none"
     control.reset_requests()
     assert control.requests() == {"counts": {}, "connections": 0, "recent": []}
-
-
-def test_a_client_that_goes_away_during_an_upload_leaves_nothing_behind(
-    control: Control, healthcare: HealthcareEmulator, http: requests.Session, dicom_store: str
-) -> None:
-    head = (
-        f"POST /v1/{dicom_store}/dicomWeb/studies HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n"
-        'Content-Type: multipart/related; type="application/dicom"; boundary=b\r\n\r\n--b\r\n\r\nDICM'
-    )
-    with socket.create_connection(("127.0.0.1", healthcare.port), timeout=30) as connection:
-        connection.sendall(head.encode())
-        wait_for("the request has arrived", lambda: control.requests()["counts"].get("store"), timeout=30)
-    assert http.get(f"{healthcare.url}/v1/{dicom_store}/dicomWeb/instances").status_code == 204

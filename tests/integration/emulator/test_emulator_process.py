@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -133,6 +134,24 @@ def test_a_cancellation_survives_a_kill(
     http.post(f"{server.url}/v1/{name}:cancel", json={}).raise_for_status()
     server.kill()
     assert _finished(start(), name, http)["error"]["code"] == 1
+
+
+def test_a_client_that_goes_away_during_an_upload_leaves_nothing_behind(
+    start: Callable[[], HealthcareEmulator], http: requests.Session, tmp_path: Path
+) -> None:
+    server = start()
+    create_store(server.url, STORE)
+    incoming = tmp_path / "data" / "incoming"
+    head = (
+        f"POST /v1/{STORE}/dicomWeb/studies HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3000000\r\n"
+        'Content-Type: multipart/related; type="application/dicom"; boundary=b\r\n\r\n--b\r\n\r\n'
+    )
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(head.encode() + bytes(2_000_000))
+        wait_for("the upload has begun", lambda: list(incoming.iterdir()), timeout=60)
+    wait_for("the upload is gone", lambda: not list(incoming.iterdir()), timeout=60)
+    assert http.get(f"{server.url}/v1/{STORE}/dicomWeb/instances").status_code == 204
+    assert "Traceback" not in server.log_tail()
 
 
 def test_an_orderly_end_loses_nothing(

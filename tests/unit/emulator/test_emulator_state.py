@@ -157,6 +157,16 @@ def test_uploads_side_by_side(archive: Archive) -> None:
     assert archive.metrics(STORE)["instances"] == 4
 
 
+def test_attributes_in_batches(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive.create_store(STORE, {})
+    files = [_add(archive, name) for name in ("CT_small.dcm", "MR_small.dcm", "JPEG2000.dcm", "rtplan.dcm")]
+    expected = sorted(file.instance_uid for file in files)
+    for size in (1, 2, 3, 4, 5):
+        monkeypatch.setattr("airflow_provider_dicom.emulator.archive._BATCH", size)
+        found = archive.instance_attributes(STORE, ResourcePath())
+        assert sorted(attributes["00080018"]["Value"][0] for attributes in found) == expected
+
+
 def test_attributes_without_bulk_data(archive: Archive) -> None:
     archive.create_store(STORE, {})
     file = _add(archive, "CT_small.dcm")
