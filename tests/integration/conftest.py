@@ -1,0 +1,130 @@
+"""Connections, tokens and quick clocks for the tests of hooks, operators, triggers and sensors."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+import tenacity
+from google.auth import _regional_access_boundary_utils
+from provider_rig import TokenServer
+
+from airflow_provider_dicom import polling, retrying, watching
+from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
+from airflow_provider_dicom.resources import DatasetName, DicomStoreName
+from airflow_provider_dicom.sensors import dicom_store as sensor
+from rig.dicom_files import sample_files, upload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rig.dicom_files import Uids
+    from rig.servers import HealthcareEmulator, StorageEmulator
+
+_bucket_numbers = itertools.count(1)
+
+
+class Connect(Protocol):
+    """Makes a Google connection known to Airflow."""
+
+    def __call__(self, conn_id: str = ..., **extra: Any) -> str:
+        """Set ``AIRFLOW_CONN_...`` and return the connection's id."""
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Connect:
+    """Makes Google connections known to Airflow, by environment variables."""
+
+    def define(conn_id: str = "google_for_tests", **extra: Any) -> str:
+        extra = {"num_retries": 3, **extra}
+        value = json.dumps({"conn_type": "google_cloud_platform", "extra": extra})
+        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", value)
+        return conn_id
+
+    return define
+
+
+@pytest.fixture
+def anonymous(connect: Connect) -> str:
+    """A connection without credentials."""
+    return connect("anonymous", is_anonymous=True, project="test-project")
+
+
+@pytest.fixture
+def token_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[TokenServer]:
+    """Google's token endpoint and IAM Credentials API, on loopback."""
+    # google-auth would ask Google itself where the account may be used from.
+    monkeypatch.setattr(
+        _regional_access_boundary_utils._RegionalAccessBoundaryManager, "maybe_start_refresh", lambda *_: None
+    )
+    with TokenServer() as server:
+        yield server
+
+
+@pytest.fixture
+def keyfile(connect: Connect, token_server: TokenServer) -> str:
+    """A connection with a service account's key, whose tokens come from ``token_server``."""
+    return connect("keyfile", keyfile_dict=json.dumps(token_server.keyfile()))
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses too short to wait for."""
+    monkeypatch.setattr(retrying, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(polling, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(sensor._confirmed_refusals, "wait", tenacity.wait_fixed(0.02))
+    monkeypatch.setattr(watching, "WINDOW", 0.01)
+    monkeypatch.setattr(watching, "SLOWDOWN", (0.02, 0.1))
+
+
+@pytest.fixture
+def bucket(storage: StorageEmulator, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty bucket of the test's own, where the provider's own client finds it, too."""
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage.url)
+    name = f"provider-tests-{next(_bucket_numbers)}"
+    storage.create_bucket(name)
+    return name
+
+
+@pytest.fixture
+def store(dicom_store: str) -> DicomStoreName:
+    """An empty DICOM store of the test's own."""
+    _, project, _, location, _, dataset, _, name = dicom_store.split("/")
+    return DicomStoreName(DatasetName(project, location, dataset), name)
+
+
+@pytest.fixture
+def instances(store: DicomStoreName, healthcare: HealthcareEmulator) -> list[Uids]:
+    """Three small instances in ``store``."""
+    smallest = sorted(sample_files(), key=lambda path: (path.stat().st_size, path.name))[:3]
+    return upload(healthcare.url, str(store), smallest)
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """All lines from INFO on."""
+    caplog.set_level(logging.INFO)
+    return caplog
+
+
+@pytest.fixture
+def operator(anonymous: str, healthcare: HealthcareEmulator, store: DicomStoreName, bucket: str) -> Any:
+    """Builds operators that export ``store`` to ``bucket``."""
+
+    def build(**changes: Any) -> DicomStoreExportOperator:
+        arguments: dict[str, Any] = {
+            "task_id": "export",
+            "location": store.dataset.location,
+            "dataset_id": store.dataset.dataset_id,
+            "dicom_store_id": store.dicom_store_id,
+            "destination": f"gs://{bucket}/nightly",
+            "gcp_conn_id": anonymous,
+            "api_endpoint": healthcare.url,
+            "poll_interval": 0.05,
+        }
+        return DicomStoreExportOperator(**(arguments | changes))
+
+    return build

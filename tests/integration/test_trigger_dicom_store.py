@@ -1,0 +1,276 @@
+"""The trigger: one event, whatever happens; many of them on one loop share polls, not troubles."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from provider_rig import LoopProbe, fire
+
+from airflow_provider_dicom import polling, watching
+from airflow_provider_dicom.export_request import ExportRequest
+from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
+from airflow_provider_dicom.triggers.dicom_store import DicomStoreExportTrigger
+from rig.servers import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow_provider_dicom.resources import DicomStoreName
+    from rig.control import Control
+    from rig.dicom_files import Uids
+    from rig.servers import HealthcareEmulator
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+@pytest.fixture
+def submit(anonymous: str, healthcare: HealthcareEmulator, store: DicomStoreName, bucket: str) -> Any:
+    """Submits an export of ``store`` and returns the Operation's name."""
+
+    def submit() -> str:
+        with DicomStoreHook(anonymous, api_endpoint=healthcare.url) as hook:
+            return hook.export(store, ExportRequest(destination=f"gs://{bucket}/out"))["name"]
+
+    return submit
+
+
+@pytest.fixture
+def trigger(anonymous: str, healthcare: HealthcareEmulator) -> Any:
+    """Builds triggers with the test's connection."""
+
+    def build(name: str, **changes: Any) -> DicomStoreExportTrigger:
+        arguments = {"gcp_conn_id": anonymous, "api_endpoint": healthcare.url, "poll_interval": 0.05}
+        return DicomStoreExportTrigger(name, **(arguments | changes))
+
+    return build
+
+
+def counts(control: Control) -> dict[str, int]:
+    return dict(control.requests()["counts"])
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110 - what is waited for happens in another process
+            await asyncio.sleep(0.02)
+
+
+async def test_success(trigger: Any, submit: Any, instances: list[Uids]) -> None:
+    name = submit()
+    event = await fire(trigger(name))
+    assert (event["status"], event["message"]) == ("success", None)
+    assert event["operation"]["name"] == name
+    assert event["operation"]["metadata"]["counter"] == {"success": "3"}
+    assert set(event) == {"status", "operation", "message"}
+
+
+async def test_error(trigger: Any, submit: Any, instances: list[Uids], control: Control) -> None:
+    control.settings(operation_error={"code": 13, "message": "internal trouble"})
+    event = await fire(trigger(submit()))
+    assert (event["status"], event["message"]) == ("error", "internal trouble")
+    assert event["operation"]["error"]["code"] == 13
+
+
+async def test_cancelled(
+    trigger: Any,
+    submit: Any,
+    instances: list[Uids],
+    control: Control,
+    anonymous: str,
+    healthcare: HealthcareEmulator,
+) -> None:
+    control.settings(advance="manual")
+    name = submit()
+    with DicomStoreHook(anonymous, api_endpoint=healthcare.url) as hook:
+        hook.cancel_operation(name)
+    event = await fire(trigger(name))
+    assert event["status"] == "cancelled"
+    assert event["operation"]["error"]["code"] == 1
+
+
+async def test_timeout(trigger: Any, submit: Any, instances: list[Uids], control: Control) -> None:
+    control.settings(advance="manual")
+    name = submit()
+    control.step(name, 1)
+    event = await fire(trigger(name, deadline=time.time() + 1))
+    assert event["status"] == "timeout"
+    assert name in event["message"]
+    assert event["operation"]["name"] == name
+    assert event["operation"]["metadata"]["counter"] == {"success": "1", "pending": "2"}
+    assert "operations.cancel" not in counts(control), "whether to cancel is the task's decision"
+    control.step()
+
+
+async def test_a_deadline_holds_while_the_api_hangs(
+    trigger: Any, submit: Any, instances: list[Uids], control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "LATE_ANSWER", 0.2)
+    name = submit()
+    control.fault("*", latency_seconds=20.0)
+    start = time.monotonic()
+    event = await fire(trigger(name, deadline=time.time() + 1))
+    assert event["status"] == "timeout"
+    assert time.monotonic() - start < 15
+
+
+async def test_patience_ends(
+    trigger: Any, submit: Any, instances: list[Uids], control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polling, "PATIENCE", 1.0)
+    name = submit()
+    event = await fire(trigger(name, api_endpoint=f"http://127.0.0.1:{free_port()}"))
+    assert event["status"] == "error"
+    assert event["operation"] == {"name": name}
+    assert "no answer" in event["message"]
+
+
+async def test_it_never_submits_or_cancels(
+    trigger: Any, submit: Any, instances: list[Uids], control: Control
+) -> None:
+    name = submit()
+    control.reset_requests()
+    for _ in range(3):
+        assert (await fire(trigger(name)))["status"] == "success"
+    assert set(counts(control)) <= {"operations.get", "operations.list"}
+
+
+async def test_a_cancelled_trigger_leaves_nothing_behind(
+    trigger: Any, submit: Any, instances: list[Uids], control: Control
+) -> None:
+    control.settings(advance="manual")
+    name = submit()
+    before = asyncio.all_tasks()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        running = asyncio.create_task(fire(trigger(name)))
+        await until(lambda: counts(control).get("operations.get"))
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        await until(lambda: asyncio.all_tasks() == before)
+        gc.collect()
+    assert not watching._watchers.get(asyncio.get_running_loop())
+    control.step()
+
+
+async def test_many_triggers_share_session_and_polls(
+    trigger: Any, submit: Any, instances: list[Uids], control: Control
+) -> None:
+    control.settings(advance="manual")
+    names = [submit() for _ in range(30)]
+    control.reset_requests()
+    async with LoopProbe() as probe:
+        running = [asyncio.create_task(fire(trigger(name))) for name in names]
+        await until(lambda: counts(control).get("operations.list", 0) >= 3)
+        await asyncio.to_thread(control.step)
+        events = await asyncio.gather(*running)
+    assert [event["operation"]["name"] for event in events] == names
+    assert {event["status"] for event in events} == {"success"}
+    seen = control.requests()
+    assert seen["counts"].get("operations.get", 0) < 10 * len(names)
+    assert seen["connections"] <= watching.MAX_CONNECTIONS
+    assert probe.longest < 1.0
+
+
+async def test_without_permission_to_list_they_get(
+    trigger: Any, submit: Any, instances: list[Uids], control: Control
+) -> None:
+    control.settings(advance="manual")
+    names = [submit() for _ in range(5)]
+    control.fault("operations.list", status=403)
+    control.reset_requests()
+    running = [asyncio.create_task(fire(trigger(name))) for name in names]
+    await until(lambda: counts(control).get("operations.get", 0) >= 10)
+    await asyncio.to_thread(control.step)
+    events = await asyncio.gather(*running)
+    assert {event["status"] for event in events} == {"success"}
+    assert counts(control)["operations.list"] == 1, "not asked for again and again"
+
+
+async def test_one_trouble_is_nobody_elses(
+    trigger: Any, submit: Any, instances: list[Uids], control: Control, anonymous: str, connect: Any
+) -> None:
+    control.settings(advance="manual")
+    good = submit()
+    gone = f"{good.rpartition('/')[0]}/1"
+    elsewhere = connect("elsewhere", is_anonymous=True)
+    nobody = f"http://127.0.0.1:{free_port()}"
+    running = asyncio.create_task(fire(trigger(good)))
+    missing = await fire(trigger(gone))
+    assert (missing["status"], missing["operation"]) == ("error", {"name": gone})
+    late = await fire(trigger(good, gcp_conn_id=elsewhere, api_endpoint=nobody, deadline=time.time() + 0.5))
+    assert late["status"] == "timeout"
+    assert not running.done()
+    await asyncio.to_thread(control.step)
+    assert (await running)["status"] == "success"
+
+
+async def test_the_end_of_one_subscriber_is_not_the_end_of_the_others(
+    trigger: Any, submit: Any, instances: list[Uids], control: Control
+) -> None:
+    control.settings(advance="manual")
+    names = [submit() for _ in range(3)]
+    running = [asyncio.create_task(fire(trigger(name))) for name in names]
+    await until(
+        lambda: counts(control).get("operations.list", 0) + counts(control).get("operations.get", 0) > 3
+    )
+    running[0].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running[0]
+    await asyncio.to_thread(control.step)
+    events = await asyncio.gather(*running[1:])
+    assert [event["status"] for event in events] == ["success", "success"]
+
+
+@pytest.mark.parametrize("route", ["operations.get", "operations.list"])
+async def test_a_quota_slows_all_down_and_fails_none(
+    route: str, trigger: Any, submit: Any, instances: list[Uids], control: Control
+) -> None:
+    control.settings(advance="manual")
+    names = [submit() for _ in range(5)]
+    if route == "operations.get":
+        control.fault("operations.list", status=403)
+    control.fault(route, status=429, count=10)
+    running = [asyncio.create_task(fire(trigger(name))) for name in names]
+    await until(lambda: any(f["fired"] == 10 for f in control.faults()["faults"]))
+    await asyncio.to_thread(control.step)
+    events = await asyncio.gather(*running)
+    assert {event["status"] for event in events} == {"success"}
+
+
+async def test_two_watchers_of_one_operation(
+    trigger: Any, submit: Any, instances: list[Uids], control: Control
+) -> None:
+    name = submit()
+    events = await asyncio.gather(*(fire(trigger(name)) for _ in range(2)))
+    assert [event["operation"]["name"] for event in events] == [name, name]
+    assert [event["status"] for event in events] == ["success", "success"]
+
+
+async def test_its_lines(
+    trigger: Any, submit: Any, instances: list[Uids], control: Control, capsys: pytest.CaptureFixture[str]
+) -> None:
+    control.settings(advance="manual")
+    name = submit()
+    lines: list[str] = []
+
+    def told(line: str) -> bool:
+        # Airflow's own loggers write to standard output.
+        lines.extend(text for text in capsys.readouterr().out.splitlines() if "Export running" in text)
+        return any(line in text for text in lines)
+
+    running = asyncio.create_task(fire(trigger(name)))
+    for done in range(3):
+        await until(lambda done=done: told(f"{done} exported, 0 failed, {3 - done} pending"))
+        polls = counts(control)["operations.get"]
+        await until(lambda polls=polls: counts(control)["operations.get"] > polls + 5)
+        await asyncio.to_thread(control.step, name, 1)
+    assert (await running)["status"] == "success"
+    assert len(lines) == 3
+    assert all(name in line for line in lines)
+    assert counts(control)["operations.get"] > 15

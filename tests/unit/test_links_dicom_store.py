@@ -1,0 +1,91 @@
+"""Extra links: there as soon as the export is submitted, and never in a task's way."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+
+from airflow_provider_dicom.links import dicom_store as links
+from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
+
+NAME = "projects/my-project/locations/us-central1/datasets/放射線科/operations/77"
+
+
+def operator(**changes: Any) -> DicomStoreExportOperator:
+    arguments: dict[str, Any] = {
+        "task_id": "export",
+        "location": "us-central1",
+        "dataset_id": "放射線科",
+        "dicom_store_id": "Röntgen.2",
+        "destination": "gs://bucket/nightly/2025-11-23 ü/",
+    }
+    return DicomStoreExportOperator(**(arguments | changes))
+
+
+@pytest.fixture
+def xcom(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The XComs of the task instance; Airflow's server stands behind this one call."""
+    values: dict[str, Any] = {"operation_name": NAME}
+    monkeypatch.setattr(links.XCom, "get_value", lambda *, key, ti_key: values.get(key))
+    return values
+
+
+def url(link: Any, **changes: Any) -> str:
+    return str(link().get_link(operator(**changes), ti_key=None))
+
+
+def test_the_store(xcom: dict[str, Any]) -> None:
+    parts = urlsplit(url(links.DicomStoreLink))
+    assert parts.netloc == "console.cloud.google.com"
+    assert unquote(parts.path) == (
+        "/healthcare/browser/locations/us-central1/datasets/放射線科/dicomStores/Röntgen.2/overview"
+    )
+    assert parse_qs(parts.query) == {"project": ["my-project"]}
+
+
+def test_the_logs(xcom: dict[str, Any]) -> None:
+    address = url(links.DicomExportLogsLink)
+    query = unquote(address.partition("query=")[2].partition("?")[0])
+    assert 'resource.type="healthcare_dicom_store"' in query
+    assert "77" in query
+    assert address.endswith("?project=my-project")
+
+
+@pytest.mark.parametrize(
+    ("destination", "expected"),
+    [
+        ("gs://bucket/nightly/2025-11-23 ü/", "/storage/browser/bucket/nightly/2025-11-23 ü"),
+        ("gs://bucket", "/storage/browser/bucket"),
+        ("bq://warehouse.imaging.instances", "/bigquery"),
+    ],
+)
+def test_the_destination(xcom: dict[str, Any], destination: str, expected: str) -> None:
+    parts = urlsplit(url(links.DicomExportDestinationLink, destination=destination))
+    assert unquote(parts.path) == expected
+    if destination.startswith("bq://"):
+        query = parse_qs(parts.query)
+        assert (query["p"], query["d"], query["t"]) == (["warehouse"], ["imaging"], ["instances"])
+
+
+@pytest.mark.parametrize(
+    "link", [links.DicomStoreLink, links.DicomExportLogsLink, links.DicomExportDestinationLink]
+)
+@pytest.mark.parametrize("value", [None, "", "nonsense", "projects/../x", 7, ["x"]], ids=repr)
+def test_without_an_operation_there_is_no_link(link: Any, value: Any, xcom: dict[str, Any]) -> None:
+    xcom["operation_name"] = value
+    assert url(link) == ""
+
+
+def test_a_link_that_cannot_be_built_is_empty(xcom: dict[str, Any]) -> None:
+    task = operator(destination="{{ params.x }}", dicom_store_id="{{ params.x }}")
+    assert links.DicomExportDestinationLink().get_link(task, ti_key=None) == ""
+    assert links.DicomStoreLink().get_link(task, ti_key=None) == ""
+    assert links.DicomExportDestinationLink().get_link(object(), ti_key=None) == ""
+
+
+def test_the_console_of_another_universe(xcom: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOOGLE_CLOUD_HIGH_VALUE_COOKIE_DOMAIN", "example.goog")
+    for link in (links.DicomStoreLink, links.DicomExportLogsLink, links.DicomExportDestinationLink):
+        assert url(link).startswith("https://console.cloud.example.goog/")
