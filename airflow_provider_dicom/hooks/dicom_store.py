@@ -555,10 +555,13 @@ class DicomStoreAsyncHook(GoogleBaseAsyncHook):
         self, hook: DicomStoreHook, request: ApiRequest
     ) -> tuple[int, Mapping[str, str], bytes]:
         try:
-            status, headers, body = await self._exchange(hook, request)
-            if status == HTTPStatus.UNAUTHORIZED and not isinstance(hook.credentials, AnonymousCredentials):
-                await self._refresh(hook, stale_token=hook.credentials.token)
-                status, headers, body = await self._exchange(hook, request)
+            signature = await self._signature(hook)
+            token = hook.credentials.token
+            status, headers, body = await self._exchange(hook, request, signature)
+            if status == HTTPStatus.UNAUTHORIZED and signature:
+                await self._refresh(hook, stale_token=token)
+                signature = await self._signature(hook)
+                status, headers, body = await self._exchange(hook, request, signature)
         except GoogleAuthError as error:
             raise credentials_error(request, error) from error
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -567,9 +570,8 @@ class DicomStoreAsyncHook(GoogleBaseAsyncHook):
         return status, headers, body
 
     async def _exchange(
-        self, hook: DicomStoreHook, request: ApiRequest
+        self, hook: DicomStoreHook, request: ApiRequest, signature: dict[str, str]
     ) -> tuple[int, Mapping[str, str], bytes]:
-        signature = await self._signature(hook)
         async with self._open_session().request(
             request.http_method,
             # Quoted already, and yarl would quote it in its own way.
