@@ -1,0 +1,1 @@
+"""Costs of pending exports in the triggerer, beside triggers of other providers: ``python -m benchmarks``."""

@@ -1,0 +1,174 @@
+"""Run the benchmark: ``python -m benchmarks``; ``--help`` lists the options.
+
+Exit status 1: an event of ours was missing or wrong, or a target was missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+
+from benchmarks import environment, report
+from benchmarks.contest import Contest
+from benchmarks.contestants import BY_KEY, CONTESTANTS, FLOOR
+from benchmarks.environment import ROOT
+from benchmarks.results import Results
+from benchmarks.startup import OPERATOR_MODULES, TASKS
+from benchmarks.targets import verdicts
+
+RESULTS = ROOT / "benchmarks" / "results.json"
+PLOT = ROOT / "docs" / "benchmark.png"
+README = ROOT / "README.md"
+#: Only ours and the floor are run with more triggers than this.
+MOST_FOR_PEERS = 1000
+INTERVAL = 5
+QUICK_DURATION = 20.0
+QUICK_SIZES = (100,)
+REPEATS = 5
+PACKAGES = (
+    "airflow-provider-dicom",
+    "apache-airflow",
+    "apache-airflow-providers-google",
+    "apache-airflow-providers-databricks",
+    "aiohttp",
+)
+
+
+def _arguments(command_line: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="100 pending only, 20 s; writes no files")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 10_000], metavar="N")
+    parser.add_argument("--duration", type=float, default=60.0, help="seconds until the last operation ends")
+    parser.add_argument("--grace", type=float, default=240.0, help="seconds that an event may come late")
+    parser.add_argument(
+        "--contestants",
+        nargs="+",
+        choices=list(BY_KEY),
+        default=list(BY_KEY),
+        metavar="KEY",
+        help=f"some of: {', '.join(BY_KEY)}",
+    )
+    parser.add_argument(
+        "--sabotage", choices=["lost", "wrong"], help="break one operation: the benchmark has to fail"
+    )
+    parser.add_argument("--report", action="store_true", help="measure nothing, show the last results again")
+    arguments = parser.parse_args(command_line)
+    if arguments.quick:
+        arguments.sizes, arguments.duration = list(QUICK_SIZES), QUICK_DURATION
+    return arguments
+
+
+def _child(module: str, *arguments: str, env: dict[str, str], stdin: str = "") -> Any:
+    """Run a module in a fresh process and return the JSON in the last line that it prints."""
+    process = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        input=stdin,
+        env=env,
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    if process.returncode != 0:
+        raise SystemExit(f"{module} {' '.join(arguments)} failed:\n{process.stderr[-4000:]}")
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+def _run_contests(
+    results: Results, options: argparse.Namespace, url: str, env: dict[str, str], console: Console
+) -> None:
+    for size in options.sizes:
+        for contestant in CONTESTANTS:
+            is_peer = not contestant.ours and contestant.key != FLOOR
+            if contestant.key not in options.contestants or (is_peer and size > MOST_FOR_PEERS):
+                continue
+            console.print(f"{contestant.label}, {size:,} pending ...", highlight=False)
+            contest = Contest(
+                contestant=contestant.key,
+                size=size,
+                url=url,
+                interval=INTERVAL,
+                duration=options.duration,
+                grace=options.grace,
+                sabotage=options.sabotage,
+            )
+            results.contests.append(_child("benchmarks.contest", env=env, stdin=json.dumps(asdict(contest))))
+
+
+def _run_startups(results: Results, url: str, env: dict[str, str], console: Console) -> None:
+    console.print("Imports, and tasks up to their deferral ...")
+
+    def median(*arguments: str) -> dict[str, float]:
+        # The first run may still have to compile.
+        runs = [_child("benchmarks.startup", *arguments, env=env) for _ in range(1 + REPEATS)][1:]
+        return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+
+    for label, module in OPERATOR_MODULES.items():
+        results.imports[label] = median("import", module)["wall"]
+    for label, kind in TASKS.items():
+        results.tasks[label] = median("task", kind, url)
+
+
+def _machine() -> str:
+    return (
+        f"{psutil.cpu_count()} CPUs ({platform.machine()}), {platform.system()}, "
+        f"Python {platform.python_version()}"
+    )
+
+
+def _measure(options: argparse.Namespace, console: Console) -> Results:
+    results = Results(INTERVAL, options.duration, _machine(), {name: version(name) for name in PACKAGES})
+    with tempfile.TemporaryDirectory() as folder, environment.server() as url:
+        env = environment.variables(url, Path(folder))
+        _run_contests(results, options, url, env, console)
+        if not options.sabotage:
+            _run_startups(results, url, env, console)
+    return results
+
+
+def main(command_line: list[str]) -> int:
+    """
+    Measure, show, and judge.
+
+    :param command_line: the arguments.
+    :return: the exit status.
+    """
+    options = _arguments(command_line)
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    results = Results.read(RESULTS) if options.report else _measure(options, console)
+    judged = verdicts(results)
+    console.print(report.contests_table(results))
+    if results.imports:
+        console.print(report.startup_table(results))
+    console.print(report.verdicts_table(judged))
+    failures = results.failures()
+    for failure in failures:
+        console.print(f"[red]Wrong or missing:[/] {failure}", highlight=False)
+    is_full_run = set(options.contestants) == set(BY_KEY) and not (options.quick or options.sabotage)
+    if is_full_run and not failures:
+        _write(results, console)
+    return 1 if failures or not all(verdict.reached for verdict in judged) else 0
+
+
+def _write(results: Results, console: Console) -> None:
+    results.write(RESULTS)
+    report.plot(results, PLOT)
+    console.print(f"Wrote {RESULTS} and {PLOT}.")
+    if README.exists() and report.update_readme(README, report.markdown(results, verdicts(results))):
+        console.print(f"Updated the performance section of {README}.")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
