@@ -32,6 +32,9 @@ def test_every_id_of_the_apis_own_pattern_is_accepted(parameter: str, value: str
 
 @pytest.mark.parametrize("parameter", ["dataset_id", "dicom_store_id"])
 @given(st.text(max_size=300))
+@example("Ro\u0308ntgen")
+@example("a:b")
+@example("a\u20e3")
 def test_anything_else_is_refused_with_parameter_value_and_what_is_accepted(
     parameter: str, value: str
 ) -> None:
