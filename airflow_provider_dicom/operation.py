@@ -190,11 +190,11 @@ def _error(
     operation: Operation, what: str, progress: str, destination: str | None, filter_uri: str | None
 ) -> DicomExportError:
     status = operation.get("error", {})
-    message = status.get("message") or "no message"
+    message = (status.get("message") or "no message").rstrip(".")
     partial = f"Part of the output may be there: {progress}"
     if is_cancelled(operation):
         return DicomExportCancelledError(f"{what} was cancelled: {message}. {partial}", operation=operation)
-    text = f"{what} failed with code {status.get('code')}: {message.rstrip('.')}. {partial}"
+    text = f"{what} failed with code {status.get('code')}: {message}. {partial}"
     agent = explain_service_agent(message, operation["name"], destination=destination, filter_uri=filter_uri)
     if agent:
         return DicomExportPermissionError(f"{text}. {agent}", operation=operation)

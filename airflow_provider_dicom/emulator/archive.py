@@ -15,6 +15,7 @@ from airflow_provider_dicom.emulator.database import Database
 from airflow_provider_dicom.emulator.errors import ApiError
 from airflow_provider_dicom.emulator.instances import StoredInstance
 from airflow_provider_dicom.emulator.names import dataset_of
+from airflow_provider_dicom.emulator.resource_path import EVERYTHING, ResourcePath
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -30,36 +31,6 @@ _BATCH = 500
 
 class AlreadyStoredError(Exception):
     """A different file with the same UIDs is in the store."""
-
-
-@dataclass(frozen=True)
-class ResourcePath:
-    """A study, a series or an instance; nothing set means everything."""
-
-    study: str | None = None
-    series: str | None = None
-    instance: str | None = None
-
-    @classmethod
-    def parse(cls, path: str) -> ResourcePath:
-        """Read ``studies/U[/series/U[/instances/U]]``; what follows is left alone."""
-        return cls(*path.split("/")[1:6:2])
-
-    def __str__(self) -> str:
-        return "".join(
-            f"/{kind}/{uid}"
-            for kind, uid in (("studies", self.study), ("series", self.series), ("instances", self.instance))
-            if uid is not None
-        )
-
-    def where(self) -> tuple[str, list[str]]:
-        """Return the SQL condition, with its parameters, for the rows below this path."""
-        given = {
-            column: uid
-            for column, uid in (("study", self.study), ("series", self.series), ("instance", self.instance))
-            if uid is not None
-        }
-        return "".join(f" AND {column} = ?" for column in given), list(given.values())
 
 
 class Metrics(TypedDict):
@@ -212,7 +183,7 @@ class Archive:
         :raises ApiError: there is none of that name.
         """
         self.store(name)
-        self.delete_instances(name, ResourcePath())
+        self.delete_instances(name, EVERYTHING)
         with self.database.transaction() as connection:
             connection.execute("DELETE FROM stores WHERE name = ?", (name,))
 
@@ -256,7 +227,7 @@ class Archive:
                 (*key[:3], modality, json.dumps(of_series)),
             )
 
-    def instances(self, store: str, below: ResourcePath = ResourcePath()) -> list[StoredInstance]:
+    def instances(self, store: str, below: ResourcePath = EVERYTHING) -> list[StoredInstance]:
         """Return the instances of a store, or of a part of it, by their UIDs."""
         condition, parameters = below.where()
         rows = self.database.rows(
@@ -292,7 +263,7 @@ class Archive:
             instance.path.unlink(missing_ok=True)
         return len(doomed)
 
-    def metrics(self, store: str, below: ResourcePath = ResourcePath()) -> Metrics:
+    def metrics(self, store: str, below: ResourcePath = EVERYTHING) -> Metrics:
         """Return how much a store, or a part of it, holds."""
         condition, parameters = below.where()
         ((studies, series, instances, blob, structured),) = self.database.rows(

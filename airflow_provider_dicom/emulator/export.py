@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, cast
 
-from airflow_provider_dicom.emulator.archive import ResourcePath
 from airflow_provider_dicom.emulator.errors import ApiError
 
 if TYPE_CHECKING:
     from airflow_provider_dicom.emulator.archive import Archive
     from airflow_provider_dicom.emulator.discovery import JsonObject
     from airflow_provider_dicom.emulator.instances import ExportDestination, StoredInstance
+    from airflow_provider_dicom.emulator.resource_path import ResourcePath
 
 
 def destination(request: JsonObject) -> ExportDestination:
@@ -80,8 +80,7 @@ def selection(
 
     chosen: dict[tuple[str, str, str], StoredInstance] = {}
     missing = []
-    for line in read_filter(uri):
-        path = ResourcePath(*line)
+    for path in read_filter(uri):
         below = archive.instances(store, path)
         chosen.update({(i.study_uid, i.series_uid, i.instance_uid): i for i in below})
         if not below:

@@ -6,7 +6,7 @@ import os
 import re
 import tempfile
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import requests
 from google.api_core.exceptions import Forbidden, GoogleAPICallError, NotFound, RetryError
@@ -15,6 +15,7 @@ from google.cloud.storage import Bucket, Client  # type: ignore[import-untyped]
 from google.cloud.storage.retry import DEFAULT_RETRY  # type: ignore[import-untyped]
 
 from airflow_provider_dicom.emulator.errors import ApiError
+from airflow_provider_dicom.emulator.resource_path import ResourcePath
 from airflow_provider_dicom.emulator.transcode import check_mime_type, extension, media_type, render
 
 if TYPE_CHECKING:
@@ -35,14 +36,6 @@ _UID = r"[0-9.]{1,64}"
 _RESOURCE_PATH = re.compile(
     rf"/studies/(?P<study>{_UID})(?:/series/(?P<series>{_UID})(?:/instances/(?P<instance>{_UID}))?)?"
 )
-
-
-class ResourcePath(NamedTuple):
-    """What a line of a filter file names: a study, a series or an instance."""
-
-    study_uid: str
-    series_uid: str | None
-    instance_uid: str | None
 
 
 class GcsDestination:

@@ -31,7 +31,7 @@ class StoredInstance:
 
 
 class ExportDestination(Protocol):
-    """Where an export writes; used by one thread, from ``open`` to ``close``."""
+    """Where an export writes; used by one thread at a time, from ``open`` to ``close``."""
 
     def open(self) -> None:
         """Check that the destination can be written to.

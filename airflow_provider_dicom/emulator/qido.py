@@ -12,10 +12,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from airflow_provider_dicom.emulator import dicom_files
-from airflow_provider_dicom.emulator.archive import ResourcePath
 from airflow_provider_dicom.emulator.dicom_files import SERIES_TAGS, STUDY_TAGS, tags
 from airflow_provider_dicom.emulator.errors import ApiError
 from airflow_provider_dicom.emulator.http import dicomweb_url, json_response
+from airflow_provider_dicom.emulator.resource_path import ResourcePath
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

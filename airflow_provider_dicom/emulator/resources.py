@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, cast
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from airflow_provider_dicom.emulator.archive import ResourcePath
 from airflow_provider_dicom.emulator.errors import ApiError
 from airflow_provider_dicom.emulator.http import JSON_TYPE, json_response
 from airflow_provider_dicom.emulator.names import check_id
 from airflow_provider_dicom.emulator.paging import page_size, page_token, position
+from airflow_provider_dicom.emulator.resource_path import ResourcePath
 
 if TYPE_CHECKING:
     from airflow_provider_dicom.emulator.archive import Metrics

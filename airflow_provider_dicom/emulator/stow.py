@@ -11,10 +11,11 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 
 from airflow_provider_dicom.emulator import dicom_files
-from airflow_provider_dicom.emulator.archive import AlreadyStoredError, ResourcePath
+from airflow_provider_dicom.emulator.archive import AlreadyStoredError
 from airflow_provider_dicom.emulator.dicom_files import NotDicomError
 from airflow_provider_dicom.emulator.errors import ApiError
 from airflow_provider_dicom.emulator.http import body_chunks, dicomweb_url, json_response
+from airflow_provider_dicom.emulator.resource_path import ResourcePath
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

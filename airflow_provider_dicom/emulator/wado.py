@@ -10,9 +10,9 @@ from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
 from airflow_provider_dicom.emulator import dicom_files
-from airflow_provider_dicom.emulator.archive import ResourcePath
 from airflow_provider_dicom.emulator.errors import ApiError
 from airflow_provider_dicom.emulator.http import JSON_TYPE, json_response
+from airflow_provider_dicom.emulator.resource_path import ResourcePath
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,6 +16,7 @@ from airflow_provider_dicom.emulator import gcs_destination
 from airflow_provider_dicom.emulator.errors import ApiError
 from airflow_provider_dicom.emulator.gcs_destination import GcsDestination, read_filter
 from airflow_provider_dicom.emulator.instances import StoredInstance
+from airflow_provider_dicom.emulator.resource_path import ResourcePath
 from airflow_provider_dicom.emulator.transcode import CannotTranscode
 from rig.servers import LOOPBACK, free_port
 
@@ -188,9 +189,9 @@ def test_filter_lines(storage: StorageEmulator, bucket: str) -> None:
         b"/studies/1.2\r\n\r\n/studies/1.2/series/1.2.3\n  \n/studies/1.2/series/1.2.3/instances/1.2.3.4",
     )
     assert read_filter(uri) == [
-        ("1.2", None, None),
-        ("1.2", "1.2.3", None),
-        ("1.2", "1.2.3", "1.2.3.4"),
+        ResourcePath("1.2"),
+        ResourcePath("1.2", "1.2.3"),
+        ResourcePath("1.2", "1.2.3", "1.2.3.4"),
     ]
 
 
