@@ -72,6 +72,11 @@ class Rig:
         path = f"dags/{dag_id}/dagRuns/{self.runs[dag_id]}/taskInstances/{TASK}"
         self.rest.call("PATCH", path, json=change)
 
+    def logs(self, dag_id: str) -> str:
+        """Return the logs of all tries."""
+        tries = self.rest.task(dag_id, self.runs[dag_id], TASK)["try_number"]
+        return "\n".join(self.log(dag_id, number) for number in range(1, tries + 1))
+
     def log(self, dag_id: str, try_number: int = 1) -> str:
         return self.rest.log(dag_id, self.runs[dag_id], TASK, try_number)
 
@@ -126,9 +131,15 @@ def test_a_cleared_task_ends_with_one_export(rig: Rig, storage: StorageEmulator)
         name = rig.operation_name("cleared")
         if rig.operation_state(name) == "RUNNING":
             rig.control.step(name)
-        return rig.rest.run_state("cleared", rig.runs["cleared"]) == "success"
+        state = rig.rest.run_state("cleared", rig.runs["cleared"])
+        assert state != "failed", rig.logs("cleared")
+        return state == "success"
 
-    wait_for("the cleared run to succeed", succeeded, timeout=BOUND)
+    try:
+        wait_for("the cleared run to succeed", succeeded, timeout=BOUND)
+    except TimeoutError as error:
+        operations = {name: rig.operation_state(name) for name in rig.submitted("cleared")}
+        raise TimeoutError(f"{error}: {rig.state('cleared')}, {operations}\n{rig.logs('cleared')}") from None
     followed = rig.rest.xcom("cleared", rig.runs["cleared"], TASK)["operation_name"]
     first, *more = rig.submitted("cleared")
     assert (first, followed) == (rig.first["cleared"], more[0] if more else first)
