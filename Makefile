@@ -8,17 +8,19 @@ ARGS =
 
 VENV = .venv
 BIGQUERY_VENV = .venv-bigquery
+BENCH_VENV = .venv-bench
 UV = $(VENV)/bin/uv
 INSTALL = $(UV) pip install --quiet --compile-bytecode
 BUILD_INPUTS = pyproject.toml rig/constraints.txt
 COVERED = --cov --cov-branch --cov-report=term --cov-fail-under=90
 
-.PHONY: help demo test lint lock clean
+.PHONY: bench help demo test lint lock clean
 
 help:
 	@echo "make demo   run an export from Airflow to Cloud Storage on this machine; needs no Google account"
 	@echo "make test   set up and run the whole test suite; a part of it: make test COVERED= ARGS='-k deferrable'"
 	@echo "make lint   ruff and mypy"
+	@echo "make bench  measure the trigger beside other providers', 25 minutes; ARGS=--quick: 4 minutes"
 	@echo "make lock   pin the newest versions of what the demo and the tests are run with"
 	@echo "make clean  remove all that the other targets made"
 	@echo "PYTHON=/path/to/python chooses the interpreter (3.11 or newer)."
@@ -35,12 +37,15 @@ lint: $(VENV)/.tests-installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy -p airflow_provider_dicom -p rig -p demo
 
+bench: $(BENCH_VENV)/.installed
+	$(BENCH_VENV)/bin/python -m benchmarks $(ARGS)
+
 lock: $(UV)
 	$(UV) pip compile --quiet --upgrade --universal --no-annotate --no-header --python-version 3.11 \
 		--all-extras --group dev --output-file rig/constraints.txt pyproject.toml
 
 clean:
-	rm -rf $(VENV) $(BIGQUERY_VENV) .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* dist build
+	rm -rf $(VENV) $(BIGQUERY_VENV) $(BENCH_VENV) .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(UV):
@@ -63,4 +68,11 @@ $(BIGQUERY_VENV)/.installed: $(UV) rig/bigquery-requirements.txt
 	@$(INSTALL) --python $(BIGQUERY_VENV) --requirement rig/bigquery-requirements.txt
 	@HOME=$$(pwd)/$(BIGQUERY_VENV) $(BIGQUERY_VENV)/bin/python -c \
 		'import duckdb_extensions; duckdb_extensions.import_extension("spatial")'
+	@touch $@
+
+$(BENCH_VENV)/.installed: $(UV) $(BUILD_INPUTS) benchmarks/requirements.txt
+	@echo "Installing Airflow, the provider and its peers into $(BENCH_VENV)"
+	@$(UV) venv --quiet --clear --python $(VENV)/bin/python $(BENCH_VENV)
+	@$(INSTALL) --python $(BENCH_VENV) --constraint rig/constraints.txt \
+		--requirement benchmarks/requirements.txt --editable .
 	@touch $@

@@ -92,7 +92,7 @@ class ExportRequest:
     def _mistakes(self, unrendered: frozenset[str]) -> Iterator[str]:
         if "destination" not in unrendered:
             yield from _refusal(parse_destination, self.destination, "destination")
-        yield from self._misplaced()
+        yield from self._misplaced(unrendered)
         if "mime_type" not in unrendered and not self._has_sound_mime_type():
             yield (
                 f"mime_type={self.mime_type!r} is not a MIME type; "
@@ -110,14 +110,14 @@ class ExportRequest:
             return True
         return isinstance(self.mime_type, str) and mime_types.is_well_formed(self.mime_type)
 
-    def _misplaced(self) -> Iterator[str]:
+    def _misplaced(self, unrendered: frozenset[str]) -> Iterator[str]:
         for scheme, names in _ONLY_WITH.items():
             if not isinstance(self.destination, str) or self.destination.startswith(scheme):
                 continue
             if not self.destination.startswith(tuple(_ONLY_WITH)):
                 continue
             for name in names:
-                if (value := getattr(self, name)) is not None:
+                if name not in unrendered and (value := getattr(self, name)) is not None:
                     yield (
                         f"{name}={value!r} does not fit destination={self.destination!r}; "
                         f"accepted: {name} with a {scheme!r} destination only."

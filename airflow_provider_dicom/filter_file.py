@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from airflow_provider_dicom.destinations import parse_gcs_uri
+from airflow_provider_dicom.exceptions import DicomExportNotFoundError, DicomExportPermissionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -61,8 +62,11 @@ def write_filter_file(
     :param impersonation_chain: a service account to impersonate, or a chain of them.
     :return: how many paths were written.
     :raises DicomExportInvalidRequestError: if the URI is not acceptable.
+    :raises DicomExportPermissionError: if the connection's account may not write there.
+    :raises DicomExportNotFoundError: if there is no such bucket.
     """
     from airflow.providers.google.cloud.hooks.gcs import GCSHook
+    from google.api_core.exceptions import Forbidden, NotFound
 
     target = parse_gcs_uri(filter_uri, "filter_uri", is_object=True)
     unique = dict.fromkeys(paths)
@@ -70,10 +74,22 @@ def write_filter_file(
     with tempfile.NamedTemporaryFile("w", encoding="ascii", suffix=".txt") as file:
         file.writelines(f"{path}\n" for path in unique)
         file.flush()
-        hook.upload(
-            bucket_name=target.bucket,
-            object_name=target.path,
-            filename=file.name,
-            mime_type="text/plain",
-        )
+        try:
+            hook.upload(
+                bucket_name=target.bucket,
+                object_name=target.path,
+                filename=file.name,
+                mime_type="text/plain",
+            )
+        except Forbidden as error:
+            raise DicomExportPermissionError(
+                f"Could not write the filter file {filter_uri}: {error}. Needed: roles/storage.objectUser "
+                f"for the account of the connection {gcp_conn_id!r} on the bucket {target.bucket}. Grant it "
+                f"with: gcloud storage buckets add-iam-policy-binding gs://{target.bucket} "
+                "--member=serviceAccount:CALLER_EMAIL --role=roles/storage.objectUser"
+            ) from error
+        except NotFound as error:
+            raise DicomExportNotFoundError(
+                f"Could not write the filter file {filter_uri}: {error}. The bucket must exist."
+            ) from error
     return len(unique)

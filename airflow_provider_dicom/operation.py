@@ -13,6 +13,7 @@ from airflow_provider_dicom.exceptions import (
     DicomExportOperationFailedError,
     DicomExportPermissionError,
     DicomExportTooManyFailuresError,
+    DicomExportUnavailableError,
 )
 from airflow_provider_dicom.permissions import explain_service_agent
 
@@ -109,13 +110,20 @@ def counters(operation: Operation) -> Counters:
     Read the counters of an Operation.
 
     :param operation: the Operation as the API returned it.
+    :raises DicomExportUnavailableError: if they are not readable.
     """
-    counter = operation.get("metadata", {}).get("counter", {})
-    return Counters(
-        success=int(counter.get("success", 0)),
-        failure=int(counter.get("failure", 0)),
-        pending=int(counter.get("pending", 0)),
-    )
+    try:
+        counter = operation.get("metadata", {}).get("counter", {})
+        return Counters(
+            success=int(counter.get("success", 0)),
+            failure=int(counter.get("failure", 0)),
+            pending=int(counter.get("pending", 0)),
+        )
+    except (AttributeError, TypeError, ValueError):
+        # To take them for zero would turn failed instances into a success.
+        raise DicomExportUnavailableError(
+            f"The API's answer about {operation.get('name')} holds no readable counters.", operation=operation
+        ) from None
 
 
 def logs_url(operation: Operation) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
 #: Answers by which a server says that it did not carry a request out. A 5xx does not say so.
 _NOT_ACCEPTED = frozenset({408, 425, 429})
+#: Refusals with a 403 that no role can lift.
+_POLICY = re.compile(
+    r"has not been used in project|it is disabled|VPC Service Controls|organization's policy"
+)
 _LONGEST_QUOTE = 500
 #: A server may ask for a long pause, but not for one that hides an outage, in seconds.
 LONGEST_RETRY_AFTER = 600.0
@@ -90,6 +95,12 @@ def _error(
         return DicomExportAuthenticationError(
             f"{text}. The credentials of the connection are not accepted, and a new token did not help: "
             "check the connection's key, impersonation chain and scopes (cloud-platform or -healthcare).",
+            operation_name=operation_name,
+        )
+    if status == 403 and (policy := _POLICY.search(message)):
+        return DicomExportPermissionError(
+            f"{text}. {_export_goes_on(request)}This is not about a role ({policy.group()}): ask the "
+            "administrators of the project.",
             operation_name=operation_name,
         )
     if status == 403:

@@ -469,6 +469,17 @@ def test_resource_paths_are_written_to_the_filter_file_and_honoured(
     assert list(storage.objects(bucket, "out/")) == [f"out/{first.study}/{first.series}/{first.instance}.dcm"]
 
 
+def test_a_filter_file_that_cannot_be_written_is_explained(
+    operator: Any, instances: list[Uids], control: Control, store: DicomStoreName
+) -> None:
+    uri = "gs://no-such-bucket/f.txt"
+    task = operator(resource_paths=[f"/studies/{instances[0].study}"], filter_uri=uri)
+    with pytest.raises(exceptions.DicomExportNotFoundError, match="The bucket must exist") as error:
+        Run()(task)
+    assert uri in str(error.value)
+    assert accepted(control, store) == []
+
+
 def test_the_emulators_host(
     operator: Any, instances: list[Uids], healthcare: HealthcareEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

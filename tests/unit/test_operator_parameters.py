@@ -264,3 +264,11 @@ def test_the_sensor_refuses_alike(parameter: str, value: Any) -> None:
         DicomStoreExportSensor(**(good | {parameter: value}))
     assert f"{parameter}={value!r}" in str(error.value)
     assert "accepted: " in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "destination"),
+    [("mime_type", TABLE), ("write_disposition", "gs://bucket"), ("bigquery_schema", "gs://bucket")],
+)
+def test_a_template_of_the_other_destination_may_render_to_nothing(option: str, destination: str) -> None:
+    DicomStoreExportOperator(**(GOOD | {"destination": destination, option: "{{ params.option }}"}))

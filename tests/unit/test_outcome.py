@@ -206,3 +206,13 @@ def test_everything_else_is_refused(value: Any) -> None:
     assert mistake is not None
     assert f"max_failures={value!r}" in mistake
     assert "accepted: a count from 0 (int), or a share from 0.0 to 1.0" in mistake
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"counter": {"failure": "many"}}, {"counter": []}, {"counter": {"failure": None}}, "none"]
+)
+def test_unreadable_counters_are_not_taken_for_zero(metadata: Any) -> None:
+    operation: Any = {"name": NAME, "done": True, "response": {}, "metadata": metadata}
+    with pytest.raises(exceptions.DicomExportUnavailableError) as error:
+        judge(operation)
+    assert NAME in str(error.value)

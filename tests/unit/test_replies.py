@@ -181,3 +181,18 @@ DATES = st.from_regex(
 def test_no_retry_after_makes_it_stumble_or_wait_for_ever(value: str) -> None:
     asked = replies.retry_after(value)
     assert asked is None or 0 <= asked <= 600
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Cloud Healthcare API has not been used in project 1 before or it is disabled.",
+        "Request is prohibited by organization's policy. vpcServiceControlsUniqueIdentifier: x",
+    ],
+)
+def test_a_403_that_no_role_can_lift_names_none(message: str) -> None:
+    error = error_of(POLL, 403, envelope(403, message))
+    assert isinstance(error, exceptions.DicomExportPermissionError)
+    assert "roles/" not in str(error)
+    assert message.rstrip(".") in str(error)
+    assert str(OPERATION) in str(error)
