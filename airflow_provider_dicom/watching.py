@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 #: Connections, and so requests at a time, of one watcher.
 MAX_CONNECTIONS = 16
-#: Requests a second of one watcher.
-MAX_RATE = 500.0
+#: Requests a second of one watcher, or as many as it takes to ask about everything within so many seconds.
+RATE = 500.0
+SPREAD = 2.0
 #: Requests are sent at multiples of so many seconds.
 GRID = 0.02
 #: What is due within so many seconds is asked about together.
@@ -88,8 +89,8 @@ class Watcher:
 
     def __init__(self, hook: DicomStoreAsyncHook) -> None:
         self.hook = hook
-        self.pace = _Pace()
         self.subscribers = 0
+        self.pace = _Pace(self)
         self._datasets: dict[DatasetName, _DatasetPoll] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -318,14 +319,15 @@ class _DatasetPoll:
 class _Pace:
     """Lets so many requests through at a time, and so many a second."""
 
-    def __init__(self) -> None:
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
         self._next = 0.0
 
     async def __aenter__(self) -> None:
         now = asyncio.get_running_loop().time()
         turn = max(now, self._next)
-        self._next = turn + 1 / MAX_RATE
+        self._next = turn + 1 / max(RATE, self._watcher.subscribers / SPREAD)
         if turn > now:
             # On a grid, so that several requests share a turn of the event loop: waking it costs most.
             await asyncio.sleep(math.ceil(turn / GRID) * GRID - now)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 BUCKET, TASK = "airflow-recovery", "export"
 STORE = "projects/test-project/locations/europe-west3/datasets/radiology/dicomStores/recovery"
 DAGS = ("retried", "marked_failed", "cleared", "timed_out")
-BOUND = 60
+BOUND = 180
 
 
 class Rig:
