@@ -353,12 +353,12 @@ class DicomStoreExportOperator(WaitsForOperation):
         self._running_operation = None
         result = self._outcome(operation)
         self.log.info(
-            "Export of %s to %s ended as %s: %d exported, %d failed. Operation: %s",
-            result["dicom_store"],
-            self.destination,
+            "Export ended as %s: %d exported, %d failed, from %s to %s. Operation: %s",
             result["state"],
             result["success"],
             result["failure"],
+            result["dicom_store"],
+            self.destination,
             result["operation_name"],
         )
         return result
