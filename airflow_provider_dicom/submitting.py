@@ -58,6 +58,9 @@ class TaskStateStore(Protocol):
     def set(self, key: str, value: object, *, retention: timedelta | None = None) -> None:
         """Write a value."""
 
+    def delete(self, key: str) -> None:
+        """Remove a value."""
+
 
 @dataclass(frozen=True)
 class Attachment:
@@ -180,6 +183,11 @@ class Submitter:
             return retrying(self._hook.export, self._store, self._request)
         except DicomExportSubmissionUnknownError as error:
             self._refuse_to_append(str(error))
+            raise
+        except DicomExportError:
+            # Certainly not accepted: a later try must not take the intent for an export.
+            if self._memory is not None:
+                self._memory.delete(STATE_KEY)
             raise
 
     def _still_good(self, earlier: Submission) -> Operation | None:

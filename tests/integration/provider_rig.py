@@ -64,6 +64,10 @@ class StateStore:
         """Keep a value."""
         self.values[key] = json.dumps(value)
 
+    def delete(self, key: str) -> None:
+        """Remove a value."""
+        self.values.pop(key, None)
+
 
 class Run:
     """A task's run, with its tries and what Airflow keeps between them."""

@@ -144,6 +144,20 @@ def test_a_try_that_died_between_sending_and_noting(
     assert len(exports(control, store)) == 2
 
 
+@pytest.mark.parametrize("status", [403, 429])
+def test_a_submission_that_was_refused_does_not_stand_in_the_way(
+    status: int, operator: Any, control: Control, store: DicomStoreName, instances: list[Uids]
+) -> None:
+    run = Run()
+    control.fault("export", status=status)
+    with pytest.raises(exceptions.DicomExportError):
+        run(operator(**APPEND))
+    run.ti.try_number += 1
+    control.clear_faults()
+    assert run(operator(**APPEND))["success"] == 3
+    assert len(exports(control, store)) == 1
+
+
 def test_a_changed_request_replaces_the_earlier_export(
     operator: Any, control: Control, store: DicomStoreName, instances: list[Uids], bucket: str, hook: Any
 ) -> None:
