@@ -6,9 +6,11 @@ import asyncio
 import gc
 import time
 import warnings
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from provider_rig import LoopProbe, fire
 
 from airflow_provider_dicom import polling, watching
@@ -274,3 +276,72 @@ async def test_its_lines(
     assert len(lines) == 3
     assert all(name in line for line in lines)
     assert counts(control)["operations.get"] > 15
+
+
+@pytest.fixture
+def task_state(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Sets what Airflow, which is not here, says of the task's state."""
+
+    def say(state: str) -> Any:
+        monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", lambda **_: {"run": {"export_7": state}})
+        return SimpleNamespace(dag_id="dag", run_id="run", task_id="export", map_index=7)
+
+    return say
+
+
+@pytest.mark.parametrize("state", ["failed", "success", "running", "up_for_retry"])
+async def test_a_kill_cancels_the_export(
+    state: str, trigger: Any, submit: Any, instances: list[Uids], control: Control, task_state: Any
+) -> None:
+    control.settings(advance="manual")
+    killed = trigger(submit())
+    killed._task_instance = task_state(state)
+    await killed.on_kill()
+    assert (await fire(trigger(killed.operation_name)))["status"] == "cancelled"
+
+
+async def test_a_kill_that_airflow_breaks_off_cancels_all_the_same(
+    trigger: Any, submit: Any, instances: list[Uids], control: Control, task_state: Any
+) -> None:
+    control.settings(advance="manual")
+    killed = trigger(submit())
+    killed._task_instance = task_state("failed")
+    control.fault("operations.cancel", latency_seconds=1.0, count=1)
+    task = asyncio.create_task(killed.on_kill())
+    await until(lambda: counts(control).get("operations.cancel"))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await fire(trigger(killed.operation_name)))["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("changes", [{}, {"cancel_on_kill": False}], ids=["handed over", "told not to"])
+async def test_what_is_no_kill_cancels_nothing(
+    changes: dict[str, Any],
+    trigger: Any,
+    submit: Any,
+    instances: list[Uids],
+    control: Control,
+    task_state: Any,
+) -> None:
+    control.settings(advance="manual")
+    alive = trigger(submit(), **changes)
+    alive._task_instance = task_state("failed" if changes else "deferred")
+    await alive.on_kill()
+    assert "operations.cancel" not in counts(control)
+
+
+async def test_a_kill_that_fails_is_told(
+    trigger: Any,
+    submit: Any,
+    instances: list[Uids],
+    control: Control,
+    task_state: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    control.settings(advance="manual")
+    killed = trigger(submit())
+    killed._task_instance = task_state("failed")
+    control.fault("operations.cancel", status=403)
+    await killed.on_kill()
+    assert "could not be cancelled and may go on" in capsys.readouterr().out
