@@ -297,7 +297,8 @@ async def test_a_kill_cancels_the_export(
     killed = trigger(submit())
     killed._task_instance = task_state(state)
     await killed.on_kill()
-    assert (await fire(trigger(killed.operation_name)))["status"] == "cancelled"
+    follower = trigger(killed.operation_name, deadline=time.time() + 30)
+    assert (await fire(follower))["status"] == "cancelled"
 
 
 async def test_a_kill_that_airflow_breaks_off_cancels_all_the_same(
@@ -312,7 +313,8 @@ async def test_a_kill_that_airflow_breaks_off_cancels_all_the_same(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert (await fire(trigger(killed.operation_name)))["status"] == "cancelled"
+    follower = trigger(killed.operation_name, deadline=time.time() + 30)
+    assert (await fire(follower))["status"] == "cancelled"
 
 
 @pytest.mark.parametrize("changes", [{}, {"cancel_on_kill": False}], ids=["handed over", "told not to"])
