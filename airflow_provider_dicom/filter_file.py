@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_dicom.destinations import parse_gcs_uri
 from airflow_provider_dicom.exceptions import DicomExportNotFoundError, DicomExportPermissionError
+from airflow_provider_dicom.resources import MAX_UID_LENGTH, UID_PATTERN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_UID = r"[0-9]+(?:\.[0-9]+)*"
-_RESOURCE_PATH = re.compile(rf"/studies/{_UID}(?:/series/{_UID}(?:/instances/{_UID})?)?")
-_LONGEST_UID = 64
+_RESOURCE_PATH = re.compile(rf"/studies/{UID_PATTERN}(?:/series/{UID_PATTERN}(?:/instances/{UID_PATTERN})?)?")
 _SHOWN = 5
 _ACCEPTED = "'/studies/UID[/series/UID[/instances/UID]]'"
 
@@ -42,7 +41,7 @@ def _is_resource_path(path: object) -> bool:
     return (
         isinstance(path, str)
         and _RESOURCE_PATH.fullmatch(path) is not None
-        and all(len(part) <= _LONGEST_UID for part in path.split("/"))
+        and all(len(part) <= MAX_UID_LENGTH for part in path.split("/"))
     )
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 MAX_ID_LENGTH = 256
 MAX_UID_LENGTH = 64
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+UID_PATTERN = r"[0-9]+(?:\.[0-9]+)*"
 _FORBIDDEN = frozenset("/?#%")
 _OPERATION_NAME = re.compile(
     r"projects/(?P<project_id>[^/]+)/locations/(?P<location>[^/]+)/datasets/(?P<dataset_id>[^/]+)"
@@ -69,24 +73,24 @@ def uid_mistake(parameter: str, value: object) -> str | None:
     :param parameter: the parameter's name, for the sentence.
     :param value: the UID.
     """
-    if isinstance(value, str) and len(value) <= MAX_UID_LENGTH and _UID.fullmatch(value):
+    if isinstance(value, str) and len(value) <= MAX_UID_LENGTH and re.fullmatch(UID_PATTERN, value):
         return None
     return f"{parameter}={value!r} is not a UID; accepted: numbers joined by '.', up to 64 characters."
 
 
-def raise_on(mistakes: list[str]) -> None:
+def raise_on(mistakes: Iterable[str]) -> None:
     """
     Refuse everything that is wrong at once.
 
     :param mistakes: one sentence for each mistake.
     :raises DicomExportInvalidRequestError: if there is any.
     """
-    if mistakes:
-        raise DicomExportInvalidRequestError(" ".join(mistakes))
+    if text := " ".join(mistakes):
+        raise DicomExportInvalidRequestError(text)
 
 
 def _checked(**ids: str) -> None:
-    raise_on([mistake for name, value in ids.items() if (mistake := id_mistake(name, value))])
+    raise_on(mistake for name, value in ids.items() if (mistake := id_mistake(name, value)))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Waiting for an Operation, deferred or on the worker: what the operator and the sensor have in common."""
+"""Waiting for an Operation: what the operator and the sensor have in common."""
 
 from __future__ import annotations
 
@@ -56,6 +56,10 @@ class WaitsForOperation(BaseOperator):
 
         return DicomStoreHook(**self.connection_arguments)
 
+    def unrendered(self) -> frozenset[str]:
+        """Name the parameters that are templates still."""
+        return frozenset(name for name in self.template_fields if is_template(getattr(self, name)))
+
     def waiting_mistakes(self, unrendered: frozenset[str]) -> Iterator[str]:
         """
         Say what is wrong with the parameters that waiting needs.
@@ -104,24 +108,6 @@ class WaitsForOperation(BaseOperator):
             timeout=timeout,
         )
         raise AssertionError("defer() returned")
-
-    def wait_on_worker(
-        self, hook: DicomStoreHook, operation_name: str, *, deadline: float | None
-    ) -> Operation:
-        """
-        Keep the worker slot until the Operation has ended, and return it.
-
-        :param hook: the hook.
-        :param operation_name: the full name of the Operation.
-        :param deadline: when to give up, in seconds since the epoch; never if not given.
-        :raises DicomExportError: if it cannot be followed to its end.
-        """
-        from airflow_provider_dicom.polling import OperationWatch
-
-        watch = OperationWatch(
-            operation_name, poll_interval=self.poll_interval, deadline=deadline, log=self.log
-        )
-        return hook.wait_for_operation(watch)
 
     def operation_of(self, event: ExportEvent) -> Operation | None:
         """

@@ -23,9 +23,10 @@ from airflow_provider_dicom.links.dicom_store import (
     DicomStoreLink,
 )
 from airflow_provider_dicom.operation import is_cancelled, outcome
+from airflow_provider_dicom.polling import OperationWatch
 from airflow_provider_dicom.resources import DicomStoreName, OperationName, id_mistake, raise_on
 from airflow_provider_dicom.submitting import Submitter
-from airflow_provider_dicom.waiting import WaitsForOperation, is_template
+from airflow_provider_dicom.waiting import WaitsForOperation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -144,8 +145,8 @@ class DicomStoreExportOperator(WaitsForOperation):
         self.api_endpoint = api_endpoint
         self._running_operation: str | None = None
         self._is_filtered = resource_paths is not None
-        unrendered = frozenset(name for name in self.template_fields if is_template(getattr(self, name)))
-        raise_on(list(self._mistakes(unrendered)))
+        unrendered = self.unrendered()
+        raise_on(self._mistakes(unrendered))
         for warning in self.export_request.warnings() if "mime_type" not in unrendered else ():
             warnings.warn(warning, UserWarning, stacklevel=2)
 
@@ -168,7 +169,7 @@ class DicomStoreExportOperator(WaitsForOperation):
         :param context: the task's context.
         :raises DicomExportError: if the export fails, or cannot be submitted or followed.
         """
-        raise_on(list(self._mistakes(frozenset())))
+        raise_on(self._mistakes(frozenset()))
         for warning in self.export_request.warnings():
             self.log.warning(warning)
         if self.resource_paths is not None and not self.resource_paths:
@@ -323,8 +324,11 @@ class DicomStoreExportOperator(WaitsForOperation):
             return self._follow(hook, attachment, context, deadline)
 
     def _wait_on_worker(self, hook: DicomStoreHook, operation_name: str, deadline: float | None) -> Operation:
+        watch = OperationWatch(
+            operation_name, poll_interval=self.poll_interval, deadline=deadline, log=self.log
+        )
         try:
-            return self.wait_on_worker(hook, operation_name, deadline=deadline)
+            return hook.wait_for_operation(watch)
         except DicomExportTimeoutError as error:
             raise self._timed_out(error) from None
 

@@ -22,7 +22,7 @@ from airflow_provider_dicom.exceptions import (
 from airflow_provider_dicom.operation import outcome
 from airflow_provider_dicom.polling import REFUSALS_BELIEVED
 from airflow_provider_dicom.resources import OperationName, raise_on
-from airflow_provider_dicom.waiting import WaitsForOperation, is_template
+from airflow_provider_dicom.waiting import WaitsForOperation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -80,9 +80,7 @@ class DicomStoreExportSensor(WaitsForOperation, BaseSensorOperator):
         self.gcp_conn_id = gcp_conn_id
         self.impersonation_chain = impersonation_chain
         self.api_endpoint = api_endpoint
-        raise_on(
-            list(self._mistakes(frozenset(n for n in self.template_fields if is_template(getattr(self, n)))))
-        )
+        raise_on(self._mistakes(self.unrendered()))
 
     def execute(self, context: Context) -> DicomExportResult | None:
         """
@@ -91,7 +89,7 @@ class DicomStoreExportSensor(WaitsForOperation, BaseSensorOperator):
         :param context: the task's context.
         :raises DicomExportError: if the export failed, or cannot be followed.
         """
-        raise_on(list(self._mistakes(frozenset())))
+        raise_on(self._mistakes(frozenset()))
         if not self.deferrable:
             return cast("DicomExportResult", super().execute(context))
         return self._defer(deadline=time.time() + self.timeout)
