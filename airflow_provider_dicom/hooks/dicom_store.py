@@ -185,11 +185,10 @@ class DicomStoreHook(GoogleBaseHook):
             time.sleep(watch.pause())
             try:
                 operation = self.get_operation(watch.operation_name, num_retries=0)
-            except DicomExportError as error:
-                watch.failed(error)
-            else:
                 if watch.answered(operation):
                     return operation
+            except DicomExportError as error:
+                watch.failed(error)
 
     def list_operations(
         self, dataset: DatasetName, *, filter_: str | None = None, page_size: int | None = None
@@ -588,6 +587,7 @@ class DicomStoreAsyncHook(GoogleBaseAsyncHook):
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 headers={"User-Agent": USER_AGENT},
+                cookie_jar=aiohttp.DummyCookieJar(),
                 connector=aiohttp.TCPConnector(limit=self._max_connections),
                 timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT),
             )

@@ -12,7 +12,7 @@ from airflow_provider_dicom.exceptions import DicomExportError, DicomExportTimeo
 from airflow_provider_dicom.hooks.dicom_store import DicomStoreAsyncHook
 from airflow_provider_dicom.operation import counters, is_cancelled
 from airflow_provider_dicom.polling import OperationWatch
-from airflow_provider_dicom.watching import shared_watcher
+from airflow_provider_dicom.watching import wait_for_operation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -87,7 +87,21 @@ class DicomStoreExportTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll until the Operation ends, and yield one event."""
-        yield TriggerEvent(await self._follow())
+        watch = OperationWatch(
+            self.operation_name, poll_interval=self.poll_interval, deadline=self.deadline, log=self.log
+        )
+        try:
+            operation = await wait_for_operation(
+                watch,
+                gcp_conn_id=self.gcp_conn_id,
+                impersonation_chain=self.impersonation_chain,
+                api_endpoint=self.api_endpoint,
+            )
+        except DicomExportError as error:
+            event = _event_of_error(error, self.operation_name)
+        else:
+            event = _event_of_end(operation)
+        yield TriggerEvent(event)
 
     async def on_kill(self) -> None:
         """Cancel the Operation when the user has ended the task (Airflow 3.3+)."""
@@ -137,30 +151,20 @@ class DicomStoreExportTrigger(BaseTrigger):
             api_endpoint=self.api_endpoint,
         )
 
-    async def _follow(self) -> ExportEvent:
-        watch = OperationWatch(
-            self.operation_name, poll_interval=self.poll_interval, deadline=self.deadline, log=self.log
-        )
-        try:
-            async with shared_watcher(
-                self.gcp_conn_id, self.impersonation_chain, self.api_endpoint
-            ) as watcher:
-                operation = await watcher.wait_for_operation(watch)
-        except DicomExportError as error:
-            status: Literal["timeout", "error"] = (
-                "timeout" if isinstance(error, DicomExportTimeoutError) else "error"
-            )
-            return {
-                "status": status,
-                "operation": error.operation or {"name": self.operation_name},
-                "message": str(error),
-            }
-        if is_cancelled(operation):
-            return {
-                "status": "cancelled",
-                "operation": operation,
-                "message": operation["error"].get("message"),
-            }
-        if "error" in operation:
-            return {"status": "error", "operation": operation, "message": operation["error"].get("message")}
+
+def _event_of_error(error: DicomExportError, operation_name: str) -> ExportEvent:
+    return {
+        "status": "timeout" if isinstance(error, DicomExportTimeoutError) else "error",
+        "operation": error.operation or {"name": operation_name},
+        "message": str(error),
+    }
+
+
+def _event_of_end(operation: Operation) -> ExportEvent:
+    if "error" not in operation:
         return {"status": "success", "operation": operation, "message": None}
+    return {
+        "status": "cancelled" if is_cancelled(operation) else "error",
+        "operation": operation,
+        "message": operation["error"].get("message"),
+    }
