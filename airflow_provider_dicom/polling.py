@@ -27,6 +27,8 @@ REFUSALS_BELIEVED = 3
 #: Without a deadline: how long to go on without a single good answer, in seconds.
 PATIENCE = 3600.0
 HEARTBEAT = 600.0
+#: Pauses before looking again whether a cancellation is confirmed, in seconds.
+CONFIRMATION_PAUSES = (1.0, 2.0, 4.0)
 PROGRESS_STEP = 0.1
 
 

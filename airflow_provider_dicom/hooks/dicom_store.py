@@ -34,6 +34,7 @@ from airflow_provider_dicom.exceptions import (
     DicomExportTransientError,
     DicomExportUnavailableError,
 )
+from airflow_provider_dicom.polling import CONFIRMATION_PAUSES
 from airflow_provider_dicom.resources import DatasetName, DicomStoreName, OperationName
 from airflow_provider_dicom.retrying import retry_options
 from airflow_provider_dicom.transport import (
@@ -216,6 +217,22 @@ class DicomStoreHook(GoogleBaseHook):
         :raises DicomExportError: if the API refuses.
         """
         self._send(api.cancel_operation(OperationName.parse(operation_name)))
+
+    def cancel_and_confirm(self, operation_name: str) -> Operation:
+        """
+        Cancel an Operation, and return it once it has ended, or after a few seconds as it is then.
+
+        https://cloud.google.com/healthcare-api/docs/reference/rest/v1/projects.locations.datasets.operations/cancel
+
+        :param operation_name: the full name of the Operation.
+        :raises DicomExportError: if the API refuses.
+        """
+        self.cancel_operation(operation_name)
+        for pause in CONFIRMATION_PAUSES:
+            if (operation := self.get_operation(operation_name)).get("done"):
+                return operation
+            time.sleep(pause)
+        return self.get_operation(operation_name)
 
     def get_dicom_store(self, store: DicomStoreName) -> DicomStore:
         """
@@ -497,6 +514,22 @@ class DicomStoreAsyncHook(GoogleBaseAsyncHook):
         :raises DicomExportError: if the API refuses.
         """
         await self._send(api.cancel_operation(OperationName.parse(operation_name)))
+
+    async def cancel_and_confirm(self, operation_name: str) -> Operation:
+        """
+        Cancel an Operation, and return it once it has ended, or after a few seconds as it is then.
+
+        https://cloud.google.com/healthcare-api/docs/reference/rest/v1/projects.locations.datasets.operations/cancel
+
+        :param operation_name: the full name of the Operation.
+        :raises DicomExportError: if the API refuses.
+        """
+        await self.cancel_operation(operation_name)
+        for pause in CONFIRMATION_PAUSES:
+            if (operation := await self.get_operation(operation_name)).get("done"):
+                return operation
+            await asyncio.sleep(pause)
+        return await self.get_operation(operation_name)
 
     async def get_sync_hook(self) -> DicomStoreHook:
         """
