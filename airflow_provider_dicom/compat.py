@@ -12,7 +12,7 @@ except ImportError:  # Airflow 2
         TaskDeferralTimeout,
     )
 
-__all__ = ["TaskDeferralError", "TaskDeferralTimeout", "TaskInstanceKey", "task_state"]
+__all__ = ["TaskDeferralError", "TaskDeferralTimeout", "TaskInstanceKey", "pushed_value", "task_state"]
 
 
 class TaskInstanceKey(Protocol):
@@ -39,6 +39,23 @@ def task_state(task: TaskInstanceKey) -> str | None:
     )
     # One task instance was asked for; the key is the task's id, with the index behind it if it is mapped.
     return next(iter(states.get(task.run_id, {}).values()), None)
+
+
+def pushed_value(task: TaskInstanceKey, key: str) -> object:
+    """
+    Read an XCom of a task, or None if there is none; for triggers, and off their event loop.
+
+    :param task: the task instance.
+    :param key: the XCom's key.
+    """
+    try:
+        from airflow.sdk.execution_time.xcom import XCom
+    except ImportError:  # Airflow 2
+        from airflow.models.xcom import XCom  # type: ignore[no-redef]
+    value: object = XCom.get_one(
+        key=key, dag_id=task.dag_id, task_id=task.task_id, run_id=task.run_id, map_index=task.map_index
+    )
+    return value
 
 
 def _task_state_in_database(task: TaskInstanceKey) -> str | None:

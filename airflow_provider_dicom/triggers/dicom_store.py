@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
-from airflow_provider_dicom.compat import task_state
+from airflow_provider_dicom.compat import pushed_value, task_state
 from airflow_provider_dicom.exceptions import DicomExportError, DicomExportTimeoutError
 from airflow_provider_dicom.hooks.dicom_store import DicomStoreAsyncHook
+from airflow_provider_dicom.links.dicom_store import OPERATION_NAME_KEY
 from airflow_provider_dicom.operation import describe_cancellation, is_cancelled
 from airflow_provider_dicom.polling import OperationWatch
 from airflow_provider_dicom.watching import wait_for_operation
@@ -127,7 +128,8 @@ class DicomStoreExportTrigger(BaseTrigger):
 
     async def _cancel_unless_handed_over(self) -> None:
         try:
-            if await self._is_deferred():
+            # Not thread-sensitive: that would line up all triggers of a triggerer behind one thread.
+            if await sync_to_async(self._is_handed_over, thread_sensitive=False)():
                 self.log.info("%s goes on under another triggerer.", self.operation_name)
                 return
             async with self._hook() as hook:
@@ -137,13 +139,13 @@ class DicomStoreExportTrigger(BaseTrigger):
             return
         self.log.info("%s", describe_cancellation(operation))
 
-    async def _is_deferred(self) -> bool:
-        """Tell a hand-over to another triggerer from a kill: only then is the task still deferred."""
+    def _is_handed_over(self) -> bool:
+        """Tell a hand-over to another triggerer from a kill: the task is deferred, and on this Operation."""
         task = self.task_instance
-        # Not thread-sensitive: that would line up all triggers of a triggerer behind one thread.
-        return (
-            task is not None and await sync_to_async(task_state, thread_sensitive=False)(task) == "deferred"
-        )
+        if task is None or task_state(task) != "deferred":
+            return False
+        # After a clear, the new try may be deferred already, on an Operation of its own.
+        return pushed_value(task, OPERATION_NAME_KEY) in (None, self.operation_name)
 
     def _hook(self) -> DicomStoreAsyncHook:
         return DicomStoreAsyncHook(

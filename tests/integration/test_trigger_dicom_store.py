@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+from airflow.sdk.execution_time.xcom import XCom
 from provider_rig import LoopProbe, fire
 
 from airflow_provider_dicom import polling, watching
@@ -373,11 +374,12 @@ async def test_its_lines(
 
 
 @pytest.fixture
-def task_state(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
-    """Sets what Airflow, which is not here, says of the task's state."""
+def task_state(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Sets what Airflow, which is not here, says of the task's state and of its XCom."""
 
-    def say(state: str) -> Any:
+    def say(state: str, operation_name: str | None = None) -> Any:
         monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", lambda **_: {"run": {"export_7": state}})
+        monkeypatch.setattr(XCom, "get_one", lambda **_: operation_name)
         return SimpleNamespace(dag_id="dag", run_id="run", task_id="export", map_index=7)
 
     return say
@@ -393,6 +395,18 @@ async def test_a_kill_cancels_the_export(
     await killed.on_kill()
     follower = trigger(killed.operation_name, deadline=time.time() + 30)
     assert (await fire(follower))["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["the same operation", "another operation"])
+async def test_a_cleared_task_that_is_deferred_again(
+    same: bool, trigger: Any, submit: Any, instances: list[Uids], control: Control, task_state: Any
+) -> None:
+    control.settings(advance="manual")
+    killed = trigger(submit())
+    killed._task_instance = task_state("deferred", killed.operation_name if same else submit())
+    await killed.on_kill()
+    assert counts(control).get("operations.cancel", 0) == (not same)
+    control.step()
 
 
 async def test_a_kill_that_airflow_breaks_off_cancels_all_the_same(
