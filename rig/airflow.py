@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 FINISHED = ("success", "failed")
 STATES = ("running", "deferred", "up_for_retry", "up_for_reschedule", "skipped", *FINISHED)
-_COMPONENTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
+COMPONENTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 
 # The log servers of scheduler and triggerer listen on all interfaces, and `airflow standalone` can't be told
 # to leave them out. It finds its parts through PATH; on one machine logs are read from disk anyway.
@@ -71,8 +71,12 @@ class AirflowStandalone(Server):
             port=port,
             health_path="/api/v2/monitor/health",
             log_dir=home,
-            env=_settings(home, dags_folder, port, project_id)
-            | {"PATH": f"{self._bin}{os.pathsep}{os.environ['PATH']}"}
+            env=common_settings(home, dags_folder, port, project_id)
+            | {
+                "PATH": f"{self._bin}{os.pathsep}{os.environ['PATH']}",
+                "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+                "AIRFLOW__CORE__PARALLELISM": "4",
+            }
             | dict(env or {}),
             start_timeout=180.0,
         )
@@ -97,7 +101,7 @@ class AirflowStandalone(Server):
             health: Json = session.get(self.url + self._health_path, timeout=5).json()
         except requests.RequestException:
             return False
-        return all(health.get(component, {}).get("status") == "healthy" for component in _COMPONENTS)
+        return all(health.get(component, {}).get("status") == "healthy" for component in COMPONENTS)
 
 
 class RestClient:
@@ -244,7 +248,8 @@ def _log_line(event: Json | str) -> str:
     return "\n".join(lines)
 
 
-def _settings(home: Path, dags_folder: Path, port: int, project_id: str) -> dict[str, str | None]:
+def common_settings(home: Path, dags_folder: Path, port: int, project_id: str) -> dict[str, str | None]:
+    """Return what every Airflow of the rig is told: all of it on loopback, nothing of the caller's own."""
     connection = {
         "conn_type": "google_cloud_platform",
         "extra": {"is_anonymous": True, "project": project_id},
@@ -255,8 +260,6 @@ def _settings(home: Path, dags_folder: Path, port: int, project_id: str) -> dict
         "AIRFLOW_CONN_GOOGLE_CLOUD_DEFAULT": json.dumps(connection),
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags_folder),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-        "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "AIRFLOW__CORE__FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
