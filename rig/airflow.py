@@ -187,21 +187,28 @@ class RestClient:
 
         return str(wait_for(f"the end of {dag_id} {run_id}", finished, timeout=timeout, pause=0.5))
 
-    def task(self, dag_id: str, run_id: str, task_id: str) -> TaskInstance:
+    def task(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> TaskInstance:
         """Return a task instance."""
-        found: Any = self.get(f"{_run(dag_id, run_id)}/taskInstances/{task_id}")
+        path = f"{_run(dag_id, run_id)}/taskInstances/{task_id}"
+        found: Any = self.get(path if map_index < 0 else f"{path}/{map_index}")
         return found  # type: ignore[no-any-return]
 
     def tasks(self, dag_id: str, run_id: str) -> list[TaskInstance]:
         """Return all task instances of a run."""
-        found: list[TaskInstance] = self.get(f"{_run(dag_id, run_id)}/taskInstances")["task_instances"]
+        found: list[TaskInstance] = []
+        path, total = f"{_run(dag_id, run_id)}/taskInstances", 1
+        while len(found) < total:
+            page = self.get(path, limit=100, offset=len(found), order_by="map_index")
+            found, total = found + page["task_instances"], page["total_entries"]
         return found
 
-    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
+    def xcom(
+        self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", map_index: int = -1
+    ) -> Any:
         """Return an XCom value, or None while there is none."""
         path = f"{_run(dag_id, run_id)}/taskInstances/{task_id}/xcomEntries/{key}"
         try:
-            return self.get(path, deserialize=False, stringify=False)["value"]
+            return self.get(path, map_index=map_index, deserialize=False, stringify=False)["value"]
         except requests.HTTPError as error:
             if error.response.status_code == requests.codes.not_found:
                 return None
@@ -226,10 +233,12 @@ class RestClient:
         ]
         return links
 
-    def log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> str:
+    def log(
+        self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1
+    ) -> str:
         """Return a task's log, one event per line."""
         path = f"{_run(dag_id, run_id)}/taskInstances/{task_id}/logs/{try_number}"
-        content = self.get(path, full_content=True)["content"]
+        content = self.get(path, map_index=map_index, full_content=True)["content"]
         lines = [_log_line(event) for event in content]
         return "\n".join(line for line in lines if "::group::" not in line and "::endgroup::" not in line)
 
