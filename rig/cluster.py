@@ -1,10 +1,9 @@
-"""A production-like Airflow: PostgreSQL, Redis, two Celery workers, two triggerers, each to be killed by name."""
+"""A production-like Airflow: PostgreSQL, Redis, two Celery workers, two triggerers; each killed by name."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -119,6 +118,7 @@ class Cluster:
         *,
         project_id: str = "test-project",
     ) -> None:
+        self.home = home
         self.logs = home / "servers"
         self.postgres = PostgreSQL(home / "postgres", self.logs)
         self.redis = Redis(home / "redis", self.logs)
@@ -181,6 +181,17 @@ class Cluster:
         self[name].launch()
         self.wait_until_healthy()
 
+    def revive(self) -> None:
+        """Start again what has ended by itself, as a service manager does, and wait until all is healthy."""
+
+        def revived() -> bool:
+            for part in (self.api_server, *self._parts.values()):
+                if not part.processes():
+                    part.launch()
+            return self._healthy()
+
+        wait_for("all parts of Airflow to be healthy again", revived, timeout=180.0, pause=1.0)
+
     def stop(self) -> None:
         """End everything, the databases last."""
         for part in self._parts.values():
@@ -205,7 +216,9 @@ class Cluster:
         migration = self._part("migration", ["db", "migrate"])
         migration.launch()
         try:
-            wait_for("the migration of the database", lambda: not migration.processes(), timeout=_START_TIMEOUT)
+            wait_for(
+                "the migration of the database", lambda: not migration.processes(), timeout=_START_TIMEOUT
+            )
         finally:
             migration.stop()
 

@@ -54,7 +54,16 @@ class PostgreSQL(Server):
             if os.geteuid() == 0:
                 _let_through(self._data)
                 shutil.chown(self._data, _USER)
-            made = ["initdb", "--pgdata", str(self._data), "--username", _USER, "--auth", "trust", "--no-sync"]
+            made = [
+                "initdb",
+                "--pgdata",
+                str(self._data),
+                "--username",
+                _USER,
+                "--auth",
+                "trust",
+                "--no-sync",
+            ]
             subprocess.run(_as_owner(made), check=True, capture_output=True, cwd="/")
         super().launch()
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from scene import BUCKET, Stage
+from table import Table
 
 from rig.cluster import Cluster
 from rig.servers import ROOT, HealthcareEmulator
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rig.servers import BigQueryEmulator, StorageEmulator
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker that describes a scenario, and the table that is made of them."""
+    config.addinivalue_line("markers", "scenario(what, expected): what is done, and what has to come of it")
+    config.pluginmanager.register(Table(config))
 
 
 @pytest.fixture(scope="session")

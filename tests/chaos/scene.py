@@ -1,9 +1,10 @@
-"""A scene: one DAG run that exports a store in a dataset of its own, and what can be said about it from outside."""
+"""A scene: one DAG run that exports from a dataset of its own, and what can be seen of it from outside."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rig.airflow import FINISHED
 from rig.control import Control
 from rig.dicom_files import create_store, sample_files, upload
 from rig.servers import loopback_session, wait_for
@@ -11,7 +12,7 @@ from rig.servers import loopback_session, wait_for
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rig.airflow import RestClient
+    from rig.airflow import RestClient, TaskInstance
     from rig.cluster import Cluster
     from rig.servers import HealthcareEmulator, StorageEmulator
 
@@ -19,8 +20,8 @@ BUCKET = "chaos"
 PROJECT = "test-project"
 INSTANCES = 3
 #: Seconds after which something that should happen has not; no test depends on how long it really takes.
-BOUND = 150.0
-#: What the first answer to a poll makes the trigger log.
+BOUND = 100.0
+#: What the first answer to a poll makes them log.
 FOLLOWED = "Export running for"
 RESULT_KEYS = {
     "operation_name",
@@ -90,6 +91,14 @@ class Scene:
 
     # -- Airflow
 
+    def run_ended(self) -> bool:
+        """Whether the DAG run has ended."""
+        return self.rest.run_state(self.dag_id, self.run_id) in FINISHED
+
+    def tasks(self) -> list[TaskInstance]:
+        """All task instances of the run."""
+        return self.rest.tasks(self.dag_id, self.run_id)
+
     def task(self, map_index: int = -1) -> Any:
         """The task instance."""
         return self.rest.task(self.dag_id, self.run_id, "export", map_index)
@@ -124,15 +133,30 @@ class Scene:
         except TimeoutError as error:
             raise TimeoutError(f"{error}; it is {self.state(map_index)}\n{self.logs(map_index)}") from None
 
-    def deferred(self, map_index: int = -1) -> str:
-        """Wait until a triggerer follows the export of a deferred task, and return the export's name."""
-        self.wait_for_state("deferred", map_index=map_index)
-        self.wait_until("a triggerer to follow", lambda: FOLLOWED in self.log(map_index=map_index))
-        return self.operation_name(map_index)
+    def followed(self, map_index: int = -1) -> str:
+        """Wait until a triggerer or a worker follows the export, and return the export's name."""
+        self.wait_until(
+            "somebody to follow",
+            lambda: (
+                self.state(map_index) in ("deferred", "running") and FOLLOWED in self.log(map_index=map_index)
+            ),
+            map_index=map_index,
+        )
+        return str(self.operation_name(map_index))
 
-    def operation_name(self, map_index: int = -1) -> str:
-        """The name of the export that the task follows, as XCom tells it."""
-        return str(self.rest.xcom(self.dag_id, self.run_id, "export", "operation_name", map_index))
+    def trigger_logs(self) -> int:
+        """How many times a triggerer has begun to follow an export of this scene."""
+        return len(list((self.stage.cluster.home / "logs").glob(f"**/run_id={self.run_id}/**/*.trigger.*")))
+
+    def wait_until_followed_anew(self) -> None:
+        """Wait until another triggerer follows the export."""
+        before = self.trigger_logs()
+        self.wait_until("another triggerer to follow", lambda: self.trigger_logs() > before)
+
+    def operation_name(self, map_index: int = -1) -> str | None:
+        """The name of the export that the task follows, as XCom tells it; None while there is none."""
+        name: str | None = self.rest.xcom(self.dag_id, self.run_id, "export", "operation_name", map_index)
+        return name
 
     def result(self, map_index: int = -1) -> Any:
         """The task's result."""
@@ -175,6 +199,15 @@ class Scene:
             if operation["dicomStore"] == self.store and _target(operation["request"]).endswith(ending)
         ]
 
+    def accepted_by_index(self) -> dict[int, list[str]]:
+        """The accepted exports of a mapped task, by map index."""
+        found: dict[int, list[str]] = {}
+        for operation in self.control.exports()["operations"]:
+            if operation["dicomStore"] == self.store:
+                index = int(_target(operation["request"]).rstrip("/").rpartition("/")[2])
+                found.setdefault(index, []).append(operation["name"])
+        return found
+
     def remote_state(self, name: str) -> str:
         """What has become of an export."""
         with loopback_session() as session:
@@ -193,13 +226,14 @@ class Scene:
             if self.remote_state(each) == "RUNNING":
                 self.control.step(each, instances)
 
+    def cancel(self, name: str) -> None:
+        """Cancel an export as somebody else would."""
+        with loopback_session() as session:
+            session.post(f"{self.control.url}/v1/{name}:cancel", json={}, timeout=30).raise_for_status()
+
     def fault(self, route: str, **fault: Any) -> str:
         """Set a fault that only this scene sees."""
         return self.control.fault(route, resource=f"datasets/{self.name}/", **fault)
-
-    def fault_everywhere(self, **fault: Any) -> list[str]:
-        """Set a fault on both ways to ask about an export."""
-        return [self.fault(route, **fault) for route in ("operations.get", "operations.list")]
 
     def fired(self, *identifiers: str) -> int:
         """How often some faults fired."""
@@ -240,9 +274,14 @@ class Scene:
 
     def finish(self, map_index: int = -1) -> None:
         """Let the export that stands still end, and the task with it."""
-        name = self.operation_name(map_index)
-        self.step(name)
-        self.wait_for_state("success", "failed", map_index=map_index)
+
+        def ended() -> bool:
+            # A task that was cleared has no name until its new try begins, and that may be another one.
+            if (name := self.operation_name(map_index)) is not None:
+                self.step(name)
+            return self.state(map_index) in ("success", "failed")
+
+        self.wait_until("the end", ended, map_index=map_index)
 
 
 def _target(request: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ PARAMS = {
 }
 MODES: dict[str, dict[str, Any]] = {
     "export": {},
-    "patient": {"retries": 5},
+    "once": {"retries": 0},
     "on_worker": {"deferrable": False},
     "lenient": {"max_failures": 1},
     "timed": {"execution_timeout": timedelta(seconds=25), "retries": 0},
@@ -45,6 +45,11 @@ with DAG(dag_id="append", schedule=None, params=PARAMS):
         destination="{{ params.destination }}",
         write_disposition="WRITE_APPEND",
         bigquery_schema="flattened",
+    )
+
+with DAG(dag_id="by_variable", schedule=None, params=PARAMS):
+    DicomStoreExportOperator(
+        **WHERE, destination="{{ params.destination }}{{ var.value.get('folder', 'first') }}/"
     )
 
 with DAG(dag_id="mapped", schedule=None, params=PARAMS, max_active_tasks=400) as mapped:
