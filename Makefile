@@ -14,11 +14,13 @@ INSTALL = $(UV) pip install --quiet --compile-bytecode
 BUILD_INPUTS = pyproject.toml rig/constraints.txt
 COVERED = --cov --cov-branch --cov-report=term --cov-fail-under=90
 
-.PHONY: bench help demo test lint lock clean
+.PHONY: bench help demo test test-chaos lint lock clean
 
 help:
 	@echo "make demo   run an export from Airflow to Cloud Storage on this machine; needs no Google account"
 	@echo "make test   set up and run the whole test suite; a part of it: make test COVERED= ARGS='-k deferrable'"
+	@echo "make test-chaos  kill, stop and restart everything around exports, 12 minutes; as root, it installs"
+	@echo "            PostgreSQL and Redis; a part of it: make test-chaos ARGS='-k kills'"
 	@echo "make lint   ruff and mypy"
 	@echo "make bench  measure the trigger beside other providers', 25 minutes; ARGS=--quick: 4 minutes"
 	@echo "make lock   pin the newest versions of what the demo and the tests are run with"
@@ -32,6 +34,10 @@ test: $(VENV)/.tests-installed $(BIGQUERY_VENV)/.installed
 	@sh rig/install_dcmtk.sh
 	$(VENV)/bin/python -m pytest $(COVERED) $(ARGS)
 
+test-chaos: $(VENV)/.chaos-installed $(BIGQUERY_VENV)/.installed
+	@sh rig/install_databases.sh
+	$(VENV)/bin/python -m pytest tests/chaos $(ARGS)
+
 lint: $(VENV)/.tests-installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -42,7 +48,7 @@ bench: $(BENCH_VENV)/.installed
 
 lock: $(UV)
 	$(UV) pip compile --quiet --upgrade --universal --no-annotate --no-header --python-version 3.11 \
-		--all-extras --group dev --output-file rig/constraints.txt pyproject.toml
+		--all-extras --group dev --group chaos --output-file rig/constraints.txt pyproject.toml
 
 clean:
 	rm -rf $(VENV) $(BIGQUERY_VENV) $(BENCH_VENV) .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* dist build
@@ -61,6 +67,11 @@ $(VENV)/.tests-installed: $(UV) $(BUILD_INPUTS)
 	@echo "Installing Airflow, the provider, the emulators and the test tools into $(VENV); it takes a minute or two, once"
 	@$(INSTALL) --python $(VENV) --constraint rig/constraints.txt --group dev --editable '.[emulator]'
 	@touch $@ $(VENV)/.demo-installed
+
+$(VENV)/.chaos-installed: $(VENV)/.tests-installed
+	@echo "Installing Celery and what it needs into $(VENV)"
+	@$(INSTALL) --python $(VENV) --constraint rig/constraints.txt --group chaos
+	@touch $@
 
 $(BIGQUERY_VENV)/.installed: $(UV) rig/bigquery-requirements.txt
 	@echo "Installing the BigQuery emulator into $(BIGQUERY_VENV)"

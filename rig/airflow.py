@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 FINISHED = ("success", "failed")
 STATES = ("running", "deferred", "up_for_retry", "up_for_reschedule", "skipped", *FINISHED)
-_COMPONENTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
+COMPONENTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 
 # The log servers of scheduler and triggerer listen on all interfaces, and `airflow standalone` can't be told
 # to leave them out. It finds its parts through PATH; on one machine logs are read from disk anyway.
@@ -71,8 +71,12 @@ class AirflowStandalone(Server):
             port=port,
             health_path="/api/v2/monitor/health",
             log_dir=home,
-            env=_settings(home, dags_folder, port, project_id)
-            | {"PATH": f"{self._bin}{os.pathsep}{os.environ['PATH']}"}
+            env=common_settings(home, dags_folder, port, project_id)
+            | {
+                "PATH": f"{self._bin}{os.pathsep}{os.environ['PATH']}",
+                "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+                "AIRFLOW__CORE__PARALLELISM": "4",
+            }
             | dict(env or {}),
             start_timeout=180.0,
         )
@@ -97,7 +101,7 @@ class AirflowStandalone(Server):
             health: Json = session.get(self.url + self._health_path, timeout=5).json()
         except requests.RequestException:
             return False
-        return all(health.get(component, {}).get("status") == "healthy" for component in _COMPONENTS)
+        return all(health.get(component, {}).get("status") == "healthy" for component in COMPONENTS)
 
 
 class RestClient:
@@ -183,21 +187,28 @@ class RestClient:
 
         return str(wait_for(f"the end of {dag_id} {run_id}", finished, timeout=timeout, pause=0.5))
 
-    def task(self, dag_id: str, run_id: str, task_id: str) -> TaskInstance:
+    def task(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> TaskInstance:
         """Return a task instance."""
-        found: Any = self.get(f"{_run(dag_id, run_id)}/taskInstances/{task_id}")
+        path = f"{_run(dag_id, run_id)}/taskInstances/{task_id}"
+        found: Any = self.get(path if map_index < 0 else f"{path}/{map_index}")
         return found  # type: ignore[no-any-return]
 
     def tasks(self, dag_id: str, run_id: str) -> list[TaskInstance]:
         """Return all task instances of a run."""
-        found: list[TaskInstance] = self.get(f"{_run(dag_id, run_id)}/taskInstances")["task_instances"]
+        found: list[TaskInstance] = []
+        path, total = f"{_run(dag_id, run_id)}/taskInstances", 1
+        while len(found) < total:
+            page = self.get(path, limit=100, offset=len(found), order_by="map_index")
+            found, total = found + page["task_instances"], page["total_entries"]
         return found
 
-    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
+    def xcom(
+        self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", map_index: int = -1
+    ) -> Any:
         """Return an XCom value, or None while there is none."""
         path = f"{_run(dag_id, run_id)}/taskInstances/{task_id}/xcomEntries/{key}"
         try:
-            return self.get(path, deserialize=False, stringify=False)["value"]
+            return self.get(path, map_index=map_index, deserialize=False, stringify=False)["value"]
         except requests.HTTPError as error:
             if error.response.status_code == requests.codes.not_found:
                 return None
@@ -222,10 +233,10 @@ class RestClient:
         ]
         return links
 
-    def log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> str:
+    def log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1) -> str:
         """Return a task's log, one event per line."""
         path = f"{_run(dag_id, run_id)}/taskInstances/{task_id}/logs/{try_number}"
-        content = self.get(path, full_content=True)["content"]
+        content = self.get(path, map_index=map_index, full_content=True)["content"]
         lines = [_log_line(event) for event in content]
         return "\n".join(line for line in lines if "::group::" not in line and "::endgroup::" not in line)
 
@@ -244,7 +255,8 @@ def _log_line(event: Json | str) -> str:
     return "\n".join(lines)
 
 
-def _settings(home: Path, dags_folder: Path, port: int, project_id: str) -> dict[str, str | None]:
+def common_settings(home: Path, dags_folder: Path, port: int, project_id: str) -> dict[str, str | None]:
+    """Return what every Airflow of the rig is told: all of it on loopback, nothing of the caller's own."""
     connection = {
         "conn_type": "google_cloud_platform",
         "extra": {"is_anonymous": True, "project": project_id},
@@ -255,8 +267,6 @@ def _settings(home: Path, dags_folder: Path, port: int, project_id: str) -> dict
         "AIRFLOW_CONN_GOOGLE_CLOUD_DEFAULT": json.dumps(connection),
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags_folder),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-        "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "AIRFLOW__CORE__FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),

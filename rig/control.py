@@ -37,6 +37,10 @@ class Control:
         """Return the faults, with how often each has fired."""
         return self._call("GET", "faults")
 
+    def remove_fault(self, identifier: str) -> None:
+        """Remove one fault."""
+        self._call("DELETE", f"faults/{identifier}")
+
     def clear_faults(self) -> None:
         """Remove all faults."""
         self._call("DELETE", "faults")

@@ -37,6 +37,8 @@ What tests steer is below ``/_emulator``, in JSON; unknown fields are refused wi
     "state", "log"}]}``; ``DELETE`` only begins to look for the highest numbers anew.
 ``POST, GET, DELETE /_emulator/faults``
     Sets what is to go wrong (:class:`.faults.Fault`), tells how often each fault fired, removes all.
+``DELETE /_emulator/faults/{id}``
+    Removes one.
 ``GET, DELETE /_emulator/requests``
     What was asked of the API: ``{"counts", "connections", "recent"}``; ``DELETE`` counts from zero again.
 ``POST /_emulator/tokens``

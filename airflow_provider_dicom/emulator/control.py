@@ -150,6 +150,13 @@ async def clear_faults(state: State) -> dict[str, Any]:
     return {}
 
 
+@router.delete("/faults/{identifier}")
+async def remove_fault(identifier: int, state: State) -> dict[str, Any]:
+    """Remove one fault."""
+    state.faults.remove(identifier)
+    return {}
+
+
 @router.get("/requests", response_model=None)
 async def get_requests(state: State) -> RequestsReport:
     """Return what was asked of the API."""

@@ -87,7 +87,7 @@ class Front:
         if self._state.tokens is not None and _token(headers) not in self._state.tokens:
             await _refusal(401, None, target)(scope, receive, recording)
             return
-        fault = self._state.faults.draw(record["route"])
+        fault = self._state.faults.draw(record["route"], scope["path"])
         if fault is None:
             await self._api(target, scope, receive, recording)
         else:
@@ -122,6 +122,8 @@ class Front:
             await _refusal(fault.status, fault, target)(scope, receive, answer)
         else:
             await self._api(target, scope, receive, answer)
+        if fault.hold_seconds:
+            await asyncio.sleep(fault.hold_seconds)
         if fault.reset == "after":
             await _reset(scope, receive)
         elif fault.body == "truncated":

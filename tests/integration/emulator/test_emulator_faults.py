@@ -102,6 +102,19 @@ def test_latency(control: Control, http: requests.Session, store_url: str) -> No
     assert time.monotonic() - started >= 0.3
 
 
+def test_an_answer_that_is_held_back(
+    control: Control, http: requests.Session, store_url: str, dicom_store: str
+) -> None:
+    elsewhere = control.fault("stores.create", resource="datasets/elsewhere/", status=503)
+    held = control.fault("stores.create", resource=dicom_store.rpartition("/")[0], hold_seconds=20.0)
+    dataset, _, store = store_url.rpartition("/dicomStores/")
+    with pytest.raises(requests.ReadTimeout):
+        http.post(f"{dataset}/dicomStores", params={"dicomStoreId": f"{store}-held"}, json={}, timeout=0.5)
+    assert http.get(f"{store_url}-held").status_code == 200
+    control.remove_fault(held)
+    assert [str(fault["id"]) for fault in control.faults()["faults"]] == [elsewhere]
+
+
 def test_reset_before(control: Control, healthcare: HealthcareEmulator, dicom_store: str) -> None:
     control.fault("stores.get", reset="before", count=1)
     with pytest.raises(ConnectionResetError):

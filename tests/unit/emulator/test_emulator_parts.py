@@ -146,6 +146,8 @@ def test_no_route() -> None:
         {"status": 503, "share": 1.5},
         {"status": 503, "count": 0},
         {"body": "long"},
+        {"hold_seconds": 0},
+        {"resource": "datasets/d/"},
         {"reset": "sometimes"},
     ],
 )
@@ -154,15 +156,32 @@ def test_faults_that_make_no_sense(fault: dict[str, object]) -> None:
         Fault.model_validate({"route": "export", **fault})
 
 
+PATH = "/v1/projects/p/locations/l/datasets/d/dicomStores/s:export"
+
+
 def test_the_first_fault_that_fires() -> None:
     faults = Faults()
     faults.add(Fault(route="export", status=500, count=2))
     faults.add(Fault(route="*", status=503))
-    drawn = [faults.draw(route) for route in ("export", "metrics", "export", "export")]
+    drawn = [faults.draw(route, PATH) for route in ("export", "metrics", "export", "export")]
     assert [fault and fault.status for fault in drawn] == [500, 503, 500, 503]
     assert [report.fired for report in faults.report()] == [2, 2]
     faults.clear()
-    assert faults.draw("export") is None
+    assert faults.draw("export", PATH) is None
+
+
+def test_a_fault_of_one_dataset_only() -> None:
+    faults = Faults()
+    ours = faults.add(Fault(route="export", resource="datasets/d/", status=500))
+    other = PATH.replace("datasets/d/", "datasets/d2/")
+    assert faults.draw("export", other) is None
+    assert faults.draw("export", PATH) is not None
+    faults.add(Fault(route="export", status=503))
+    faults.remove(ours)
+    faults.remove(ours)
+    drawn = faults.draw("export", PATH)
+    assert drawn is not None
+    assert drawn.status == 503
 
 
 PERSON = [{"Alphabetic": "Müller^Eva", "Ideographic": "穆勒^伊娃"}]

@@ -1,0 +1,54 @@
+"""The stage that all scenarios share, and the table of what came of them."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+from scene import BUCKET, Stage
+from table import Table
+
+from rig.cluster import Cluster
+from rig.servers import ROOT, HealthcareEmulator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from rig.servers import BigQueryEmulator, StorageEmulator
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker that describes a scenario, and the table that is made of them."""
+    config.addinivalue_line("markers", "scenario(what, expected): what is done, and what has to come of it")
+    config.pluginmanager.register(Table(config))
+
+
+@pytest.fixture(scope="session")
+def healthcare(
+    tmp_path_factory: pytest.TempPathFactory,
+    server_logs: Path,
+    storage: StorageEmulator,
+    bigquery: BigQueryEmulator,
+) -> Iterator[HealthcareEmulator]:
+    """The local Healthcare API; it keeps its state on disk, so that it can be killed."""
+    env = {"STORAGE_EMULATOR_HOST": storage.url, "BIGQUERY_EMULATOR_HOST": bigquery.url}
+    data = tmp_path_factory.mktemp("healthcare")
+    with HealthcareEmulator(server_logs, data=data, env=env) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def stage(
+    tmp_path_factory: pytest.TempPathFactory, healthcare: HealthcareEmulator, storage: StorageEmulator
+) -> Iterator[Stage]:
+    """Everything, running, with exports that stand still until they are stepped."""
+    home = tmp_path_factory.mktemp("cluster")
+    shutil.copytree(ROOT / "tests" / "chaos" / "dags", home / "dags")
+    storage.create_bucket(BUCKET)
+    env = {"STORAGE_EMULATOR_HOST": storage.url, "HEALTHCARE_EMULATOR_HOST": healthcare.url}
+    with Cluster(home, home / "dags", env) as cluster:
+        stage = Stage(cluster, healthcare, storage)
+        stage.hold_exports()
+        yield stage

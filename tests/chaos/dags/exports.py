@@ -1,0 +1,62 @@
+"""DAGs for the chaos suite: one export, or one for each index, as a run's parameters say."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.providers.common.compat.sdk import DAG
+
+from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
+
+PARAMS = {
+    "dataset": "",
+    "destination": "",
+    "count": 0,
+}
+MODES: dict[str, dict[str, Any]] = {
+    "export": {},
+    "once": {"retries": 0},
+    "on_worker": {"deferrable": False},
+    "lenient": {"max_failures": 1},
+    "timed": {"execution_timeout": timedelta(seconds=25), "retries": 0},
+    "timed_on_worker": {"execution_timeout": timedelta(seconds=25), "retries": 0, "deferrable": False},
+}
+WHERE: dict[str, Any] = {
+    "task_id": "export",
+    "location": "europe-west3",
+    "dataset_id": "{{ params.dataset }}",
+    "dicom_store_id": "store",
+    "poll_interval": 2.0,
+    "retries": 2,
+    "retry_delay": timedelta(seconds=1),
+}
+
+for name, arguments in MODES.items():
+    with DAG(dag_id=name, schedule=None, params=PARAMS):
+        DicomStoreExportOperator(
+            **(WHERE | arguments),
+            destination="{{ params.destination }}",
+        )
+
+with DAG(dag_id="append", schedule=None, params=PARAMS):
+    DicomStoreExportOperator(
+        **WHERE,
+        destination="{{ params.destination }}",
+        write_disposition="WRITE_APPEND",
+        bigquery_schema="flattened",
+    )
+
+with DAG(dag_id="by_variable", schedule=None, params=PARAMS):
+    DicomStoreExportOperator(
+        **WHERE, destination="{{ params.destination }}{{ var.value.get('folder', 'first') }}/"
+    )
+
+with DAG(dag_id="mapped", schedule=None, params=PARAMS, max_active_tasks=400) as mapped:
+
+    @mapped.task
+    def destinations(params: dict[str, Any]) -> list[str]:
+        """Return one destination for each index."""
+        return [f"{params['destination']}{index}/" for index in range(int(params["count"]))]
+
+    DicomStoreExportOperator.partial(**WHERE).expand(destination=destinations())

@@ -1,0 +1,290 @@
+"""A scene: one DAG run that exports from a dataset of its own, and what can be seen of it from outside."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rig.airflow import FINISHED
+from rig.control import Control
+from rig.dicom_files import create_store, sample_files, upload
+from rig.servers import loopback_session, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rig.airflow import RestClient, TaskInstance
+    from rig.cluster import Cluster
+    from rig.servers import HealthcareEmulator, StorageEmulator
+
+BUCKET = "chaos"
+PROJECT = "test-project"
+INSTANCES = 3
+#: Seconds after which something that should happen has not; no test depends on how long it really takes.
+BOUND = 100.0
+#: What the first answer to a poll makes them log.
+FOLLOWED = "Export running for"
+RESULT_KEYS = {
+    "operation_name",
+    "dicom_store",
+    "destination",
+    "state",
+    "success",
+    "failure",
+    "pending",
+    "create_time",
+    "end_time",
+    "logs_url",
+}
+
+
+class Stage:
+    """Where the scenes play: one cluster of Airflow, one Healthcare API, one Cloud Storage."""
+
+    def __init__(self, cluster: Cluster, healthcare: HealthcareEmulator, storage: StorageEmulator) -> None:
+        self.cluster = cluster
+        self.healthcare = healthcare
+        self.storage = storage
+        self.control = Control(healthcare.url)
+
+    @property
+    def rest(self) -> RestClient:
+        """The cluster's REST API."""
+        return self.cluster.rest
+
+    def hold_exports(self) -> None:
+        """Let exports stand still until they are stepped."""
+        self.control.settings(advance="manual", max_running_exports=500)
+
+
+class Scene:
+    """One run of one DAG.
+
+    :param name: the dataset that the export is from; its destination is named after it, too.
+    :param dag_id: a DAG of ``dags/exports.py``.
+    :param count: how many mapped exports, for the DAG ``mapped``.
+    :param destination: another one than Cloud Storage.
+    :param prepare: called when the store is there and before anything runs, to set faults.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        name: str,
+        dag_id: str = "export",
+        *,
+        count: int = 0,
+        destination: str = "",
+        prepare: Callable[[Scene], object] | None = None,
+    ) -> None:
+        self.stage, self.name, self.dag_id = stage, name, dag_id
+        self.rest, self.control = stage.rest, stage.control
+        self.dataset = f"projects/{PROJECT}/locations/europe-west3/datasets/{name}"
+        self.store = f"{self.dataset}/dicomStores/store"
+        self.destination = destination or f"gs://{BUCKET}/{name}/"
+        create_store(stage.healthcare.url, self.store)
+        files = sorted(sample_files(), key=lambda path: path.stat().st_size)[:INSTANCES]
+        self.uids = upload(stage.healthcare.url, self.store, files)
+        if prepare is not None:
+            prepare(self)
+        conf = {"dataset": name, "destination": self.destination, "count": count}
+        self.run_id = self.rest.trigger(dag_id, conf, run_id=name)
+
+    # -- Airflow
+
+    def run_ended(self) -> bool:
+        """Whether the DAG run has ended."""
+        return self.rest.run_state(self.dag_id, self.run_id) in FINISHED
+
+    def tasks(self) -> list[TaskInstance]:
+        """All task instances of the run."""
+        return self.rest.tasks(self.dag_id, self.run_id)
+
+    def task(self, map_index: int = -1) -> Any:
+        """The task instance."""
+        return self.rest.task(self.dag_id, self.run_id, "export", map_index)
+
+    def state(self, map_index: int = -1) -> str | None:
+        """The task's state."""
+        state: str | None = self.task(map_index)["state"]
+        return state
+
+    def wait_for_state(self, *states: str, map_index: int = -1, timeout: float = BOUND) -> str:
+        """Wait until the task is in one of these states."""
+
+        def reached() -> str | None:
+            state = self.state(map_index)
+            return state if state in states else None
+
+        try:
+            return str(wait_for(f"{self.name} to be {states}", reached, timeout=timeout))
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; it is {self.state(map_index)}\n{self.logs(map_index)}") from None
+
+    def wait_for_try(self, number: int, map_index: int = -1) -> None:
+        """Wait until so many tries have begun."""
+        self.wait_until(
+            f"try {number}", lambda: self.task(map_index)["try_number"] >= number, map_index=map_index
+        )
+
+    def wait_until(self, what: str, check: Callable[[], Any], *, map_index: int = -1) -> Any:
+        """Wait for a condition, and tell the whole story if it does not come."""
+        try:
+            return wait_for(f"{self.name}: {what}", check, timeout=BOUND)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; it is {self.state(map_index)}\n{self.logs(map_index)}") from None
+
+    def followed(self, map_index: int = -1) -> str:
+        """Wait until a triggerer or a worker follows the export, and return the export's name."""
+        self.wait_until(
+            "somebody to follow",
+            lambda: (
+                self.state(map_index) in ("deferred", "running") and FOLLOWED in self.log(map_index=map_index)
+            ),
+            map_index=map_index,
+        )
+        return str(self.operation_name(map_index))
+
+    def trigger_logs(self) -> int:
+        """How many times a triggerer has begun to follow an export of this scene."""
+        return len(list((self.stage.cluster.home / "logs").glob(f"**/run_id={self.run_id}/**/*.trigger.*")))
+
+    def wait_until_followed_anew(self) -> None:
+        """Wait until another triggerer follows the export."""
+        before = self.trigger_logs()
+        self.wait_until("another triggerer to follow", lambda: self.trigger_logs() > before)
+
+    def operation_name(self, map_index: int = -1) -> str | None:
+        """The name of the export that the task follows, as XCom tells it; None while there is none."""
+        name: str | None = self.rest.xcom(self.dag_id, self.run_id, "export", "operation_name", map_index)
+        return name
+
+    def result(self, map_index: int = -1) -> Any:
+        """The task's result."""
+        return self.rest.xcom(self.dag_id, self.run_id, "export", map_index=map_index)
+
+    def log(self, try_number: int = 1, map_index: int = -1) -> str:
+        """The log of one try."""
+        return self.rest.log(self.dag_id, self.run_id, "export", try_number, map_index)
+
+    def logs(self, map_index: int = -1) -> str:
+        """The logs of all tries."""
+        tries = max(1, self.task(map_index)["try_number"])
+        return "\n".join(f"[try {number}]\n{self.log(number, map_index)}" for number in range(1, tries + 1))
+
+    def set_state(self, state: str, map_index: int = -1) -> None:
+        """Mark the task, as a user does."""
+        path = f"dags/{self.dag_id}/dagRuns/{self.run_id}/taskInstances/export"
+        self.rest.call("PATCH", path if map_index < 0 else f"{path}/{map_index}", json={"new_state": state})
+
+    def fail_run(self) -> None:
+        """Mark the whole run as failed, as a user does."""
+        self.rest.call("PATCH", f"dags/{self.dag_id}/dagRuns/{self.run_id}", json={"state": "failed"})
+
+    def clear(self, map_index: int = -1) -> None:
+        """Clear the task, as a user does."""
+        task: Any = "export" if map_index < 0 else ["export", map_index]
+        body = {"dry_run": False, "task_ids": [task], "dag_run_id": self.run_id, "only_failed": False}
+        self.rest.call("POST", f"dags/{self.dag_id}/clearTaskInstances", json=body)
+
+    # -- the Healthcare API
+
+    def accepted(self, ending: str = "") -> list[str]:
+        """The exports that the API accepted from this scene, in order.
+
+        :param ending: how the destination ends, for mapped exports.
+        """
+        return [
+            operation["name"]
+            for operation in self.control.exports()["operations"]
+            if operation["dicomStore"] == self.store and _target(operation["request"]).endswith(ending)
+        ]
+
+    def accepted_by_index(self) -> dict[int, list[str]]:
+        """The accepted exports of a mapped task, by map index."""
+        found: dict[int, list[str]] = {}
+        for operation in self.control.exports()["operations"]:
+            if operation["dicomStore"] == self.store:
+                index = int(_target(operation["request"]).rstrip("/").rpartition("/")[2])
+                found.setdefault(index, []).append(operation["name"])
+        return found
+
+    def remote_state(self, name: str) -> str:
+        """What has become of an export."""
+        with loopback_session() as session:
+            operation = session.get(f"{self.control.url}/v1/{name}", timeout=30).json()
+        if not operation.get("done"):
+            return "RUNNING"
+        return {None: "SUCCEEDED", 1: "CANCELLED"}.get(operation.get("error", {}).get("code"), "FAILED")
+
+    def wait_for_remote(self, name: str, state: str) -> None:
+        """Wait until an export has ended like that."""
+        self.wait_until(f"{name} to be {state}", lambda: self.remote_state(name) == state)
+
+    def step(self, name: str | None = None, instances: int | None = None) -> None:
+        """Let an export go on; without a name, those of this scene that have not ended."""
+        for each in [name] if name else self.accepted():
+            if self.remote_state(each) == "RUNNING":
+                self.control.step(each, instances)
+
+    def cancel(self, name: str) -> None:
+        """Cancel an export as somebody else would."""
+        with loopback_session() as session:
+            session.post(f"{self.control.url}/v1/{name}:cancel", json={}, timeout=30).raise_for_status()
+
+    def fault(self, route: str, **fault: Any) -> str:
+        """Set a fault that only this scene sees."""
+        return self.control.fault(route, resource=f"datasets/{self.name}/", **fault)
+
+    def fired(self, *identifiers: str) -> int:
+        """How often some faults fired."""
+        return sum(
+            fault["fired"] for fault in self.control.faults()["faults"] if str(fault["id"]) in identifiers
+        )
+
+    def remove(self, *identifiers: str) -> None:
+        """Remove some faults."""
+        for identifier in identifiers:
+            self.control.remove_fault(identifier)
+
+    # -- Cloud Storage
+
+    def objects(self, folder: str = "") -> int:
+        """How many objects are at the destination."""
+        return len(self.stage.storage.objects(BUCKET, f"{self.name}/{folder}"))
+
+    # -- what has to hold
+
+    def assert_succeeded(self, *, name: str, state: str = "SUCCEEDED", map_index: int = -1) -> None:
+        """The task succeeded with one complete result, about this export."""
+        assert self.state(map_index) == "success", self.logs(map_index)
+        folder = f"{map_index}/" if map_index >= 0 else ""
+        result = self.result(map_index)
+        assert set(result) == RESULT_KEYS
+        assert (result["operation_name"], result["state"]) == (name, state)
+        assert (result["dicom_store"], result["destination"]) == (self.store, f"{self.destination}{folder}")
+        assert (result["success"] + result["failure"], result["pending"]) == (INSTANCES, 0)
+        assert self.remote_state(name) == "SUCCEEDED"
+        if self.destination.startswith("gs://"):
+            assert self.objects(folder) == result["success"]
+
+    def assert_one_export(self, name: str, map_index: int = -1) -> None:
+        """The task succeeded with the one export that was ever accepted."""
+        assert self.accepted(f"/{map_index}/" if map_index >= 0 else "") == [name]
+        self.assert_succeeded(name=name, map_index=map_index)
+
+    def finish(self, map_index: int = -1) -> None:
+        """Let the export that stands still end, and the task with it."""
+
+        def ended() -> bool:
+            # A task that was cleared has no name until its new try begins, and that may be another one.
+            if (name := self.operation_name(map_index)) is not None:
+                self.step(name)
+            return self.state(map_index) in ("success", "failed")
+
+        self.wait_until("the end", ended, map_index=map_index)
+
+
+def _target(request: dict[str, Any]) -> str:
+    if "gcsDestination" in request:
+        return str(request["gcsDestination"]["uriPrefix"])
+    return str(request["bigqueryDestination"]["tableUri"])

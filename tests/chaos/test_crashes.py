@@ -1,0 +1,140 @@
+"""kill -9 of everything around an export: none of it is a reason to lose the export, or to start another."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+from scene import INSTANCES, Scene
+
+from rig.cluster import TRIGGERERS, WORKERS
+
+if TYPE_CHECKING:
+    from scene import Stage
+
+    from rig.servers import BigQueryEmulator
+
+
+def _kill_workers(stage: Stage) -> None:
+    for worker in WORKERS:
+        stage.cluster[worker].kill()
+
+
+def _start_workers(stage: Stage) -> None:
+    for worker in WORKERS:
+        stage.cluster[worker].launch()
+    stage.cluster.wait_until_healthy()
+
+
+@pytest.mark.scenario("kill -9: both triggerers in turn", "the export is followed on; one result")
+def test_both_triggerers_in_turn(stage: Stage) -> None:
+    scene = Scene(stage, "triggerers-killed")
+    name = scene.followed()
+    for triggerer in TRIGGERERS:
+        stage.cluster[triggerer].kill()
+        scene.wait_until_followed_anew()
+        if triggerer == TRIGGERERS[0]:
+            stage.cluster.restart(triggerer)
+    scene.finish()
+    stage.cluster.restart(TRIGGERERS[1])
+    scene.assert_one_export(name)
+
+
+@pytest.mark.scenario(
+    "kill -9: all workers, before they note the name, after it, and with an export that ends meanwhile",
+    "re-attached where the name is known; submitted again where that is harmless; WRITE_APPEND refused",
+)
+def test_workers(stage: Stage, bigquery: BigQueryEmulator) -> None:
+    bigquery.create_dataset("test-project", "crashes")
+
+    def hold(scene: Scene) -> None:
+        # Accepted, and the reply under way: this is where the worker is killed.
+        scene.fault("export", hold_seconds=600.0, count=1)
+
+    unnamed = Scene(stage, "worker-unnamed", prepare=hold)
+    table = "test-project.crashes.unnamed"
+    append = Scene(stage, "worker-append", "append", destination=f"bq://{table}", prepare=hold)
+    named = Scene(stage, "worker-named", "on_worker")
+    resuming = Scene(stage, "worker-resuming")
+    kept, resumed = named.followed(), resuming.followed()
+    lost = [scene.wait_until("the submission", scene.accepted)[0] for scene in (unnamed, append)]
+    # What ends now finds no worker to resume on until they are back; none is killed in the midst of resuming.
+    _kill_workers(stage)
+    resuming.step(resumed)
+    _start_workers(stage)
+
+    append.wait_for_state("failed")
+    assert append.accepted() == [lost[1]]
+    assert "DicomExportDuplicateRiskError" in append.logs()
+    append.step(lost[1])
+    append.wait_for_remote(lost[1], "SUCCEEDED")
+    assert bigquery.query("test-project", f"SELECT COUNT(*) FROM {table}") == [[str(INSTANCES)]]
+
+    named.wait_for_try(2)
+    named.finish()
+    named.assert_one_export(kept)
+    assert "Re-attached" in named.logs()
+
+    unnamed.wait_for_try(2)
+    unnamed.wait_until("the second submission", lambda: len(unnamed.accepted()) == 2)
+    assert unnamed.accepted()[0] == lost[0]
+    unnamed.step()
+    unnamed.finish()
+    unnamed.assert_succeeded(name=unnamed.accepted()[1])
+    assert "may have submitted this export; doing it again is harmless" in unnamed.logs()
+
+    resuming.wait_for_state("success", "failed")
+    resuming.assert_one_export(resumed)
+
+
+@pytest.mark.scenario(
+    "kill -9 or restart: scheduler, PostgreSQL, Redis", "the export is followed on; one result"
+)
+@pytest.mark.parametrize("part", ["scheduler", "PostgreSQL", "Redis"])
+def test_the_core(stage: Stage, part: str) -> None:
+    cluster = stage.cluster
+    scene = Scene(stage, f"{part.lower()}-killed")
+    name = scene.followed()
+    server = {"PostgreSQL": cluster.postgres, "Redis": cluster.redis}.get(part, cluster["scheduler"])
+    server.kill()
+    scene.step(name)
+    server.start()
+    cluster.revive()
+    scene.finish()
+    scene.assert_one_export(name)
+
+
+@pytest.mark.scenario("kill -9: the Healthcare API in mid-export", "it goes on after the restart; one result")
+def test_the_api(stage: Stage) -> None:
+    scene = Scene(stage, "api-killed")
+    name = scene.followed()
+    scene.step(name, 1)
+    stage.healthcare.kill()
+    stage.healthcare.start()
+    stage.hold_exports()
+    scene.finish()
+    scene.assert_one_export(name)
+
+
+@pytest.mark.scenario(
+    "SIGSTOP and SIGCONT, then SIGTERM, of a triggerer while 20 mapped exports run",
+    "handed over, none cancelled: 20 exports, 20 results",
+)
+def test_hand_over(stage: Stage) -> None:
+    count = 20
+    scene = Scene(stage, "handed-over", "mapped", count=count)
+    names = [scene.followed(index) for index in range(count)]
+    before = scene.trigger_logs()
+    stage.cluster[TRIGGERERS[0]].signal(signal.SIGSTOP)
+    scene.wait_until("the hand-over", lambda: scene.trigger_logs() > before)
+    stage.cluster[TRIGGERERS[0]].signal(signal.SIGCONT)
+    stage.cluster.wait_until_healthy()
+    stage.cluster[TRIGGERERS[1]].stop()
+    stage.cluster.restart(TRIGGERERS[1])
+    assert sorted(scene.accepted()) == sorted(names)
+    assert {scene.remote_state(name) for name in names} == {"RUNNING"}
+    scene.step()
+    for index, name in enumerate(names):
+        scene.wait_for_state("success", "failed", map_index=index)
+        scene.assert_one_export(name, index)

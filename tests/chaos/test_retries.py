@@ -1,0 +1,94 @@
+"""What a later try makes of what an earlier one submitted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from scene import Scene
+
+from rig.servers import wait_for
+
+if TYPE_CHECKING:
+    from scene import Stage
+
+    from rig.servers import BigQueryEmulator
+
+
+@pytest.fixture(scope="module")
+def scenes(stage: Stage, bigquery: BigQueryEmulator) -> dict[str, Scene]:
+    """All runs, begun at once."""
+    bigquery.create_dataset("test-project", "retries")
+    scenes = {
+        name: Scene(stage, name, dag_id)
+        for name, dag_id in {"cleared-after-success": "once", "failed-first": "export"}.items()
+    }
+    for name in ("changed-request",):
+        scenes[name] = Scene(stage, name, "by_variable")
+    scenes["append-failed-first"] = Scene(
+        stage, "append-failed-first", "append", destination="bq://test-project.retries.failed"
+    )
+    return scenes
+
+
+@pytest.mark.scenario("cleared after success, the request unchanged", "the same result, no new export")
+def test_cleared_after_success(scenes: dict[str, Scene]) -> None:
+    scene = scenes["cleared-after-success"]
+    name = scene.followed()
+    scene.finish()
+    result = scene.result()
+    scene.clear()
+    scene.wait_for_try(2)
+    scene.wait_for_state("success", "failed")
+    scene.assert_one_export(name)
+    assert scene.result() == result
+
+
+@pytest.mark.scenario("cleared with a changed request", "the old export is cancelled, the new one submitted")
+def test_changed_request(scenes: dict[str, Scene], stage: Stage) -> None:
+    scene = scenes["changed-request"]
+    old = scene.followed()
+    stage.rest.call("POST", "variables", json={"key": "folder", "value": "changed"})
+    scene.clear()
+    scene.wait_for_try(2)
+    wait_for("the second export", lambda: len(scene.accepted()) == 2, timeout=150)
+    scene.wait_for_remote(old, "CANCELLED")
+    scene.finish()
+    assert scene.state() == "success", scene.logs()
+    _, new = scene.accepted()
+    assert scene.result()["operation_name"] == new
+    assert scene.remote_state(new) == "SUCCEEDED"
+    assert (scene.objects("changed/"), scene.objects("first/")) == (3, 0)
+    assert "The request has changed since an earlier try" in scene.log(2)
+
+
+def _fail_first(scene: Scene) -> str:
+    name = scene.followed()
+    scene.control.settings(operation_error={"code": 13, "message": "the disk is full"})
+    try:
+        scene.step(name)
+        scene.wait_for_remote(name, "FAILED")
+    finally:
+        scene.control.settings(operation_error=None)
+    return name
+
+
+@pytest.mark.scenario("the export of the first try failed", "the second try submits afresh")
+def test_the_first_try_failed(scenes: dict[str, Scene]) -> None:
+    scene = scenes["failed-first"]
+    first = _fail_first(scene)
+    scene.wait_for_try(2)
+    scene.finish()
+    accepted = scene.accepted()
+    assert (len(accepted), accepted[0]) == (2, first)
+    scene.assert_succeeded(name=accepted[1])
+
+
+@pytest.mark.scenario("WRITE_APPEND: the export of the first try failed", "refused on the second try")
+def test_the_first_append_failed(scenes: dict[str, Scene]) -> None:
+    scene = scenes["append-failed-first"]
+    first = _fail_first(scene)
+    scene.wait_for_state("failed")
+    assert scene.accepted() == [first]
+    assert "DicomExportDuplicateRiskError" in scene.logs()
+    assert scene.result() is None
