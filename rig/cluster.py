@@ -171,10 +171,26 @@ class Cluster:
         for part in self._parts.values():
             part.wait_until_healthy()
         try:
-            wait_for("all parts of Airflow to be healthy", self._healthy, timeout=timeout, pause=0.5)
+            wait_for("all parts of Airflow to be healthy", self.is_healthy, timeout=timeout, pause=0.5)
         except TimeoutError as error:
             tails = "\n".join(f"{part.log_path}:\n{part.log_tail(8)}" for part in self._parts.values())
             raise TimeoutError(f"{error}\n{tails}") from None
+
+    def is_healthy(self) -> bool:
+        """Whether all that runs has told the database so, and nothing that was killed counts as alive."""
+        with loopback_session() as session:
+            try:
+                health = session.get(f"{self.api_server.url}/api/v2/monitor/health", timeout=5).json()
+            except OSError:
+                return False
+        if not all(health.get(component, {}).get("status") == "healthy" for component in COMPONENTS):
+            return False
+        return len(self.living_triggerers()) == sum(bool(self[name].processes()) for name in TRIGGERERS)
+
+    def living_triggerers(self) -> set[int]:
+        """The jobs of the triggerers that count as alive."""
+        jobs = self.rest.get("jobs", job_type="TriggererJob", job_state="running", is_alive=True)["jobs"]
+        return {job["id"] for job in jobs}
 
     def restart(self, name: str) -> None:
         """Start a part again that was ended, and wait until all is healthy."""
@@ -187,8 +203,9 @@ class Cluster:
         def revived() -> bool:
             for part in (self.api_server, *self._parts.values()):
                 if not part.processes():
+                    part.reap()
                     part.launch()
-            return self._healthy()
+            return self.is_healthy()
 
         wait_for("all parts of Airflow to be healthy again", revived, timeout=180.0, pause=1.0)
 
@@ -221,17 +238,6 @@ class Cluster:
             )
         finally:
             migration.stop()
-
-    def _healthy(self) -> bool:
-        with loopback_session() as session:
-            try:
-                health = session.get(f"{self.api_server.url}/api/v2/monitor/health", timeout=5).json()
-            except OSError:
-                return False
-        if not all(health.get(component, {}).get("status") == "healthy" for component in COMPONENTS):
-            return False
-        alive = self.rest.get("jobs", job_type="TriggererJob", job_state="running", is_alive=True)["jobs"]
-        return len(alive) == sum(bool(self[name].processes()) for name in TRIGGERERS)
 
 
 def _settings(postgres: PostgreSQL, redis: Redis, port: int) -> dict[str, str]:

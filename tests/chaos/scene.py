@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import requests
+
 from rig.airflow import FINISHED
 from rig.control import Control
 from rig.dicom_files import create_store, sample_files, upload
@@ -20,7 +22,7 @@ BUCKET = "chaos"
 PROJECT = "test-project"
 INSTANCES = 3
 #: Seconds after which something that should happen has not; no test depends on how long it really takes.
-BOUND = 100.0
+BOUND = 150.0
 #: What the first answer to a poll makes them log.
 FOLLOWED = "Export running for"
 RESULT_KEYS = {
@@ -104,8 +106,13 @@ class Scene:
         return self.rest.task(self.dag_id, self.run_id, "export", map_index)
 
     def state(self, map_index: int = -1) -> str | None:
-        """The task's state."""
-        state: str | None = self.task(map_index)["state"]
+        """The task's state; None, too, while there is no such map index yet."""
+        try:
+            state: str | None = self.task(map_index)["state"]
+        except requests.HTTPError as error:
+            if error.response.status_code == requests.codes.not_found:
+                return None
+            raise
         return state
 
     def wait_for_state(self, *states: str, map_index: int = -1, timeout: float = BOUND) -> str:
@@ -148,10 +155,15 @@ class Scene:
         """How many times a triggerer has begun to follow an export of this scene."""
         return len(list((self.stage.cluster.home / "logs").glob(f"**/run_id={self.run_id}/**/*.trigger.*")))
 
-    def wait_until_followed_anew(self) -> None:
-        """Wait until another triggerer follows the export."""
-        before = self.trigger_logs()
-        self.wait_until("another triggerer to follow", lambda: self.trigger_logs() > before)
+    def wait_until_followed_by_the_living(self) -> None:
+        """Wait until the cluster has missed who was killed, and one that is alive follows the export."""
+        cluster = self.stage.cluster
+
+        def followed() -> bool:
+            job = self.task()["triggerer_job"]
+            return cluster.is_healthy() and job is not None and job["id"] in cluster.living_triggerers()
+
+        self.wait_until("a living triggerer to follow", followed)
 
     def operation_name(self, map_index: int = -1) -> str | None:
         """The name of the export that the task follows, as XCom tells it; None while there is none."""
