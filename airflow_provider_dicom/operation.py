@@ -144,6 +144,21 @@ def is_cancelled(operation: Operation) -> bool:
     return operation.get("error", {}).get("code") == CANCELLED
 
 
+def describe_cancellation(operation: Operation) -> str:
+    """
+    Say what came of asking for an Operation to be cancelled.
+
+    :param operation: the Operation as it was seen after that.
+    """
+    if is_cancelled(operation):
+        state = "is cancelled, as the API confirms"
+    elif operation.get("done"):
+        state = "had ended before it could be cancelled"
+    else:
+        state = "was asked to stop; the API has not confirmed it yet"
+    return f"{operation['name']} {state}. It had come to: {counters(operation)}"
+
+
 def outcome(
     operation: Operation,
     *,

@@ -27,6 +27,8 @@ REFUSALS_BELIEVED = 3
 #: Without a deadline: how long to go on without a single good answer, in seconds.
 PATIENCE = 3600.0
 HEARTBEAT = 600.0
+#: Pauses before looking again whether a cancellation is confirmed, in seconds.
+CONFIRMATION_PAUSES = (1.0, 2.0, 4.0)
 PROGRESS_STEP = 0.1
 
 
@@ -76,12 +78,16 @@ class OperationWatch:
         if left is None:
             return pause
         if left <= 0:
-            raise DicomExportTimeoutError(
-                f"The deadline passed before the export ended; it had come to: {counters(self._operation)}. "
-                f"Operation: {self.operation_name}. Logs: {logs_url(self._operation)}",
-                operation=self._operation,
-            )
+            raise self.timed_out()
         return min(pause, left)
+
+    def timed_out(self) -> DicomExportTimeoutError:
+        """Build the error of a deadline that has passed."""
+        return DicomExportTimeoutError(
+            f"The deadline passed before the export ended; it had come to: {counters(self._operation)}. "
+            f"Operation: {self.operation_name}. Logs: {logs_url(self._operation)}",
+            operation=self._operation,
+        )
 
     def time_left(self) -> float | None:
         """Tell how long it is until the deadline, in seconds; None without one."""
@@ -103,7 +109,9 @@ class OperationWatch:
         Take in a good answer, and tell whether the Operation has ended.
 
         :param operation: the Operation as the API returned it.
+        :raises DicomExportUnavailableError: if it is no good answer after all.
         """
+        count = counters(operation)
         if self._trouble:
             self._log.info(
                 "The API answers again about %s, after %d failed polls in %.0f s.",
@@ -113,11 +121,11 @@ class OperationWatch:
             )
         self._trouble = self._refusals = 0
         self._last_answer = self._now()
-        # A truncated answer must not make the Operation lose its name.
-        self._operation = {**operation, "name": self.operation_name}
+        # An answer may come without a name; the Operation must not lose it.
+        self._operation = operation if "name" in operation else {**operation, "name": self.operation_name}
         if operation.get("done"):
             return True
-        self._tell_progress()
+        self._tell_progress(count)
         return False
 
     def failed(self, error: DicomExportError) -> None:
@@ -145,8 +153,7 @@ class OperationWatch:
     def _patience_is_over(self) -> bool:
         return self.deadline is None and self._now() - self._last_answer > PATIENCE
 
-    def _tell_progress(self) -> None:
-        count = counters(self._operation)
+    def _tell_progress(self, count: Counters) -> None:
         since_line = self._now() - self._last_line
         if self._has_moved(count) or since_line >= HEARTBEAT:
             share = f", {(count.success + count.failure) / count.total:.0%} done" if count.total else ""

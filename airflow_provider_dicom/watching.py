@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
+import heapq
+import itertools
 import math
 import weakref
-from typing import TYPE_CHECKING, cast
+from collections import deque
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from airflow_provider_dicom import api
 from airflow_provider_dicom.exceptions import (
@@ -19,7 +21,7 @@ from airflow_provider_dicom.hooks.dicom_store import DicomStoreAsyncHook
 from airflow_provider_dicom.resources import DatasetName, OperationName
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from airflow_provider_dicom.api import ApiRequest
     from airflow_provider_dicom.operation import Operation, OperationPage
@@ -27,101 +29,224 @@ if TYPE_CHECKING:
 
 #: Connections, and so requests at a time, of one watcher.
 MAX_CONNECTIONS = 16
-#: Requests a second of one watcher, or as many as it takes to ask about everything within so many seconds.
+#: What is due is asked about at multiples of so many seconds, together: waking the event loop costs most.
+GRID = 0.1
+#: Gets a second of one watcher, or as many as it takes to ask about everything within so many seconds.
 RATE = 500.0
 SPREAD = 2.0
-#: Requests are sent at multiples of so many seconds.
-GRID = 0.02
-#: What is due within so many seconds is asked about together.
-WINDOW = 1.0
+#: Gets that one connection takes on before another one helps.
+GETS_PER_CONNECTION = 4
 PAGE_SIZE = 1000
 #: How long a dataset's Operations are asked for one by one after a refused or a costly list, in seconds.
 LIST_AGAIN_AFTER = 1800.0
 #: Pauses of a whole dataset after a 429, in seconds; they double up to the second.
 SLOWDOWN = (5.0, 120.0)
-#: Waiters woken in one turn of the event loop.
+#: Operations of a page that are told apart in one turn of the event loop.
 BATCH = 500
 #: How long past its deadline a watch may wait for an answer that is under way, in seconds.
 LATE_ANSWER = 5.0
 
+_T = TypeVar("_T")
 _Key = tuple[str, str | tuple[str, ...] | None, str | None]
 _watchers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[_Key, Watcher]] = (
     weakref.WeakKeyDictionary()
 )
 
 
-@contextlib.asynccontextmanager
-async def shared_watcher(
-    gcp_conn_id: str, impersonation_chain: str | Sequence[str] | None, api_endpoint: str | None
-) -> AsyncIterator[Watcher]:
+async def wait_for_operation(
+    watch: OperationWatch,
+    *,
+    gcp_conn_id: str,
+    impersonation_chain: str | Sequence[str] | None,
+    api_endpoint: str | None,
+) -> Operation:
     """
-    Take part in the event loop's watcher for a credential; it is closed when the last one leaves.
+    Poll an Operation until it has ended, and return it; all who do so with one credential share a watcher.
 
+    :param watch: decides when to poll and what each answer means.
     :param gcp_conn_id: the Airflow connection.
     :param impersonation_chain: a service account to impersonate, or a chain of them.
     :param api_endpoint: another endpoint than Google's.
+    :raises DicomExportError: if the watch gives up.
     """
     watchers = _watchers.setdefault(asyncio.get_running_loop(), {})
     chain = impersonation_chain
     key = (gcp_conn_id, chain if chain is None or isinstance(chain, str) else tuple(chain), api_endpoint)
-    if key not in watchers:
-        watchers[key] = Watcher(
+    watcher = watchers.get(key)
+    if watcher is None:
+        watcher = watchers[key] = Watcher(
             DicomStoreAsyncHook(gcp_conn_id, chain, api_endpoint, max_connections=MAX_CONNECTIONS)
         )
-    watcher = watchers[key]
-    watcher.subscribers += 1
+    followed = watcher.follow(watch)
     try:
-        yield watcher
+        if (left := watch.time_left()) is None:
+            return await followed.end
+        async with asyncio.timeout(left + LATE_ANSWER):
+            return await followed.end
+    except TimeoutError:
+        raise watch.timed_out() from None
     finally:
-        watcher.subscribers -= 1
-        if not watcher.subscribers:
+        if not watcher.unfollow(followed):
             del watchers[key]
             # A trigger that is cancelled once more must not leave a session open.
             await asyncio.shield(watcher.spawn(watcher.close()))
+
+
+class _Dataset:
+    """What is known of one dataset: who is followed in it, and when it may be asked how."""
+
+    __slots__ = ("followed", "is_listing", "list_costs", "list_not_before", "name", "not_before", "slowdown")
+
+    def __init__(self, name: DatasetName) -> None:
+        self.name = name
+        self.followed: set[Followed] = set()
+        self.is_listing = False
+        self.list_costs = 0
+        self.list_not_before = 0.0
+        self.not_before = 0.0
+        self.slowdown = 0.0
+
+    def is_list_worthwhile(self, now: float) -> bool:
+        """Tell whether a list is permitted, and takes fewer requests than asking one by one."""
+        if now >= self.list_not_before:
+            self.list_costs = 0
+        elif not self.list_costs:
+            return False
+        return len(self.followed) > max(1, self.list_costs)
+
+    def slow_down(self, error: DicomExportError, now: float) -> None:
+        """Ask nobody of this dataset for a while, if an error speaks of its quota."""
+        if not isinstance(error, DicomExportQuotaExhaustedError):
+            return
+        first, longest = SLOWDOWN
+        self.slowdown = min(max(first, self.slowdown * 2), longest)
+        self.not_before = now + max(self.slowdown, error.retry_after or 0.0)
+
+
+class Followed:
+    """
+    One Operation that somebody follows.
+
+    :param number: the watcher's number for it.
+    :param watch: decides when to poll and what each answer means.
+    :param dataset: the Operation's dataset.
+    :param end: gets the Operation when it has ended.
+    """
+
+    __slots__ = ("_context", "_request", "dataset", "due", "end", "is_unlisted", "number", "watch")
+
+    def __init__(
+        self, number: int, watch: OperationWatch, dataset: _Dataset, end: asyncio.Future[Operation]
+    ) -> None:
+        self.number = number
+        self.watch = watch
+        self.dataset = dataset
+        self.end = end
+        self.due: float | None = None
+        self.is_unlisted = False
+        self._request: ApiRequest | None = None
+        # Airflow tells by the context whose log a line belongs to.
+        self._context = contextvars.copy_context()
+
+    @property
+    def request(self) -> ApiRequest:
+        """The request for this one Operation; those that lists answer do without."""
+        if self._request is None:
+            self._request = api.get_operation(OperationName.parse(self.watch.operation_name))
+        return self._request
+
+    def first_pause(self) -> float | None:
+        """Return the pause before the first question, if there has to be one."""
+        return self._settle(lambda watch: watch.pause(), self.watch)
+
+    def take(self, operation: Operation) -> float | None:
+        """Take in an answer; return the pause before the next question, if there has to be one."""
+        return self._settle(self._answered, operation)
+
+    def miss(self, error: DicomExportError) -> float | None:
+        """Take in a failure; return the pause before the next question, if there has to be one."""
+        return self._settle(self._failed, error)
+
+    def fail(self, error: Exception) -> None:
+        """End with an error."""
+        if not self.end.done():
+            self.end.set_exception(error)
+
+    def _settle(self, judge: Callable[[_T], float | None], what: _T) -> float | None:
+        if self.end.done():
+            return None
+        try:
+            return self._context.run(judge, what)
+        except Exception as error:  # whatever it is, it is the follower's, not the watcher's
+            self.fail(error)
+            return None
+
+    def _answered(self, operation: Operation) -> float | None:
+        try:
+            has_ended = self.watch.answered(operation)
+        except DicomExportError as error:
+            return self._failed(error)
+        if has_ended:
+            self.end.set_result(operation)
+            return None
+        return self.watch.pause()
+
+    def _failed(self, error: DicomExportError) -> float:
+        self.watch.failed(error)
+        return self.watch.pause()
 
 
 class Watcher:
     """
     Follows any number of Operations with one HTTP session and one token.
 
+    Who is due is found by one alarm, and asked about by a few tasks: what an Operation costs while it runs is
+    an entry in a heap and, where lists are not permitted, its requests.
+
     :param hook: the hook; the watcher closes it.
     """
 
     def __init__(self, hook: DicomStoreAsyncHook) -> None:
         self.hook = hook
-        self.subscribers = 0
-        self.pace = _Pace(self)
-        self._datasets: dict[DatasetName, _DatasetPoll] = {}
+        self._loop = asyncio.get_running_loop()
+        self._datasets: dict[DatasetName, _Dataset] = {}
+        self._numbers = itertools.count()
+        self._followed: dict[int, Followed] = {}
+        #: When to ask about which number; an entry is void if its time is not its Operation's any more.
+        self._due: list[tuple[float, int]] = []
+        self._alarm: asyncio.TimerHandle | None = None
+        self._to_get: deque[Followed] = deque()
+        self._getting = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def wait_for_operation(self, watch: OperationWatch) -> Operation:
+    def follow(self, watch: OperationWatch) -> Followed:
         """
-        Poll an Operation until it has ended, and return it.
+        Begin to poll an Operation.
 
         :param watch: decides when to poll and what each answer means.
-        :raises DicomExportError: if the watch gives up.
         """
-        name = OperationName.parse(watch.operation_name)
-        request = api.get_operation(name)
-        dataset = self._datasets.get(name.dataset)
+        name = OperationName.parse(watch.operation_name).dataset
+        dataset = self._datasets.get(name)
         if dataset is None:
-            dataset = self._datasets[name.dataset] = _DatasetPoll(self, name.dataset)
-        dataset.subscribers += 1
-        try:
-            while True:
-                pause = watch.pause()
-                try:
-                    operation = await dataset.ask(request, pause, watch.time_left())
-                except DicomExportError as error:
-                    watch.failed(error)
-                else:
-                    if watch.answered(operation):
-                        return operation
-        finally:
-            dataset.subscribers -= 1
-            if not dataset.subscribers:
-                dataset.stop()
-                del self._datasets[name.dataset]
+            dataset = self._datasets[name] = _Dataset(name)
+        followed = Followed(next(self._numbers), watch, dataset, self._loop.create_future())
+        self._followed[followed.number] = followed
+        dataset.followed.add(followed)
+        self._ask_again(followed, followed.first_pause())
+        return followed
+
+    def unfollow(self, followed: Followed) -> int:
+        """
+        Poll an Operation no more, and tell how many others are left.
+
+        :param followed: what ``follow`` returned.
+        """
+        dataset = followed.dataset
+        dataset.followed.discard(followed)
+        if not dataset.followed:
+            self._datasets.pop(dataset.name, None)
+        del self._followed[followed.number]
+        return len(self._followed)
 
     def spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         """
@@ -130,208 +255,132 @@ class Watcher:
         :param work: the coroutine.
         """
         # With an empty context: in that of one trigger, its task's log would get the lines of all.
-        task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
+        task = self._loop.create_task(work, context=contextvars.Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     async def close(self) -> None:
         """Stop all work and close the HTTP session."""
+        if self._alarm is not None:
+            self._alarm.cancel()
         others = self._tasks - {asyncio.current_task()}
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         await self.hook.close()
 
-
-class _Ask:
-    """One Operation that somebody wants to hear about from a certain moment on."""
-
-    __slots__ = ("answer", "due", "request", "under_way")
-
-    def __init__(self, request: ApiRequest, due: float, answer: asyncio.Future[Operation]) -> None:
-        self.request = request
-        self.due = due
-        self.answer = answer
-        self.under_way = False
-
-    def succeed(self, operation: Operation) -> None:
-        if not self.answer.done():
-            self.answer.set_result(operation)
-
-    def fail(self, error: Exception) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(error)
-
-
-class _DatasetPoll:
-    """Asks about the Operations of one dataset: with a list where that is cheaper, else one by one."""
-
-    def __init__(self, watcher: Watcher, dataset: DatasetName) -> None:
-        self.subscribers = 0
-        self._watcher = watcher
-        self._loop = asyncio.get_running_loop()
-        self._list_request = api.list_operations(dataset, filter_=None, page_size=PAGE_SIZE)
-        self._asks: set[_Ask] = set()
-        self._alarm: asyncio.TimerHandle | None = None
-        self._is_ticking = False
-        self._not_before = 0.0
-        self._slowdown = 0.0
-        self._list_not_before = 0.0
-        self._list_costs = 0
-
-    async def ask(self, request: ApiRequest, pause: float, time_left: float | None) -> Operation:
-        """
-        Get the state of an Operation, about so many seconds from now.
-
-        :param request: the request for this one Operation.
-        :param pause: when to ask, in seconds from now.
-        :param time_left: when nobody needs the answer any more, in seconds from now.
-        :raises DicomExportError: if the API gives no good answer.
-        """
-        ask = _Ask(request, self._loop.time() + pause, self._loop.create_future())
-        self._asks.add(ask)
-        self._set_alarm(ask.due)
-        try:
-            if time_left is None:
-                return await ask.answer
-            async with asyncio.timeout(time_left + LATE_ANSWER):
-                return await ask.answer
-        except TimeoutError as error:
-            raise DicomExportTransientError(f"No answer about {request.operation_name} yet") from error
-        finally:
-            self._asks.discard(ask)
-
-    def stop(self) -> None:
-        """Forget the alarm; nobody is waiting any more."""
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
+    def _ask_again(self, followed: Followed, pause: float | None) -> None:
+        if pause is None:
+            return
+        followed.due = self._loop.time() + pause
+        heapq.heappush(self._due, (followed.due, followed.number))
+        self._set_alarm(followed.due)
 
     def _set_alarm(self, due: float) -> None:
-        if self._is_ticking:
-            return
-        due = max(due, self._not_before)
+        when = math.ceil(due / GRID) * GRID
         if self._alarm is not None:
-            if self._alarm.when() <= due:
+            if self._alarm.when() <= when:
                 return
             self._alarm.cancel()
-        self._alarm = self._loop.call_at(due, self._ring)
+        self._alarm = self._loop.call_at(when, self._ring)
 
     def _ring(self) -> None:
+        """Ask about all that is due, as far as the rate permits; the rest has its turn at the next ring."""
         self._alarm = None
-        self._is_ticking = True
-        self._watcher.spawn(self._tick())
-
-    async def _tick(self) -> None:
-        try:
-            waiting = [ask for ask in self._asks if not ask.under_way]
-            if self._is_list_worthwhile(len(waiting)):
-                await self._list(waiting)
-            horizon = self._loop.time() + WINDOW
-            for ask in waiting:
-                if ask.due <= horizon and not ask.answer.done():
-                    ask.under_way = True
-                    self._watcher.spawn(self._get(ask))
-        except Exception as error:
-            # Nobody awaits this task: without this, the triggers would wait for ever.
-            for ask in self._asks:
-                ask.fail(error)
-            raise
-        finally:
-            self._is_ticking = False
-            due = [ask.due for ask in self._asks if not (ask.under_way or ask.answer.done())]
-            if due:
-                self._set_alarm(min(due))
-
-    def _is_list_worthwhile(self, waiting: int) -> bool:
         now = self._loop.time()
-        if now >= self._list_not_before:
-            self._list_costs = 0
-        elif not self._list_costs:
-            return False
-        return waiting > max(1, self._list_costs)
+        gets = math.ceil(GRID * max(RATE, len(self._followed) / SPREAD))
+        while self._due and self._due[0][0] <= now and gets:
+            due, number = heapq.heappop(self._due)
+            followed = self._followed.get(number)
+            if followed is None or followed.due != due:
+                continue
+            dataset = followed.dataset
+            if dataset.not_before > now:
+                self._ask_again(followed, dataset.not_before - now)
+            elif dataset.is_listing:
+                continue
+            elif not followed.is_unlisted and dataset.is_list_worthwhile(now):
+                dataset.is_listing = True
+                self.spawn(self._list(dataset))
+            else:
+                self._get_soon(followed)
+                gets -= 1
+        if self._due:
+            self._set_alarm(max(self._due[0][0], now + GRID / 2))
 
-    async def _list(self, waiting: Iterable[_Ask]) -> None:
-        """Answer from the list, as long as that takes fewer pages than there are Operations to answer."""
-        wanted: dict[str, list[_Ask]] = {}
-        for ask in waiting:
-            wanted.setdefault(cast("str", ask.request.operation_name), []).append(ask)
-        affordable = len(wanted) - 1
-        request = self._list_request
+    def _get_soon(self, followed: Followed) -> None:
+        followed.due, followed.is_unlisted = None, False
+        self._to_get.append(followed)
+        if self._getting < min(MAX_CONNECTIONS, len(self._to_get) / GETS_PER_CONNECTION):
+            self._getting += 1
+            self.spawn(self._get_all())
+
+    async def _get_all(self) -> None:
         try:
-            for _ in range(affordable):
-                async with self._watcher.pace:
-                    page = cast("OperationPage", await self._watcher.hook.ask(request))
-                await self._hand_out(page, wanted)
-                self._slowdown = 0.0
-                token = page.get("nextPageToken")
-                if not wanted or not token:
-                    return
-                request = request.page(token)
-            self._list_costs = affordable + 1
-            self._list_not_before = self._loop.time() + LIST_AGAIN_AFTER
+            while self._to_get:
+                await self._get(self._to_get.popleft())
+        finally:
+            self._getting -= 1
+
+    async def _get(self, followed: Followed) -> None:
+        if followed.end.done():
+            return
+        dataset = followed.dataset
+        try:
+            operation = cast("Operation", await self.hook.ask(followed.request))
+        except DicomExportError as error:
+            dataset.slow_down(error, self._loop.time())
+            self._ask_again(followed, followed.miss(error))
+        except Exception as error:  # nobody awaits this task: without this, the trigger would wait for ever
+            followed.fail(error)
+        else:
+            dataset.slowdown = 0.0
+            self._ask_again(followed, followed.take(operation))
+
+    async def _list(self, dataset: _Dataset) -> None:
+        try:
+            await self._list_pages(dataset)
         except DicomExportTransientError as error:
-            self._slow_down(error)
-            now = self._loop.time()
-            for asks in wanted.values():
-                for ask in asks:
-                    if ask.due <= now + WINDOW:
-                        ask.fail(error)
+            dataset.slow_down(error, self._loop.time())
+            for followed in self._overdue(dataset):
+                self._ask_again(followed, followed.miss(error))
         except DicomExportError:
             # Most callers may get Operations, but not list them.
-            self._list_costs = 0
-            self._list_not_before = self._loop.time() + LIST_AGAIN_AFTER
+            dataset.list_costs = 0
+            dataset.list_not_before = self._loop.time() + LIST_AGAIN_AFTER
+        except Exception as error:  # as in _get
+            for followed in dataset.followed:
+                followed.fail(error)
+        finally:
+            dataset.is_listing = False
+        for followed in self._overdue(dataset):
+            followed.is_unlisted = True
+            self._ask_again(followed, 0.0)
 
-    async def _hand_out(self, page: OperationPage, wanted: dict[str, list[_Ask]]) -> None:
-        woken = 0
-        for operation in page.get("operations", []):
-            for ask in wanted.pop(operation.get("name", ""), ()):
-                ask.succeed(operation)
-                woken += 1
-                if woken % BATCH == 0:
+    async def _list_pages(self, dataset: _Dataset) -> None:
+        """Answer from the list, as long as that takes fewer pages than there are Operations to answer."""
+        wanted: dict[str, list[Followed]] = {}
+        for followed in dataset.followed:
+            wanted.setdefault(followed.watch.operation_name, []).append(followed)
+        affordable = len(wanted) - 1
+        request = api.list_operations(dataset.name, filter_=None, page_size=PAGE_SIZE)
+        for _ in range(affordable):
+            page = cast("OperationPage", await self.hook.ask(request))
+            dataset.slowdown = 0.0
+            for number, operation in enumerate(page.get("operations", []), start=1):
+                for followed in wanted.pop(operation.get("name", ""), ()):
+                    self._ask_again(followed, followed.take(operation))
+                if number % BATCH == 0:
                     await asyncio.sleep(0)
+            token = page.get("nextPageToken")
+            if not wanted or not token:
+                return
+            request = request.page(token)
+        dataset.list_costs = affordable + 1
+        dataset.list_not_before = self._loop.time() + LIST_AGAIN_AFTER
 
-    async def _get(self, ask: _Ask) -> None:
-        try:
-            async with self._watcher.pace:
-                if ask.answer.done():
-                    return
-                operation = cast("Operation", await self._watcher.hook.ask(ask.request))
-        except DicomExportError as error:
-            self._slow_down(error)
-            ask.fail(error)
-        except Exception as error:
-            ask.fail(error)
-            raise
-        else:
-            self._slowdown = 0.0
-            ask.succeed(operation)
-
-    def _slow_down(self, error: DicomExportError) -> None:
-        if not isinstance(error, DicomExportQuotaExhaustedError):
-            return
-        first, longest = SLOWDOWN
-        self._slowdown = min(max(first, self._slowdown * 2), longest)
-        self._not_before = self._loop.time() + max(self._slowdown, error.retry_after or 0.0)
-
-
-class _Pace:
-    """Lets so many requests through at a time, and so many a second."""
-
-    def __init__(self, watcher: Watcher) -> None:
-        self._watcher = watcher
-        self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
-        self._next = 0.0
-
-    async def __aenter__(self) -> None:
-        now = asyncio.get_running_loop().time()
-        turn = max(now, self._next)
-        self._next = turn + 1 / max(RATE, self._watcher.subscribers / SPREAD)
-        if turn > now:
-            # On a grid, so that several requests share a turn of the event loop: waking it costs most.
-            await asyncio.sleep(math.ceil(turn / GRID) * GRID - now)
-        await self._slots.acquire()
-
-    async def __aexit__(self, *_: object) -> None:
-        self._slots.release()
+    def _overdue(self, dataset: _Dataset) -> list[Followed]:
+        """Find whom the list should have answered by now, and did not."""
+        now = self._loop.time()
+        return [followed for followed in dataset.followed if followed.due is not None and followed.due <= now]

@@ -34,6 +34,7 @@ from airflow_provider_dicom.exceptions import (
     DicomExportTransientError,
     DicomExportUnavailableError,
 )
+from airflow_provider_dicom.polling import CONFIRMATION_PAUSES
 from airflow_provider_dicom.resources import DatasetName, DicomStoreName, OperationName
 from airflow_provider_dicom.retrying import retry_options
 from airflow_provider_dicom.transport import (
@@ -185,11 +186,10 @@ class DicomStoreHook(GoogleBaseHook):
             time.sleep(watch.pause())
             try:
                 operation = self.get_operation(watch.operation_name, num_retries=0)
-            except DicomExportError as error:
-                watch.failed(error)
-            else:
                 if watch.answered(operation):
                     return operation
+            except DicomExportError as error:
+                watch.failed(error)
 
     def list_operations(
         self, dataset: DatasetName, *, filter_: str | None = None, page_size: int | None = None
@@ -217,6 +217,22 @@ class DicomStoreHook(GoogleBaseHook):
         :raises DicomExportError: if the API refuses.
         """
         self._send(api.cancel_operation(OperationName.parse(operation_name)))
+
+    def cancel_and_confirm(self, operation_name: str) -> Operation:
+        """
+        Cancel an Operation, and return it once it has ended, or after a few seconds as it is then.
+
+        https://cloud.google.com/healthcare-api/docs/reference/rest/v1/projects.locations.datasets.operations/cancel
+
+        :param operation_name: the full name of the Operation.
+        :raises DicomExportError: if the API refuses.
+        """
+        self.cancel_operation(operation_name)
+        for pause in CONFIRMATION_PAUSES:
+            if (operation := self.get_operation(operation_name)).get("done"):
+                return operation
+            time.sleep(pause)
+        return self.get_operation(operation_name)
 
     def get_dicom_store(self, store: DicomStoreName) -> DicomStore:
         """
@@ -499,6 +515,22 @@ class DicomStoreAsyncHook(GoogleBaseAsyncHook):
         """
         await self._send(api.cancel_operation(OperationName.parse(operation_name)))
 
+    async def cancel_and_confirm(self, operation_name: str) -> Operation:
+        """
+        Cancel an Operation, and return it once it has ended, or after a few seconds as it is then.
+
+        https://cloud.google.com/healthcare-api/docs/reference/rest/v1/projects.locations.datasets.operations/cancel
+
+        :param operation_name: the full name of the Operation.
+        :raises DicomExportError: if the API refuses.
+        """
+        await self.cancel_operation(operation_name)
+        for pause in CONFIRMATION_PAUSES:
+            if (operation := await self.get_operation(operation_name)).get("done"):
+                return operation
+            await asyncio.sleep(pause)
+        return await self.get_operation(operation_name)
+
     async def get_sync_hook(self) -> DicomStoreHook:
         """
         Build the sync hook, with its connection and its credentials loaded, off the event loop.
@@ -588,6 +620,7 @@ class DicomStoreAsyncHook(GoogleBaseAsyncHook):
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 headers={"User-Agent": USER_AGENT},
+                cookie_jar=aiohttp.DummyCookieJar(),
                 connector=aiohttp.TCPConnector(limit=self._max_connections),
                 timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT),
             )

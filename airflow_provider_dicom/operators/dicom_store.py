@@ -22,7 +22,7 @@ from airflow_provider_dicom.links.dicom_store import (
     DicomExportLogsLink,
     DicomStoreLink,
 )
-from airflow_provider_dicom.operation import is_cancelled, outcome
+from airflow_provider_dicom.operation import describe_cancellation, is_cancelled, outcome
 from airflow_provider_dicom.polling import OperationWatch
 from airflow_provider_dicom.resources import DicomStoreName, OperationName, id_mistake, raise_on
 from airflow_provider_dicom.submitting import Submitter
@@ -187,6 +187,7 @@ class DicomStoreExportOperator(WaitsForOperation):
         event: ExportEvent,
         reattached: bool = False,
         deadline: float | None = None,
+        **_of_a_newer_version: object,
     ) -> DicomExportResult | str:
         """
         Turn the trigger's event into the task's result.
@@ -384,7 +385,6 @@ class DicomStoreExportOperator(WaitsForOperation):
         """Ask for the Operation to be cancelled, and say what came of it."""
         try:
             with self.hook() as hook:
-                hook.cancel_operation(operation_name)
+                return describe_cancellation(hook.cancel_and_confirm(operation_name))
         except DicomExportError as error:
             return f"The operation could not be cancelled and may go on: {error}"
-        return f"The API was asked to cancel {operation_name}."

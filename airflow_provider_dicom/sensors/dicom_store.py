@@ -95,7 +95,11 @@ class DicomStoreExportSensor(WaitsForOperation, BaseSensorOperator):
         return self._defer(deadline=time.time() + self.timeout)
 
     def execute_complete(
-        self, context: Context, event: ExportEvent, deadline: float | None = None
+        self,
+        context: Context,
+        event: ExportEvent,
+        deadline: float | None = None,
+        **_of_a_newer_version: object,
     ) -> DicomExportResult:
         """
         Turn the trigger's event into the task's result.

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
+from airflow_provider_dicom.compat import task_state
 from airflow_provider_dicom.exceptions import DicomExportError, DicomExportTimeoutError
 from airflow_provider_dicom.hooks.dicom_store import DicomStoreAsyncHook
-from airflow_provider_dicom.operation import counters, is_cancelled
+from airflow_provider_dicom.operation import describe_cancellation, is_cancelled
 from airflow_provider_dicom.polling import OperationWatch
-from airflow_provider_dicom.watching import shared_watcher
+from airflow_provider_dicom.watching import wait_for_operation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.operation import Operation
 
 
+#: Airflow 3.3+ calls ``on_kill``; before that, a trigger is only cancelled, for whatever reason.
+_AIRFLOW_TELLS_KILLS = hasattr(BaseTrigger, "on_kill")
 _cancellations: set[asyncio.Task[None]] = set()
 
 
@@ -44,6 +47,7 @@ class DicomStoreExportTrigger(BaseTrigger):
     :param poll_interval: the longest pause between polls, in seconds.
     :param deadline: when to give up, in seconds since the epoch; never if not given.
     :param cancel_on_kill: cancel the Operation when the task is killed.
+    :param of_a_newer_version: arguments that this version does not know, and does without.
     """
 
     def __init__(
@@ -55,8 +59,12 @@ class DicomStoreExportTrigger(BaseTrigger):
         poll_interval: float = 30.0,
         deadline: float | None = None,
         cancel_on_kill: bool = True,
+        **of_a_newer_version: object,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        if of_a_newer_version:
+            # While a deployment is upgraded, newer workers hand triggers to older triggerers.
+            self.log.warning("Arguments not known to this version: %s", ", ".join(of_a_newer_version))
         self.operation_name = operation_name
         self.gcp_conn_id = gcp_conn_id
         # A tuple would not come back from serialization as one.
@@ -87,10 +95,28 @@ class DicomStoreExportTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll until the Operation ends, and yield one event."""
-        yield TriggerEvent(await self._follow())
+        watch = OperationWatch(
+            self.operation_name, poll_interval=self.poll_interval, deadline=self.deadline, log=self.log
+        )
+        try:
+            operation = await wait_for_operation(
+                watch,
+                gcp_conn_id=self.gcp_conn_id,
+                impersonation_chain=self.impersonation_chain,
+                api_endpoint=self.api_endpoint,
+            )
+        except asyncio.CancelledError:
+            if not _AIRFLOW_TELLS_KILLS:
+                await self.on_kill()
+            raise
+        except DicomExportError as error:
+            event = _event_of_error(error, self.operation_name)
+        else:
+            event = _event_of_end(operation)
+        yield TriggerEvent(event)
 
     async def on_kill(self) -> None:
-        """Cancel the Operation when the user has ended the task (Airflow 3.3+)."""
+        """Cancel the Operation when the user has ended the task."""
         if not self.cancel_on_kill:
             return
         cancellation = asyncio.create_task(self._cancel_unless_handed_over())
@@ -105,30 +131,19 @@ class DicomStoreExportTrigger(BaseTrigger):
                 self.log.info("%s goes on under another triggerer.", self.operation_name)
                 return
             async with self._hook() as hook:
-                await hook.cancel_operation(self.operation_name)
-                operation = await hook.get_operation(self.operation_name)
+                operation = await hook.cancel_and_confirm(self.operation_name)
         except Exception as error:  # whatever Airflow or the API raise: nobody else would say it
             self.log.warning("%s could not be cancelled and may go on: %s", self.operation_name, error)
             return
-        confirmed = (
-            "is cancelled" if is_cancelled(operation) else "was asked to stop; the API has not confirmed"
-        )
-        self.log.info("%s %s. It had come to: %s", self.operation_name, confirmed, counters(operation))
+        self.log.info("%s", describe_cancellation(operation))
 
     async def _is_deferred(self) -> bool:
         """Tell a hand-over to another triggerer from a kill: only then is the task still deferred."""
-        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
-
-        task_instance = self.task_instance
-        if task_instance is None:
-            return False
-        states = await sync_to_async(RuntimeTaskInstance.get_task_states, thread_sensitive=False)(
-            dag_id=task_instance.dag_id,
-            task_ids=[task_instance.task_id],
-            run_ids=[task_instance.run_id],
-            map_index=task_instance.map_index,
+        task = self.task_instance
+        # Not thread-sensitive: that would line up all triggers of a triggerer behind one thread.
+        return (
+            task is not None and await sync_to_async(task_state, thread_sensitive=False)(task) == "deferred"
         )
-        return "deferred" in states.get(task_instance.run_id, {}).values()
 
     def _hook(self) -> DicomStoreAsyncHook:
         return DicomStoreAsyncHook(
@@ -137,30 +152,20 @@ class DicomStoreExportTrigger(BaseTrigger):
             api_endpoint=self.api_endpoint,
         )
 
-    async def _follow(self) -> ExportEvent:
-        watch = OperationWatch(
-            self.operation_name, poll_interval=self.poll_interval, deadline=self.deadline, log=self.log
-        )
-        try:
-            async with shared_watcher(
-                self.gcp_conn_id, self.impersonation_chain, self.api_endpoint
-            ) as watcher:
-                operation = await watcher.wait_for_operation(watch)
-        except DicomExportError as error:
-            status: Literal["timeout", "error"] = (
-                "timeout" if isinstance(error, DicomExportTimeoutError) else "error"
-            )
-            return {
-                "status": status,
-                "operation": error.operation or {"name": self.operation_name},
-                "message": str(error),
-            }
-        if is_cancelled(operation):
-            return {
-                "status": "cancelled",
-                "operation": operation,
-                "message": operation["error"].get("message"),
-            }
-        if "error" in operation:
-            return {"status": "error", "operation": operation, "message": operation["error"].get("message")}
+
+def _event_of_error(error: DicomExportError, operation_name: str) -> ExportEvent:
+    return {
+        "status": "timeout" if isinstance(error, DicomExportTimeoutError) else "error",
+        "operation": error.operation or {"name": operation_name},
+        "message": str(error),
+    }
+
+
+def _event_of_end(operation: Operation) -> ExportEvent:
+    if "error" not in operation:
         return {"status": "success", "operation": operation, "message": None}
+    return {
+        "status": "cancelled" if is_cancelled(operation) else "error",
+        "operation": operation,
+        "message": operation["error"].get("message"),
+    }

@@ -76,7 +76,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrying, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(polling, "FIRST_PAUSE", 0.02)
     monkeypatch.setattr(sensor._confirmed_refusals, "wait", tenacity.wait_fixed(0.02))
-    monkeypatch.setattr(watching, "WINDOW", 0.01)
+    monkeypatch.setattr(watching, "GRID", 0.01)
     monkeypatch.setattr(watching, "SLOWDOWN", (0.02, 0.1))
 
 

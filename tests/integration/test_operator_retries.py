@@ -276,7 +276,9 @@ def test_a_deferral_that_airflow_times_out_cancels(
     with pytest.raises(TaskDeferred):
         task.execute(run.context)
     name = run.ti.xcoms["operation_name"]
-    with pytest.raises(exceptions.DicomExportTimeoutError, match="asked to cancel") as error:
+    with pytest.raises(
+        exceptions.DicomExportTimeoutError, match="is cancelled, as the API confirms"
+    ) as error:
         task.resume_execution(TRIGGER_FAIL_REPR, {"error": TriggerFailureReason.TRIGGER_TIMEOUT}, run.context)
     assert error.value.operation_name == name
     assert hook.get_operation(name)["metadata"]["cancelRequested"]

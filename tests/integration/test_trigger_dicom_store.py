@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import time
 import warnings
@@ -16,6 +17,7 @@ from provider_rig import LoopProbe, fire
 from airflow_provider_dicom import polling, watching
 from airflow_provider_dicom.export_request import ExportRequest
 from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
+from airflow_provider_dicom.triggers import dicom_store as module
 from airflow_provider_dicom.triggers.dicom_store import DicomStoreExportTrigger
 from rig.servers import free_port
 
@@ -245,6 +247,98 @@ async def test_a_quota_slows_all_down_and_fails_none(
     assert {event["status"] for event in events} == {"success"}
 
 
+async def test_a_list_that_costs_more_than_gets_is_given_up(
+    trigger: Any, submit: Any, instances: list[Uids], control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(6):
+        submit()
+    control.settings(advance="manual")
+    names = [submit() for _ in range(3)]
+    monkeypatch.setattr(watching, "PAGE_SIZE", 1)
+    control.reset_requests()
+    running = [asyncio.create_task(fire(trigger(name))) for name in names]
+    await until(lambda: counts(control).get("operations.get", 0) >= 9)
+    assert counts(control)["operations.list"] < len(names)
+    await asyncio.to_thread(control.step)
+    assert {event["status"] for event in await asyncio.gather(*running)} == {"success"}
+
+
+async def test_what_the_list_does_not_show_is_asked_for_by_name(
+    trigger: Any, submit: Any, instances: list[Uids], control: Control
+) -> None:
+    control.settings(advance="manual")
+    shown = [submit() for _ in range(3)]
+    gone = f"{shown[0].rpartition('/')[0]}/1"
+    running = [asyncio.create_task(fire(trigger(name))) for name in shown]
+    missing = await fire(trigger(gone))
+    assert (missing["status"], missing["operation"]) == ("error", {"name": gone})
+    assert counts(control)["operations.list"] >= 3
+    assert counts(control)["operations.get"] == polling.REFUSALS_BELIEVED
+    await asyncio.to_thread(control.step)
+    assert {event["status"] for event in await asyncio.gather(*running)} == {"success"}
+
+
+@pytest.mark.parametrize("body", ["truncated", "html", "empty"])
+@pytest.mark.parametrize("route", ["operations.get", "operations.list"])
+async def test_garbage_costs_nobody_a_task(
+    body: str, route: str, trigger: Any, submit: Any, instances: list[Uids], control: Control
+) -> None:
+    control.settings(advance="manual")
+    names = [submit() for _ in range(3)]
+    if route == "operations.get":
+        control.fault("operations.list", status=403)
+    control.fault(route, body=body, count=5)
+    running = [asyncio.create_task(fire(trigger(name))) for name in names]
+    await until(lambda: any(f["fired"] == 5 for f in control.faults()["faults"]))
+    await asyncio.to_thread(control.step)
+    assert {event["status"] for event in await asyncio.gather(*running)} == {"success"}
+
+
+async def test_each_line_is_said_in_the_context_of_its_trigger(
+    trigger: Any, submit: Any, instances: list[Uids], control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whose: contextvars.ContextVar[str] = contextvars.ContextVar("whose")
+    said: list[tuple[str, str]] = []
+
+    class Log:
+        def info(self, message: str, /, *args: object) -> None:
+            said.append((whose.get("nobody"), str(args[-1])))
+
+        warning = info
+
+    async def follow(name: str) -> Any:
+        whose.set(name)
+        return await fire(trigger(name))
+
+    monkeypatch.setattr(DicomStoreExportTrigger, "log", Log())
+    control.settings(advance="manual")
+    names = [submit() for _ in range(3)]
+    running = [asyncio.create_task(follow(name)) for name in names]
+    await until(lambda: len(said) >= len(names))
+    await asyncio.to_thread(control.step)
+    await asyncio.gather(*running)
+    assert {name for name, _ in said} == set(names)
+    assert all(name == about for name, about in said)
+
+
+async def test_gets_are_spread_over_time(
+    trigger: Any, submit: Any, instances: list[Uids], control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "GRID", 0.5)
+    monkeypatch.setattr(watching, "RATE", 4.0)
+    monkeypatch.setattr(watching, "SPREAD", 1000.0)
+    control.settings(advance="manual")
+    control.fault("operations.list", status=403)
+    names = [submit() for _ in range(6)]
+    control.reset_requests()
+    start = time.monotonic()
+    running = [asyncio.create_task(fire(trigger(name))) for name in names]
+    await until(lambda: counts(control).get("operations.get", 0) >= 6)
+    assert time.monotonic() - start >= 2 * 0.5, "two at each of three rings"
+    await asyncio.to_thread(control.step)
+    await asyncio.gather(*running)
+
+
 async def test_two_watchers_of_one_operation(
     trigger: Any, submit: Any, instances: list[Uids], control: Control
 ) -> None:
@@ -315,6 +409,30 @@ async def test_a_kill_that_airflow_breaks_off_cancels_all_the_same(
         await task
     follower = trigger(killed.operation_name, deadline=time.time() + 30)
     assert (await fire(follower))["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("state", ["failed", "deferred"])
+async def test_where_airflow_does_not_tell_of_kills_a_cancelled_trigger_finds_out(
+    state: str,
+    trigger: Any,
+    submit: Any,
+    instances: list[Uids],
+    control: Control,
+    task_state: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_AIRFLOW_TELLS_KILLS", False)
+    control.settings(advance="manual")
+    killed = trigger(submit())
+    killed._task_instance = task_state(state)
+    running = asyncio.create_task(fire(killed))
+    await until(lambda: counts(control).get("operations.get"))
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert counts(control).get("operations.cancel", 0) == (state == "failed")
+    assert not watching._watchers.get(asyncio.get_running_loop())
+    control.step()
 
 
 @pytest.mark.parametrize("changes", [{}, {"cancel_on_kill": False}], ids=["handed over", "told not to"])

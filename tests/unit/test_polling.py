@@ -239,6 +239,15 @@ def test_one_error_for_two_watches() -> None:
     ]
 
 
+def test_an_answer_without_readable_counters_is_no_answer() -> None:
+    rig = Rig()
+    with pytest.raises(exceptions.DicomExportUnavailableError) as error:
+        rig.watch.answered({"name": NAME, "done": True, "metadata": {"counter": {"failure": "many"}}})
+    rig.watch.failed(error.value)
+    assert rig.lines.infos == []
+    assert len(rig.lines.warnings) == 1
+
+
 def test_the_end_is_told() -> None:
     rig = Rig()
     assert not rig.watch.answered({"name": NAME})

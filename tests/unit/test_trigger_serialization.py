@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import pkgutil
 from typing import Any
@@ -44,8 +45,24 @@ def test_a_trigger_comes_back_as_it_was(arguments: dict[str, Any]) -> None:
 
 
 def test_every_parameter_is_serialized() -> None:
-    import inspect
-
-    parameters = list(inspect.signature(DicomStoreExportTrigger).parameters)
+    every = inspect.signature(DicomStoreExportTrigger).parameters.values()
+    parameters = [parameter.name for parameter in every if parameter.kind is not parameter.VAR_KEYWORD]
     _, kwargs = DicomStoreExportTrigger(NAME).serialize()
     assert list(kwargs) == parameters
+
+
+def test_a_trigger_of_a_newer_version_is_survived(capsys: pytest.CaptureFixture[str]) -> None:
+    _, kwargs = DicomStoreExportTrigger(NAME, deadline=1.7e9).serialize()
+    copy = DicomStoreExportTrigger(**kwargs, invented_later=1)  # type: ignore[arg-type]
+    assert copy.serialize()[1] == kwargs
+    assert "invented_later" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "missing", sorted(set(DicomStoreExportTrigger(NAME).serialize()[1]) - {"operation_name"})
+)
+def test_a_trigger_of_an_older_version_is_survived(missing: str) -> None:
+    _, kwargs = DicomStoreExportTrigger(NAME, deadline=1.7e9).serialize()
+    del kwargs[missing]
+    defaults = DicomStoreExportTrigger(NAME).serialize()[1]
+    assert DicomStoreExportTrigger(**kwargs).serialize()[1] == {**kwargs, missing: defaults[missing]}  # type: ignore[arg-type]
