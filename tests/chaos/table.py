@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 TABLE = ROOT / "docs" / "chaos.md"
 _HEAD = """# What was done to exports, and what came of it
 
-Written by `make test-chaos`: a real Airflow {airflow} (PostgreSQL, Redis, two Celery workers, two triggerers)
-against the local Healthcare API. A scenario asserts the task's final state, how many exports the API accepted,
-how they ended, what is at the destination, and the result. {total}
+Written by `make test-chaos`: a real Airflow {airflow} (PostgreSQL, Redis, two Celery workers and
+two triggerers) against the local Healthcare API. A scenario asserts the task's final state, how
+many exports the API accepted, how they ended, what is at the destination, and the result. {total}
 
 | scenario | what is done | expected | outcome | seconds | Airflow |
 | --- | --- | --- | --- | --- | --- |

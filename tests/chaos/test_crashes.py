@@ -42,7 +42,7 @@ def test_both_triggerers_in_turn(stage: Stage) -> None:
 
 
 @pytest.mark.scenario(
-    "kill -9: workers, before they note the name, after it, and while they resume; in each mode",
+    "kill -9: all workers, before they note the name, after it, and with an export that ends meanwhile",
     "re-attached where the name is known; submitted again where that is harmless; WRITE_APPEND refused",
 )
 def test_workers(stage: Stage, bigquery: BigQueryEmulator) -> None:
@@ -59,7 +59,7 @@ def test_workers(stage: Stage, bigquery: BigQueryEmulator) -> None:
     resuming = Scene(stage, "worker-resuming")
     kept, resumed = named.followed(), resuming.followed()
     lost = [scene.wait_until("the submission", scene.accepted)[0] for scene in (unnamed, append)]
-    # Resuming takes a worker; this one finds none, and the other one is killed while it is at work.
+    # What ends now finds no worker to resume on until they are back; none is killed in the midst of resuming.
     _kill_workers(stage)
     resuming.step(resumed)
     _start_workers(stage)
