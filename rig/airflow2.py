@@ -8,7 +8,7 @@ from rig.airflow import RestClient
 from rig.servers import LOOPBACK, loopback_session
 
 if TYPE_CHECKING:
-    from rig.airflow import Json
+    from rig.airflow import Json, TaskInstance
 
 USER = "admin"
 PASSWORD = "admin"
@@ -45,6 +45,13 @@ class RestClientV1(RestClient):
         body = {"conf": conf or {}, "logical_date": logical_date, "dag_run_id": run_id}
         given = {key: value for key, value in body.items() if value is not None}
         return str(self.call("POST", f"dags/{dag_id}/dagRuns", json=given)["dag_run_id"])
+
+    def tasks(self, dag_id: str, run_id: str) -> list[TaskInstance]:
+        """Return all task instances of a run, 100 at most."""
+        found: list[TaskInstance] = self.get(f"dags/{dag_id}/dagRuns/{run_id}/taskInstances")[
+            "task_instances"
+        ]
+        return found
 
     def set_task_state(self, dag_id: str, run_id: str, task_id: str, state: str, map_index: int = -1) -> None:
         """Mark a task, as a user does."""
