@@ -11,7 +11,7 @@ import psutil
 from rig import airflow2
 from rig.airflow import COMPONENTS, RestClient, common_settings
 from rig.databases import PostgreSQL, Redis
-from rig.servers import LOOPBACK, Server, free_port, loopback_session, stop_all, wait_for
+from rig.servers import LOOPBACK, Server, ServerFailed, free_port, loopback_session, stop_all, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -172,6 +172,7 @@ class Cluster:
             if self.release.is_second:
                 self._run("user", airflow2.NEW_USER)
             self.api_server.start()
+            self._check_version()
             for part in self._parts.values():
                 part.launch()
             self.wait_until_healthy()
@@ -233,6 +234,11 @@ class Cluster:
             wait_for(f"the end of {name}", lambda: not part.processes(), timeout=_START_TIMEOUT)
         finally:
             part.stop()
+
+    def _check_version(self) -> None:
+        running = self.rest.get("version")["version"]
+        if running != self.release.version:
+            raise ServerFailed(f"Airflow {running} answers instead of {self.release.version}")
 
     def _healthy(self) -> bool:
         health_path = "/health" if self.release.is_second else "/api/v2/monitor/health"
