@@ -6,13 +6,35 @@ from typing import Protocol
 
 try:
     from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
-except ImportError:  # Airflow 2
-    from airflow.exceptions import (  # type: ignore[no-redef]
-        TaskDeferralError,
-        TaskDeferralTimeout,
-    )
+except ImportError:
+    from airflow.exceptions import TaskDeferralError  # type: ignore[no-redef]
 
-__all__ = ["TaskDeferralError", "TaskDeferralTimeout", "TaskInstanceKey", "task_state"]
+    try:
+        from airflow.exceptions import TaskDeferralTimeout  # type: ignore[no-redef]
+    except ImportError:
+
+        class TaskDeferralTimeout(Exception):  # type: ignore[no-redef]  # noqa: N818 - Airflow 3's name
+            """Airflow 2 has no such class: it raises a ``TaskDeferralError`` that says so."""
+
+
+__all__ = [
+    "TaskDeferralError",
+    "TaskDeferralTimeout",
+    "TaskInstanceKey",
+    "is_deferral_timeout",
+    "task_state",
+]
+
+_TIMEOUT_IN_AIRFLOW_2 = "Trigger/execution timeout"
+
+
+def is_deferral_timeout(error: Exception) -> bool:
+    """
+    Tell a deferral that took too long from one whose trigger failed.
+
+    :param error: what Airflow raised instead of resuming the task.
+    """
+    return isinstance(error, TaskDeferralTimeout) or str(error) == _TIMEOUT_IN_AIRFLOW_2
 
 
 class TaskInstanceKey(Protocol):

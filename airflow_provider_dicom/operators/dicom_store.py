@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn, cast
 
 from airflow.providers.common.compat.sdk import AirflowSkipException
 
-from airflow_provider_dicom.compat import TaskDeferralError, TaskDeferralTimeout
+from airflow_provider_dicom.compat import TaskDeferralError, TaskDeferralTimeout, is_deferral_timeout
 from airflow_provider_dicom.exceptions import (
     DicomExportError,
     DicomExportTimeoutError,
@@ -226,7 +226,7 @@ class DicomStoreExportOperator(WaitsForOperation):
             operation_name = task_instance.xcom_pull(
                 task_ids=self.task_id, key=OPERATION_NAME_KEY, map_indexes=task_instance.map_index
             )
-            if isinstance(error, TaskDeferralTimeout):
+            if is_deferral_timeout(error):
                 raise self._timed_out(
                     DicomExportTimeoutError(
                         f"The deferral timed out. Operation: {operation_name}", operation_name=operation_name
