@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from airflow.providers.common.compat.sdk import AirflowException
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
 
 try:
     from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
@@ -21,6 +26,7 @@ __all__ = [
     "TaskDeferralError",
     "TaskDeferralTimeout",
     "TaskInstanceKey",
+    "context_not_resumed_in",
     "is_deferral_timeout",
     "task_state",
 ]
@@ -35,6 +41,21 @@ def is_deferral_timeout(error: Exception) -> bool:
     :param error: what Airflow raised instead of resuming the task.
     """
     return isinstance(error, TaskDeferralTimeout) or str(error) == _TIMEOUT_IN_AIRFLOW_2
+
+
+def context_not_resumed_in() -> Context | None:
+    """
+    Find the context of a task that Airflow 2 kills instead of resuming it; None in all other cases.
+
+    A task whose ``execution_timeout`` passed while it was deferred is only told by ``on_kill`` there.
+    """
+    from airflow.providers.common.compat.sdk import get_current_context
+
+    try:
+        context = get_current_context()
+    except (AirflowException, RuntimeError):  # nothing is being run
+        return None
+    return context if getattr(context["ti"], "next_method", None) else None
 
 
 class TaskInstanceKey(Protocol):
