@@ -3,6 +3,8 @@
 
 # The interpreter for the virtual environments; empty: the first that is found, and is 3.11 or newer.
 PYTHON =
+# An older Airflow for the chaos suite, such as 3.1.8 or 2.11.2; empty: the pinned one.
+AIRFLOW =
 # More arguments for pytest.
 ARGS =
 
@@ -12,6 +14,9 @@ BENCH_VENV = .venv-bench
 UV = $(VENV)/bin/uv
 INSTALL = $(UV) pip install --quiet --compile-bytecode
 BUILD_INPUTS = pyproject.toml rig/constraints.txt
+CHAOS_TESTS = tests/chaos
+# What an older Airflow does in another way: kills, crashes, and what a retry knows.
+CHAOS_TESTS_OLDER = tests/chaos/test_people.py tests/chaos/test_crashes.py tests/chaos/test_retries.py
 COVERED = --cov --cov-branch --cov-report=term --cov-fail-under=90
 
 .PHONY: bench help demo test test-chaos lint lock clean
@@ -21,6 +26,7 @@ help:
 	@echo "make test   set up and run the whole test suite; a part of it: make test COVERED= ARGS='-k deferrable'"
 	@echo "make test-chaos  kill, stop and restart everything around exports, 12 minutes; as root, it installs"
 	@echo "            PostgreSQL and Redis; a part of it: make test-chaos ARGS='-k kills'"
+	@echo "            with an older Airflow: make test-chaos AIRFLOW=2.11.2"
 	@echo "make lint   ruff and mypy"
 	@echo "make bench  measure the trigger beside other providers', 25 minutes; ARGS=--quick: 4 minutes"
 	@echo "make lock   pin the newest versions of what the demo and the tests are run with"
@@ -34,9 +40,9 @@ test: $(VENV)/.tests-installed $(BIGQUERY_VENV)/.installed
 	@sh rig/install_dcmtk.sh
 	$(VENV)/bin/python -m pytest $(COVERED) $(ARGS)
 
-test-chaos: $(VENV)/.chaos-installed $(BIGQUERY_VENV)/.installed
+test-chaos: $(VENV)/.chaos-installed $(BIGQUERY_VENV)/.installed $(AIRFLOW:%=.venv-airflow-%/.installed)
 	@sh rig/install_databases.sh
-	$(VENV)/bin/python -m pytest tests/chaos $(ARGS)
+	CHAOS_AIRFLOW=$(AIRFLOW) $(VENV)/bin/python -m pytest $(CHAOS_TESTS$(AIRFLOW:%=_OLDER)) $(ARGS)
 
 lint: $(VENV)/.tests-installed
 	$(VENV)/bin/ruff check .
@@ -51,7 +57,7 @@ lock: $(UV)
 		--all-extras --group dev --group chaos --output-file rig/constraints.txt pyproject.toml
 
 clean:
-	rm -rf $(VENV) $(BIGQUERY_VENV) $(BENCH_VENV) .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* dist build
+	rm -rf $(VENV) $(BIGQUERY_VENV) $(BENCH_VENV) .venv-airflow-* .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(UV):
@@ -86,4 +92,10 @@ $(BENCH_VENV)/.installed: $(UV) $(BUILD_INPUTS) benchmarks/requirements.txt
 	@$(UV) venv --quiet --clear --python $(VENV)/bin/python $(BENCH_VENV)
 	@$(INSTALL) --python $(BENCH_VENV) --constraint rig/constraints.txt \
 		--requirement benchmarks/requirements.txt --editable .
+	@touch $@
+
+.venv-airflow-$(AIRFLOW)/.installed: $(UV) $(BUILD_INPUTS)
+	@echo "Installing Airflow $(AIRFLOW) with Celery and the provider into .venv-airflow-$(AIRFLOW)"
+	@$(UV) venv --quiet --clear --python $(VENV)/bin/python .venv-airflow-$(AIRFLOW)
+	@$(INSTALL) --python .venv-airflow-$(AIRFLOW) --group chaos --editable . 'apache-airflow==$(AIRFLOW)'
 	@touch $@

@@ -2,17 +2,61 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from airflow.providers.common.compat.sdk import AirflowException
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
 
 try:
     from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
-except ImportError:  # Airflow 2
-    from airflow.exceptions import (  # type: ignore[no-redef]
-        TaskDeferralError,
-        TaskDeferralTimeout,
-    )
+except ImportError:
+    from airflow.exceptions import TaskDeferralError  # type: ignore[no-redef]
 
-__all__ = ["TaskDeferralError", "TaskDeferralTimeout", "TaskInstanceKey", "pushed_value", "task_state"]
+    try:
+        from airflow.exceptions import TaskDeferralTimeout  # type: ignore[no-redef]
+    except ImportError:
+
+        class TaskDeferralTimeout(Exception):  # type: ignore[no-redef]  # noqa: N818 - Airflow 3's name
+            """Airflow 2 has no such class: it raises a ``TaskDeferralError`` that says so."""
+
+
+__all__ = [
+    "TaskDeferralError",
+    "TaskDeferralTimeout",
+    "TaskInstanceKey",
+    "context_not_resumed_in",
+    "is_deferral_timeout",
+    "pushed_value",
+    "task_state",
+]
+
+_TIMEOUT_IN_AIRFLOW_2 = "Trigger/execution timeout"
+
+
+def is_deferral_timeout(error: Exception) -> bool:
+    """
+    Tell a deferral that took too long from one whose trigger failed.
+
+    :param error: what Airflow raised instead of resuming the task.
+    """
+    return isinstance(error, TaskDeferralTimeout) or str(error) == _TIMEOUT_IN_AIRFLOW_2
+
+
+def context_not_resumed_in() -> Context | None:
+    """
+    Find the context of a task that Airflow 2 kills instead of resuming it; None in all other cases.
+
+    A task whose ``execution_timeout`` passed while it was deferred is only told by ``on_kill`` there.
+    """
+    from airflow.providers.common.compat.sdk import get_current_context
+
+    try:
+        context = get_current_context()
+    except (AirflowException, RuntimeError):  # nothing is being run
+        return None
+    return context if getattr(context["ti"], "next_method", None) else None
 
 
 class TaskInstanceKey(Protocol):

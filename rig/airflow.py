@@ -110,6 +110,8 @@ class RestClient:
     :param url: address of the API server.
     """
 
+    version = "v2"
+
     def __init__(self, url: str) -> None:
         self._url = url
         self._session = loopback_session()
@@ -117,18 +119,20 @@ class RestClient:
         self._session.headers["Authorization"] = f"Bearer {token}"
 
     def get(self, path: str, **params: Any) -> Json:
-        """Return the answer to ``GET /api/v2/{path}``.
+        """Return the answer to ``GET /api/{version}/{path}``.
 
         :raises requests.HTTPError: it is an error.
         """
         return self.call("GET", path, params=params)
 
     def call(self, method: str, path: str, **kwargs: Any) -> Json:
-        """Return the answer to a request to ``/api/v2/{path}``.
+        """Return the answer to a request to ``/api/{version}/{path}``.
 
         :raises requests.HTTPError: it is an error; the message carries Airflow's.
         """
-        response = self._session.request(method, f"{self._url}/api/v2/{path}", timeout=60, **kwargs)
+        response = self._session.request(
+            method, f"{self._url}/api/{self.version}/{path}", timeout=60, **kwargs
+        )
         if not response.ok:
             raise requests.HTTPError(
                 f"{method} {path}: {response.status_code} {response.text}", response=response
@@ -186,6 +190,21 @@ class RestClient:
             return state if state in FINISHED else None
 
         return str(wait_for(f"the end of {dag_id} {run_id}", finished, timeout=timeout, pause=0.5))
+
+    def set_task_state(self, dag_id: str, run_id: str, task_id: str, state: str, map_index: int = -1) -> None:
+        """Mark a task, as a user does."""
+        path = f"{_run(dag_id, run_id)}/taskInstances/{task_id}"
+        self.call("PATCH", path if map_index < 0 else f"{path}/{map_index}", json={"new_state": state})
+
+    def set_run_state(self, dag_id: str, run_id: str, state: str) -> None:
+        """Mark a whole run, as a user does."""
+        self.call("PATCH", _run(dag_id, run_id), json={"state": state})
+
+    def clear(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> None:
+        """Clear a task, as a user does."""
+        task: Any = task_id if map_index < 0 else [task_id, map_index]
+        body = {"dry_run": False, "task_ids": [task], "dag_run_id": run_id, "only_failed": False}
+        self.call("POST", f"dags/{dag_id}/clearTaskInstances", json=body)
 
     def task(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> TaskInstance:
         """Return a task instance."""

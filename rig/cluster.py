@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 from typing import TYPE_CHECKING
 
 import psutil
 
+from rig import airflow2
 from rig.airflow import COMPONENTS, RestClient, common_settings
 from rig.databases import PostgreSQL, Redis
-from rig.servers import LOOPBACK, Server, free_port, loopback_session, stop_all, wait_for
+from rig.servers import LOOPBACK, Server, ServerFailed, free_port, loopback_session, stop_all, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     import requests
+
+    from rig.releases import Release
 
 WORKERS = ("worker-1", "worker-2")
 TRIGGERERS = ("triggerer-1", "triggerer-2")
@@ -34,6 +36,7 @@ _START_TIMEOUT = 120.0
 class Part(Server):
     """One of Airflow's programs, without a health check of its own: it is healthy as long as it runs.
 
+    :param python: the interpreter of the Airflow that it belongs to.
     :param ready: what it logs when it has come up; None: nothing to wait for.
     """
 
@@ -42,13 +45,14 @@ class Part(Server):
         name: str,
         command: Sequence[str],
         *,
+        python: str,
         log_dir: Path,
         env: Mapping[str, str | None],
         ready: str | None = None,
     ) -> None:
         super().__init__(
             name,
-            [sys.executable, "-m", "airflow", *command],
+            [python, "-m", "airflow", *command],
             port=0,
             health_path="",
             log_dir=log_dir,
@@ -87,14 +91,15 @@ class Part(Server):
 
 
 class ApiServer(Server):
-    """Airflow's API server."""
+    """Airflow's API server; in Airflow 2, the web server."""
 
-    def __init__(self, port: int, log_dir: Path, env: Mapping[str, str | None]) -> None:
+    def __init__(self, release: Release, port: int, log_dir: Path, env: Mapping[str, str | None]) -> None:
+        program = "webserver" if release.is_second else "api-server"
         super().__init__(
-            "api-server",
-            [sys.executable, "-m", "airflow", "api-server"],
+            program,
+            [release.python, "-m", "airflow", program],
             port=port,
-            health_path="/api/v2/version",
+            health_path="/health" if release.is_second else "/api/v2/version",
             log_dir=log_dir,
             env=env,
             start_timeout=_START_TIMEOUT,
@@ -107,6 +112,7 @@ class Cluster:
     :param home: folder for configuration, data and logs.
     :param dags_folder: where the DAGs are.
     :param env: variables on top of this process's environment, for example the emulators' hosts.
+    :param release: which Airflow.
     :param project_id: default project of the Google Cloud connection.
     """
 
@@ -115,10 +121,12 @@ class Cluster:
         home: Path,
         dags_folder: Path,
         env: Mapping[str, str | None],
+        release: Release,
         *,
         project_id: str = "test-project",
     ) -> None:
         self.home = home
+        self.release = release
         self.logs = home / "servers"
         self.postgres = PostgreSQL(home / "postgres", self.logs)
         self.redis = Redis(home / "redis", self.logs)
@@ -126,12 +134,15 @@ class Cluster:
         self._env = {
             **common_settings(home, dags_folder, port, project_id),
             **_settings(self.postgres, self.redis, port),
+            **(airflow2.settings(port, TASK_THRESHOLD) if release.is_second else {}),
+            "PATH": release.path,
             **env,
         }
-        self.api_server = ApiServer(port, self.logs, self._env)
+        self.api_server = ApiServer(release, port, self.logs, self._env)
+        processor = [] if release.is_second else ["dag-processor"]
         self._parts = {
             "scheduler": self._part("scheduler", ["scheduler", "--skip-serve-logs"]),
-            "dag-processor": self._part("dag-processor", ["dag-processor"]),
+            **{name: self._part(name, [name]) for name in processor},
             **{name: self._part(name, ["triggerer", "--skip-serve-logs"]) for name in TRIGGERERS},
             **{name: self._worker(name) for name in WORKERS},
         }
@@ -145,7 +156,8 @@ class Cluster:
     def rest(self) -> RestClient:
         """A client of the REST API; the API server has to be healthy."""
         if self._rest is None:
-            self._rest = RestClient(self.api_server.url)
+            client = airflow2.RestClientV1 if self.release.is_second else RestClient
+            self._rest = client(self.api_server.url)
         return self._rest
 
     def start(self) -> Self:
@@ -156,8 +168,11 @@ class Cluster:
             for database in (self.postgres, self.redis):
                 database.wait_until_healthy()
             self.postgres.create_database()
-            self._migrate()
+            self._run("migration", ["db", "migrate"])
+            if self.release.is_second:
+                self._run("user", airflow2.NEW_USER)
             self.api_server.start()
+            self._check_version()
             for part in self._parts.values():
                 part.launch()
             self.wait_until_healthy()
@@ -178,19 +193,25 @@ class Cluster:
 
     def is_healthy(self) -> bool:
         """Whether all that runs has told the database so, and nothing that was killed counts as alive."""
+        health_path = "/health" if self.release.is_second else "/api/v2/monitor/health"
         with loopback_session() as session:
             try:
-                health = session.get(f"{self.api_server.url}/api/v2/monitor/health", timeout=5).json()
+                health = session.get(f"{self.api_server.url}{health_path}", timeout=5).json()
             except OSError:
                 return False
-        if not all(health.get(component, {}).get("status") == "healthy" for component in COMPONENTS):
+        expected = COMPONENTS[:-1] if self.release.is_second else COMPONENTS
+        if not all(health.get(component, {}).get("status") == "healthy" for component in expected):
             return False
         return len(self.living_triggerers()) == sum(bool(self[name].processes()) for name in TRIGGERERS)
 
     def living_triggerers(self) -> set[int]:
         """The jobs of the triggerers that count as alive."""
-        jobs = self.rest.get("jobs", job_type="TriggererJob", job_state="running", is_alive=True)["jobs"]
-        return {job["id"] for job in jobs}
+        # Asked of the database: Airflow 2 has no other way.
+        jobs = self.postgres.ask(
+            "SELECT COALESCE(STRING_AGG(id::text, ' '), '') FROM job WHERE job_type = 'TriggererJob' "
+            f"AND state = 'running' AND latest_heartbeat > NOW() - INTERVAL '{TRIGGERER_THRESHOLD} seconds'"
+        )
+        return {int(job) for job in jobs.split()}
 
     def restart(self, name: str) -> None:
         """Start a part again that was ended, and wait until all is healthy."""
@@ -223,21 +244,24 @@ class Cluster:
         self.stop()
 
     def _part(self, name: str, command: Sequence[str], ready: str | None = None) -> Part:
-        return Part(name, command, log_dir=self.logs, env=self._env, ready=ready)
+        return Part(name, command, python=self.release.python, log_dir=self.logs, env=self._env, ready=ready)
 
     def _worker(self, name: str) -> Part:
         options = ["--skip-serve-logs", "--celery-hostname", f"{name}@%h", "--concurrency", str(CONCURRENCY)]
         return self._part(name, ["celery", "worker", *options], ready=" ready.")
 
-    def _migrate(self) -> None:
-        migration = self._part("migration", ["db", "migrate"])
-        migration.launch()
+    def _run(self, name: str, command: Sequence[str]) -> None:
+        part = self._part(name, command)
+        part.launch()
         try:
-            wait_for(
-                "the migration of the database", lambda: not migration.processes(), timeout=_START_TIMEOUT
-            )
+            wait_for(f"the end of {name}", lambda: not part.processes(), timeout=_START_TIMEOUT)
         finally:
-            migration.stop()
+            part.stop()
+
+    def _check_version(self) -> None:
+        running = self.rest.get("version")["version"]
+        if running != self.release.version:
+            raise ServerFailed(f"Airflow {running} answers instead of {self.release.version}")
 
 
 def _settings(postgres: PostgreSQL, redis: Redis, port: int) -> dict[str, str]:

@@ -72,6 +72,12 @@ class PostgreSQL(Server):
         made = ["createdb", "--host", LOOPBACK, "--port", str(self.port), "--username", _USER, "airflow"]
         subprocess.run(_as_owner(made), check=True, capture_output=True, cwd="/")
 
+    def ask(self, sql: str) -> str:
+        """Return the only value of a query."""
+        options = ["--no-align", "--tuples-only", "--dbname", f"postgresql://{self.address}"]
+        asked = [_program("psql"), *options, "--command", sql]
+        return subprocess.run(asked, check=True, capture_output=True, text=True, cwd="/").stdout.strip()
+
     def processes(self) -> list[psutil.Process]:
         """Return the server and its living children, each of which is in a session of its own."""
         found = super().processes()

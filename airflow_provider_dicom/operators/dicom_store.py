@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, NoReturn, cast
 
 from airflow.providers.common.compat.sdk import AirflowSkipException
 
-from airflow_provider_dicom.compat import TaskDeferralError, TaskDeferralTimeout
+from airflow_provider_dicom.compat import (
+    TaskDeferralError,
+    TaskDeferralTimeout,
+    context_not_resumed_in,
+    is_deferral_timeout,
+)
 from airflow_provider_dicom.exceptions import (
     DicomExportError,
     DicomExportTimeoutError,
@@ -144,6 +149,7 @@ class DicomStoreExportOperator(WaitsForOperation):
         self.impersonation_chain = impersonation_chain
         self.api_endpoint = api_endpoint
         self._running_operation: str | None = None
+        self._is_resumed = False
         self._is_filtered = resource_paths is not None
         unrendered = self.unrendered()
         raise_on(self._mistakes(unrendered))
@@ -219,14 +225,12 @@ class DicomStoreExportOperator(WaitsForOperation):
         :param next_kwargs: its arguments.
         :param context: the task's context.
         """
+        self._is_resumed = True
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except (TaskDeferralTimeout, TaskDeferralError) as error:
-            task_instance = context["ti"]
-            operation_name = task_instance.xcom_pull(
-                task_ids=self.task_id, key=OPERATION_NAME_KEY, map_indexes=task_instance.map_index
-            )
-            if isinstance(error, TaskDeferralTimeout):
+            operation_name = self._deferred_operation(context)
+            if is_deferral_timeout(error):
                 raise self._timed_out(
                     DicomExportTimeoutError(
                         f"The deferral timed out. Operation: {operation_name}", operation_name=operation_name
@@ -237,10 +241,20 @@ class DicomStoreExportOperator(WaitsForOperation):
                 operation_name=operation_name,
             ) from error
 
+    def _deferred_operation(self, context: Context) -> str | None:
+        task_instance = context["ti"]
+        operation_name: str | None = task_instance.xcom_pull(
+            task_ids=self.task_id, key=OPERATION_NAME_KEY, map_indexes=task_instance.map_index
+        )
+        return operation_name
+
     def on_kill(self) -> None:
-        """Cancel the Operation that this process has submitted or is waiting for."""
-        if self._running_operation is not None and self.cancel_on_kill:
-            self.log.info(self._cancel(self._running_operation))
+        """Cancel the Operation that this task has submitted or is waiting for."""
+        operation_name = self._running_operation
+        if not self._is_resumed and (context := context_not_resumed_in()) is not None:
+            operation_name = self._deferred_operation(context)
+        if operation_name is not None and self.cancel_on_kill:
+            self.log.info(self._cancel(operation_name))
 
     def _mistakes(self, unrendered: frozenset[str]) -> Iterator[str]:
         for name in ("location", "dataset_id", "dicom_store_id", "project_id"):

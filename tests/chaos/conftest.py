@@ -10,6 +10,7 @@ from scene import BUCKET, Stage
 from table import Table
 
 from rig.cluster import Cluster
+from rig.releases import chosen_release
 from rig.servers import ROOT, HealthcareEmulator
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def stage(
     shutil.copytree(ROOT / "tests" / "chaos" / "dags", home / "dags")
     storage.create_bucket(BUCKET)
     env = {"STORAGE_EMULATOR_HOST": storage.url, "HEALTHCARE_EMULATOR_HOST": healthcare.url}
-    with Cluster(home, home / "dags", env) as cluster:
+    with Cluster(home, home / "dags", env, chosen_release()) as cluster:
         stage = Stage(cluster, healthcare, storage)
         stage.hold_exports()
         yield stage

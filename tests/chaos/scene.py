@@ -53,6 +53,16 @@ class Stage:
         """The cluster's REST API."""
         return self.cluster.rest
 
+    @property
+    def keeps_task_state(self) -> bool:
+        """Whether a later try can find what an earlier one submitted (Airflow 3.3+)."""
+        return self.cluster.release.keeps_task_state
+
+    @property
+    def clears_single_indexes(self) -> bool:
+        """Whether a user can clear one of several mapped tasks through the API (Airflow 3)."""
+        return not self.cluster.release.is_second
+
     def hold_exports(self) -> None:
         """Let exports stand still until they are stepped."""
         self.control.settings(advance="manual", max_running_exports=500)
@@ -185,18 +195,15 @@ class Scene:
 
     def set_state(self, state: str, map_index: int = -1) -> None:
         """Mark the task, as a user does."""
-        path = f"dags/{self.dag_id}/dagRuns/{self.run_id}/taskInstances/export"
-        self.rest.call("PATCH", path if map_index < 0 else f"{path}/{map_index}", json={"new_state": state})
+        self.rest.set_task_state(self.dag_id, self.run_id, "export", state, map_index)
 
     def fail_run(self) -> None:
         """Mark the whole run as failed, as a user does."""
-        self.rest.call("PATCH", f"dags/{self.dag_id}/dagRuns/{self.run_id}", json={"state": "failed"})
+        self.rest.set_run_state(self.dag_id, self.run_id, "failed")
 
     def clear(self, map_index: int = -1) -> None:
         """Clear the task, as a user does."""
-        task: Any = "export" if map_index < 0 else ["export", map_index]
-        body = {"dry_run": False, "task_ids": [task], "dag_run_id": self.run_id, "only_failed": False}
-        self.rest.call("POST", f"dags/{self.dag_id}/clearTaskInstances", json=body)
+        self.rest.clear(self.dag_id, self.run_id, "export", map_index)
 
     # -- the Healthcare API
 
@@ -283,6 +290,13 @@ class Scene:
         """The task succeeded with the one export that was ever accepted."""
         assert self.accepted(f"/{map_index}/" if map_index >= 0 else "") == [name]
         self.assert_succeeded(name=name, map_index=map_index)
+
+    def assert_submitted_again(self, first: str, ended: str, map_index: int = -1) -> None:
+        """The task did not know of its first export, submitted a second one, and succeeded with that."""
+        name, *more = self.accepted(f"/{map_index}/" if map_index >= 0 else "")
+        assert (name, len(more)) == (first, 1), self.logs(map_index)
+        assert self.remote_state(first) == ended
+        self.assert_succeeded(name=more[0], map_index=map_index)
 
     def finish(self, map_index: int = -1) -> None:
         """Let the export that stands still end, and the task with it."""

@@ -99,12 +99,18 @@ def test_run_failed_mapped(scenes: dict[str, Scene]) -> None:
     "a user clears the task", "one export ends and is followed; an abandoned one is cancelled"
 )
 @pytest.mark.parametrize(("mode", "index"), [("deferred", -1), ("on-worker", -1), ("mapped", 0)])
-def test_cleared(scenes: dict[str, Scene], mode: str, index: int) -> None:
+def test_cleared(scenes: dict[str, Scene], stage: Stage, mode: str, index: int) -> None:
     scene = scenes[f"cleared-{mode}"]
     first = scene.followed(index)
     sibling = scene.followed(1) if mode == "mapped" else None
     scene.clear(index)
     scene.wait_for_try(2, index)
+    if not stage.keeps_task_state:
+        scene.wait_for_remote(first, "CANCELLED")
+        scene.finish(index)
+        scene.assert_submitted_again(first, "CANCELLED", index)
+        _finish_sibling(scene, sibling, cleared=not stage.clears_single_indexes)
+        return
     # The new try and the kill of the old one race: either the new try takes the running export over, or
     # that one is cancelled and a second one submitted. In both cases, one export runs and is followed.
     scene.finish(index)
@@ -114,8 +120,18 @@ def test_cleared(scenes: dict[str, Scene], mode: str, index: int) -> None:
     followed = more[0] if more else first
     assert [scene.remote_state(each) for each in (first, *more)] == ["CANCELLED"] * len(more) + ["SUCCEEDED"]
     scene.assert_succeeded(name=followed, map_index=index)
-    if sibling is not None:
-        scene.finish(1)
+    _finish_sibling(scene, sibling)
+
+
+def _finish_sibling(scene: Scene, sibling: str | None, *, cleared: bool = False) -> None:
+    if sibling is None:
+        return
+    if cleared:
+        scene.wait_for_remote(sibling, "CANCELLED")
+    scene.finish(1)
+    if cleared:
+        scene.assert_submitted_again(sibling, "CANCELLED", 1)
+    else:
         scene.assert_one_export(sibling, 1)
 
 

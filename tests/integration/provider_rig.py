@@ -38,6 +38,7 @@ class TaskInstance:
     map_index: int = -1
     try_number: int = 1
     start_date: datetime = field(default_factory=lambda: datetime.now(UTC))
+    next_method: str | None = None
     xcoms: dict[str, Any] = field(default_factory=dict)
 
     def xcom_push(self, key: str, value: Any) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
+from airflow.sdk.execution_time.context import set_current_context
 from provider_rig import Run, StateStore
 
 from airflow_provider_dicom import exceptions
@@ -282,6 +283,19 @@ def test_a_deferral_that_airflow_times_out_cancels(
         task.resume_execution(TRIGGER_FAIL_REPR, {"error": TriggerFailureReason.TRIGGER_TIMEOUT}, run.context)
     assert error.value.operation_name == name
     assert hook.get_operation(name)["metadata"]["cancelRequested"]
+
+
+def test_a_task_that_airflow_2_kills_instead_of_resuming_cancels(
+    operator: Any, control: Control, instances: list[Uids], hook: Any
+) -> None:
+    control.settings(advance="manual")
+    run = Run(map_index=3)
+    with pytest.raises(TaskDeferred):
+        operator().execute(run.context)
+    run.ti.next_method = "execute_complete"
+    with set_current_context(run.context):
+        operator().on_kill()
+    assert hook.get_operation(run.ti.xcoms["operation_name"])["metadata"]["cancelRequested"]
 
 
 def test_a_trigger_that_crashed_is_told_with_the_operations_name(

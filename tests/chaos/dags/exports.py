@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.providers.common.compat.sdk import DAG
@@ -24,6 +24,8 @@ MODES: dict[str, dict[str, Any]] = {
 }
 WHERE: dict[str, Any] = {
     "task_id": "export",
+    # Airflow 2 asks for one.
+    "start_date": datetime(2024, 1, 1, tzinfo=UTC),
     "location": "europe-west3",
     "dataset_id": "{{ params.dataset }}",
     "dicom_store_id": "store",
@@ -54,7 +56,7 @@ with DAG(dag_id="by_variable", schedule=None, params=PARAMS):
 
 with DAG(dag_id="mapped", schedule=None, params=PARAMS, max_active_tasks=400) as mapped:
 
-    @mapped.task
+    @mapped.task(start_date=WHERE["start_date"])
     def destinations(params: dict[str, Any]) -> list[str]:
         """Return one destination for each index."""
         return [f"{params['destination']}{index}/" for index in range(int(params["count"]))]

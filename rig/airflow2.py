@@ -1,0 +1,94 @@
+"""What the rig needs to know about Airflow 2: its REST API, its settings, and who may use it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rig.airflow import RestClient
+from rig.servers import LOOPBACK, loopback_session
+
+if TYPE_CHECKING:
+    from rig.airflow import Json, TaskInstance
+
+USER = "admin"
+PASSWORD = "admin"
+NEW_USER = [
+    *("users", "create", "--role", "Admin", "--username", USER, "--password", PASSWORD),
+    *("--firstname", "A", "--lastname", "Admin", "--email", "admin@example.org"),
+]
+
+
+class RestClientV1(RestClient):
+    """Version 1 of the REST API, with the methods of version 2.
+
+    :param url: address of the web server.
+    """
+
+    version = "v1"
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._session = loopback_session()
+        self._session.auth = (USER, PASSWORD)
+        self._session.headers["Accept"] = "application/json"
+
+    def trigger(
+        self,
+        dag_id: str,
+        conf: Json | None = None,
+        *,
+        logical_date: str | None = None,
+        run_id: str | None = None,
+    ) -> str:
+        """Trigger a DAG and return the run's id."""
+        self.wait_for_dag(dag_id)
+        body = {"conf": conf or {}, "logical_date": logical_date, "dag_run_id": run_id}
+        given = {key: value for key, value in body.items() if value is not None}
+        return str(self.call("POST", f"dags/{dag_id}/dagRuns", json=given)["dag_run_id"])
+
+    def tasks(self, dag_id: str, run_id: str) -> list[TaskInstance]:
+        """Return all task instances of a run, 100 at most."""
+        found: list[TaskInstance] = self.get(f"dags/{dag_id}/dagRuns/{run_id}/taskInstances")[
+            "task_instances"
+        ]
+        return found
+
+    def set_task_state(self, dag_id: str, run_id: str, task_id: str, state: str, map_index: int = -1) -> None:
+        """Mark a task, as a user does."""
+        path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
+        body = {"new_state": state, "dry_run": False}
+        self.call("PATCH", path if map_index < 0 else f"{path}/{map_index}", json=body)
+
+    def log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1) -> str:
+        """Return a task's log."""
+        path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}"
+        return str(self.get(path, map_index=map_index, full_content=True)["content"]).replace("\\n", "\n")
+
+    def clear(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> None:
+        """Clear a task, as a user does; this API knows no map indexes, it clears all of them."""
+        del map_index
+        body: dict[str, Any] = {
+            "dry_run": False,
+            "task_ids": [task_id],
+            "dag_run_id": run_id,
+            "only_failed": False,
+            "reset_dag_runs": True,
+        }
+        self.call("POST", f"dags/{dag_id}/clearTaskInstances", json=body)
+
+
+def settings(port: int, task_threshold: int) -> dict[str, str]:
+    """Return what Airflow 2 is told in words of its own.
+
+    :param port: where its web server listens.
+    :param task_threshold: seconds without a sign of life after which a task has failed.
+    """
+    return {
+        "AIRFLOW__API__AUTH_BACKENDS": "airflow.providers.fab.auth_manager.api.auth.backend.basic_auth",
+        "AIRFLOW__WEBSERVER__WEB_SERVER_HOST": LOOPBACK,
+        "AIRFLOW__WEBSERVER__WEB_SERVER_PORT": str(port),
+        "AIRFLOW__WEBSERVER__WORKERS": "1",
+        "AIRFLOW__SCHEDULER__DAG_DIR_LIST_INTERVAL": "10",
+        "AIRFLOW__SCHEDULER__SCHEDULER_ZOMBIE_TASK_THRESHOLD": str(task_threshold),
+        "AIRFLOW__SCHEDULER__ZOMBIE_DETECTION_INTERVAL": "5",
+    }
