@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rig.airflow import RestClient
 from rig.servers import LOOPBACK, loopback_session
@@ -16,6 +16,24 @@ NEW_USER = [
     *("users", "create", "--role", "Admin", "--username", USER, "--password", PASSWORD),
     *("--firstname", "A", "--lastname", "Admin", "--email", "admin@example.org"),
 ]
+
+# What the web interface does. The REST API of 2.11 says it has cleared a task that runs on a worker, and
+# leaves it running; and it knows no map indexes.
+CLEAR = """
+import sys
+from airflow.models.dagbag import DagBag
+from airflow.models.dagrun import DagRun
+
+dag_id, run_id, task_id, map_index = sys.argv[1:]
+(run,) = DagRun.find(dag_id=dag_id, run_id=run_id)
+dag = DagBag(read_dags_from_db=True).get_dag(dag_id).partial_subset(
+    task_ids_or_regex=[task_id], include_downstream=False, include_upstream=False
+)
+chosen = task_id if int(map_index) < 0 else (task_id, int(map_index))
+cleared = dag.clear(task_ids=[chosen], start_date=run.execution_date, end_date=run.execution_date)
+if cleared != 1:
+    sys.exit(f"{cleared} task instances were cleared")
+"""
 
 
 class RestClientV1(RestClient):
@@ -63,18 +81,6 @@ class RestClientV1(RestClient):
         """Return a task's log."""
         path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}"
         return str(self.get(path, map_index=map_index, full_content=True)["content"]).replace("\\n", "\n")
-
-    def clear(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> None:
-        """Clear a task, as a user does; this API knows no map indexes, it clears all of them."""
-        del map_index
-        body: dict[str, Any] = {
-            "dry_run": False,
-            "task_ids": [task_id],
-            "dag_run_id": run_id,
-            "only_failed": False,
-            "reset_dag_runs": True,
-        }
-        self.call("POST", f"dags/{dag_id}/clearTaskInstances", json=body)
 
 
 def settings(port: int, task_threshold: int) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import subprocess
 from typing import TYPE_CHECKING
 
 import psutil
@@ -212,6 +213,21 @@ class Cluster:
             f"AND state = 'running' AND latest_heartbeat > NOW() - INTERVAL '{TRIGGERER_THRESHOLD} seconds'"
         )
         return {int(job) for job in jobs.split()}
+
+    def clear(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> None:
+        """Clear a task, as a user does.
+
+        :raises ServerFailed: Airflow 2 did not.
+        """
+        if not self.release.is_second:
+            self.rest.clear(dag_id, run_id, task_id, map_index)
+            return
+        asked = [self.release.python, "-c", airflow2.CLEAR, dag_id, run_id, task_id, str(map_index)]
+        done = subprocess.run(
+            asked, check=False, capture_output=True, text=True, env=self.api_server.environment()
+        )
+        if done.returncode:
+            raise ServerFailed(f"Clearing {dag_id} {run_id} failed:\n{done.stderr[-2000:]}")
 
     def restart(self, name: str) -> None:
         """Start a part again that was ended, and wait until all is healthy."""

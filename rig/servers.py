@@ -106,7 +106,7 @@ class Server:
             self._process = subprocess.Popen(
                 self._command,
                 cwd=self.log_path.parent,
-                env=self._environment(),
+                env=self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -170,6 +170,16 @@ class Server:
             return []
         return [process for process in psutil.process_iter(["status"]) if self._in_session(process)]
 
+    def environment(self) -> dict[str, str]:
+        """Return the variables that the server is started with."""
+        changes: dict[str, str | None] = {
+            "no_proxy": "127.0.0.1,localhost",
+            "NO_PROXY": "127.0.0.1,localhost",
+        }
+        changes |= self._env
+        environment = {key: value for key, value in os.environ.items() if key not in changes}
+        return environment | {key: value for key, value in changes.items() if value is not None}
+
     def log_tail(self, lines: int = _LOG_TAIL_LINES) -> str:
         """Return the last lines of the server's log."""
         if not self.log_path.exists():
@@ -190,15 +200,6 @@ class Server:
 
     def _explained(self, what: str) -> str:
         return f"{self.name} {what}. The end of its log, {self.log_path}:\n{self.log_tail()}"
-
-    def _environment(self) -> dict[str, str]:
-        changes: dict[str, str | None] = {
-            "no_proxy": "127.0.0.1,localhost",
-            "NO_PROXY": "127.0.0.1,localhost",
-        }
-        changes |= self._env
-        environment = {key: value for key, value in os.environ.items() if key not in changes}
-        return environment | {key: value for key, value in changes.items() if value is not None}
 
     def _in_session(self, process: psutil.Process) -> bool:
         if process.info["status"] == psutil.STATUS_ZOMBIE:

@@ -58,11 +58,6 @@ class Stage:
         """Whether a later try can find what an earlier one submitted (Airflow 3.3+)."""
         return self.cluster.release.keeps_task_state
 
-    @property
-    def clears_single_indexes(self) -> bool:
-        """Whether a user can clear one of several mapped tasks through the API (Airflow 3)."""
-        return not self.cluster.release.is_second
-
     def hold_exports(self) -> None:
         """Let exports stand still until they are stepped."""
         self.control.settings(advance="manual", max_running_exports=500)
@@ -203,7 +198,7 @@ class Scene:
 
     def clear(self, map_index: int = -1) -> None:
         """Clear the task, as a user does."""
-        self.rest.clear(self.dag_id, self.run_id, "export", map_index)
+        self.stage.cluster.clear(self.dag_id, self.run_id, "export", map_index)
 
     # -- the Healthcare API
 
