@@ -72,12 +72,11 @@ async def wait_for_operation(
     watchers = _watchers.setdefault(asyncio.get_running_loop(), {})
     chain = impersonation_chain
     key = (gcp_conn_id, chain if chain is None or isinstance(chain, str) else tuple(chain), api_endpoint)
-    watcher = watchers.get(key)
-    if watcher is None:
-        watcher = watchers[key] = Watcher(
-            DicomStoreAsyncHook(gcp_conn_id, chain, api_endpoint, max_connections=MAX_CONNECTIONS)
-        )
+    watcher = watchers.get(key) or Watcher(
+        DicomStoreAsyncHook(gcp_conn_id, chain, api_endpoint, max_connections=MAX_CONNECTIONS)
+    )
     followed = watcher.follow(watch)
+    watchers[key] = watcher
     try:
         if (left := watch.time_left()) is None:
             return await followed.end

@@ -163,6 +163,13 @@ async def test_a_cancelled_trigger_leaves_nothing_behind(
     control.step()
 
 
+async def test_a_name_that_is_none_leaves_nothing_behind(trigger: Any) -> None:
+    event = await fire(trigger("operations/1"))
+    assert event["status"] == "error"
+    assert "operations/1" in event["message"]
+    assert not watching._watchers.get(asyncio.get_running_loop())
+
+
 async def test_many_triggers_share_session_and_polls(
     trigger: Any, submit: Any, instances: list[Uids], control: Control
 ) -> None:
