@@ -49,10 +49,12 @@ class PostgreSQL(Server):
 
     def launch(self) -> None:
         """Start PostgreSQL without waiting for it; the first time, make its files."""
+        self._data.mkdir(parents=True, exist_ok=True)
+        if os.geteuid() == 0:
+            # Each time: every run of pytest closes the folder that all runs share.
+            _let_through(self._data)
         if not (self._data / "PG_VERSION").exists():
-            self._data.mkdir(parents=True, exist_ok=True)
             if os.geteuid() == 0:
-                _let_through(self._data)
                 shutil.chown(self._data, _USER)
             made = [
                 "initdb",

@@ -299,8 +299,14 @@ class BigQueryEmulator(Server):
         self._post(f"projects/{project}/datasets", body)
 
     def query(self, project: str, sql: str) -> list[list[Any]]:
-        """Return the rows of a query."""
+        """Return the rows of a query.
+
+        :raises ValueError: it is wrong.
+        """
         answer = self._post(f"projects/{project}/queries", {"query": sql, "useLegacySql": False})
+        # A wrong query is answered like one without rows.
+        if errors := answer.get("errors"):
+            raise ValueError(f"{sql}: {errors}")
         return [[cell["v"] for cell in row["f"]] for row in answer.get("rows", [])]
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def test_workers(stage: Stage, bigquery: BigQueryEmulator) -> None:
     assert "DicomExportDuplicateRiskError" in append.logs()
     append.step(lost[1])
     append.wait_for_remote(lost[1], "SUCCEEDED")
-    assert bigquery.query("test-project", f"SELECT COUNT(*) FROM {table}") == [[str(INSTANCES)]]
+    assert bigquery.query("test-project", f"SELECT COUNT(*) FROM `{table}`") == [[str(INSTANCES)]]
 
     named.wait_for_try(2)
     if stage.keeps_task_state:
