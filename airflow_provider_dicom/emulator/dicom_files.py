@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 Attributes: TypeAlias = "dict[str, dict[str, Any]]"
 
 _OLD_SEPARATORS = {"DA": ".", "TM": ":"}
+#: pydicom leaves tags out by a setting of the whole process, which it restores: two threads at it at the same
+#: time may restore the wrong one, and then no file with a slightly invalid value can be read any more.
+_strict_reading = threading.Lock()
 #: Values longer than this are bulk data, which is not part of metadata.
 BULK_DATA_BYTES = 1024
 
@@ -119,9 +123,12 @@ def _attributes(dataset: Dataset) -> Attributes:
     def leave_out(_: DataElement) -> str:
         return ""
 
-    attributes: Attributes = dataset.to_json_dict(
-        bulk_data_threshold=BULK_DATA_BYTES, bulk_data_element_handler=leave_out, suppress_invalid_tags=True
-    )
+    with _strict_reading:
+        attributes: Attributes = dataset.to_json_dict(
+            bulk_data_threshold=BULK_DATA_BYTES,
+            bulk_data_element_handler=leave_out,
+            suppress_invalid_tags=True,
+        )
     return _tidy(attributes)
 
 
