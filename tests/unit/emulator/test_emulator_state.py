@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 
@@ -16,7 +20,6 @@ from airflow_provider_dicom.emulator.state import Limits, ServerState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from airflow_provider_dicom.emulator.discovery import JsonObject
 
@@ -155,6 +158,18 @@ def test_uploads_side_by_side(archive: Archive) -> None:
 
     asyncio.run(all_at_once())
     assert archive.metrics(STORE)["instances"] == 4
+
+
+def test_files_read_side_by_side_leave_pydicoms_settings_alone() -> None:
+    path = Path(str(get_testdata_file("CT_small.dcm")))
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(dicom_files.read, [path] * 64))
+    finally:
+        sys.setswitchinterval(before)
+    assert pydicom.config.settings.reading_validation_mode == pydicom.config.WARN
 
 
 def test_attributes_in_batches(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
