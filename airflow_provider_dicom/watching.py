@@ -132,7 +132,7 @@ class Followed:
     :param end: gets the Operation when it has ended.
     """
 
-    __slots__ = ("_context", "_request", "dataset", "due", "end", "is_unlisted", "number", "watch")
+    __slots__ = ("_context", "_request", "begins", "dataset", "due", "end", "is_unlisted", "number", "watch")
 
     def __init__(
         self, number: int, watch: OperationWatch, dataset: _Dataset, end: asyncio.Future[Operation]
@@ -142,6 +142,8 @@ class Followed:
         self.dataset = dataset
         self.end = end
         self.due: float | None = None
+        #: When its first pause is over: Airflow takes an earlier end of a deferral for a failure.
+        self.begins = math.inf
         self.is_unlisted = False
         self._request: ApiRequest | None = None
         # Airflow tells by the context whose log a line belongs to.
@@ -231,7 +233,9 @@ class Watcher:
         followed = Followed(next(self._numbers), watch, dataset, self._loop.create_future())
         self._followed[followed.number] = followed
         dataset.followed.add(followed)
-        self._ask_again(followed, followed.first_pause())
+        if (pause := followed.first_pause()) is not None:
+            followed.begins = self._loop.time() + pause
+            self._ask_again(followed, pause)
         return followed
 
     def unfollow(self, followed: Followed) -> int:
@@ -360,8 +364,10 @@ class Watcher:
     async def _list_pages(self, dataset: _Dataset) -> None:
         """Answer from the list, as long as that takes fewer pages than there are Operations to answer."""
         wanted: dict[str, list[Followed]] = {}
+        now = self._loop.time()
         for followed in dataset.followed:
-            wanted.setdefault(followed.watch.operation_name, []).append(followed)
+            if followed.begins <= now:
+                wanted.setdefault(followed.watch.operation_name, []).append(followed)
         affordable = len(wanted) - 1
         request = api.list_operations(dataset.name, filter_=None, page_size=PAGE_SIZE)
         for _ in range(affordable):

@@ -264,6 +264,21 @@ def _run(dag_id: str, run_id: str) -> str:
     return f"dags/{dag_id}/dagRuns/{run_id}"
 
 
+def is_exit_known(
+    scheduler_log: Path, dag_id: str, run_id: str, task_id: str, try_number: int, map_index: int = -1
+) -> bool:
+    """Tell whether the scheduler knows that the worker is done with a try of a task.
+
+    A deferral that ends before that is taken for a task that was killed. Airflow tells it nowhere else.
+    """
+    key = (
+        f"TaskInstanceKey(dag_id={dag_id!r}, task_id={task_id!r}, run_id={run_id!r}, "
+        f"try_number={try_number}, map_index={map_index})"
+    )
+    line = f"Received executor event with state success for task instance {key}"
+    return line in scheduler_log.read_text(errors="replace")
+
+
 def _log_line(event: Json | str) -> str:
     if isinstance(event, str):
         return event

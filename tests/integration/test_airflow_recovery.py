@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rig.airflow import AirflowStandalone
+from rig.airflow import AirflowStandalone, is_exit_known
 from rig.control import Control
 from rig.dicom_files import create_store, sample_files, upload
 from rig.servers import ROOT, HealthcareEmulator, loopback_session, wait_for
@@ -29,6 +29,7 @@ class Rig:
 
     def __init__(self, airflow: AirflowStandalone, healthcare: HealthcareEmulator) -> None:
         self.rest = airflow.rest
+        self._scheduler_log = airflow.log_path
         self.control = Control(healthcare.url)
         conf = {"store": "recovery", "bucket": BUCKET}
         self.runs = {dag_id: self.rest.trigger(dag_id, conf) for dag_id in DAGS}
@@ -43,6 +44,19 @@ class Rig:
     def wait_until_deferred(self, dag_id: str) -> str:
         self.wait_for_state(dag_id, "deferred")
         return self.operation_name(dag_id)
+
+    def wait_for_deferral(self, dag_id: str, try_number: int) -> None:
+        """Wait until a try is deferred, and until its deferral may end without harm."""
+
+        def is_deferred() -> bool:
+            task = self.rest.task(dag_id, self.runs[dag_id], TASK)
+            return task["try_number"] == try_number and task["state"] == "deferred"
+
+        def may_end() -> bool:
+            return is_exit_known(self._scheduler_log, dag_id, self.runs[dag_id], TASK, try_number)
+
+        wait_for(f"try {try_number} of {dag_id} to be deferred", is_deferred, timeout=BOUND)
+        wait_for(f"the scheduler to know that {dag_id} left its worker", may_end, timeout=BOUND)
 
     def operation_name(self, dag_id: str) -> str:
         return str(self.rest.xcom(dag_id, self.runs[dag_id], TASK, "operation_name"))
@@ -116,14 +130,7 @@ def test_a_killed_task_cancels_its_export(rig: Rig) -> None:
 def test_a_cleared_task_ends_with_one_export(rig: Rig, storage: StorageEmulator) -> None:
     body = {"dry_run": False, "task_ids": [TASK], "dag_run_id": rig.runs["cleared"], "only_failed": False}
     rig.rest.call("POST", "dags/cleared/clearTaskInstances", json=body)
-    wait_for(
-        "the second try",
-        lambda: (
-            rig.rest.task("cleared", rig.runs["cleared"], TASK)["try_number"] == 2
-            and rig.state("cleared") == "deferred"
-        ),
-        timeout=BOUND,
-    )
+    rig.wait_for_deferral("cleared", 2)
 
     # The new try and the kill of the old one race: either the new try takes the running export over, or
     # that one is cancelled and a second one submitted. In both cases, one export runs and is followed.
@@ -157,6 +164,7 @@ def test_a_retry_follows_the_export_of_the_first_try(rig: Rig, storage: StorageE
         timeout=BOUND,
     )
     rig.control.clear_faults()
+    rig.wait_for_deferral("retried", 2)
     rig.control.step(name)
     assert rig.rest.wait("retried", rig.runs["retried"], timeout=BOUND) == "success"
     assert rig.submitted("retried") == [name]

@@ -189,6 +189,24 @@ async def test_many_triggers_share_session_and_polls(
     assert probe.longest < 1.0
 
 
+async def test_what_others_ask_does_not_end_a_deferral_early(
+    trigger: Any, submit: Any, instances: list[Uids], control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polling, "FIRST_PAUSE", 600.0)
+    control.settings(advance="manual", max_running_exports=10)
+    others = [asyncio.create_task(fire(trigger(submit()))) for _ in range(3)]
+    ended = submit()
+    control.step(ended)
+    task = asyncio.create_task(fire(trigger(ended, poll_interval=900.0)))
+    lists = counts(control).get("operations.list", 0)
+    await until(lambda: counts(control).get("operations.list", 0) >= lists + 5)
+    assert not task.done(), "Airflow takes the end of a deferral of less than some seconds for a failure"
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    control.step()
+    assert [event["status"] for event in await asyncio.gather(*others)] == ["success"] * 3
+
+
 async def test_without_permission_to_list_they_get(
     trigger: Any, submit: Any, instances: list[Uids], control: Control
 ) -> None:
