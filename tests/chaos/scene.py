@@ -237,11 +237,7 @@ class Scene:
 
     def remote_state(self, name: str) -> str:
         """What has become of an export."""
-        with loopback_session() as session:
-            operation = session.get(f"{self.control.url}/v1/{name}", timeout=30).json()
-        if not operation.get("done"):
-            return "RUNNING"
-        return {None: "SUCCEEDED", 1: "CANCELLED"}.get(operation.get("error", {}).get("code"), "FAILED")
+        return self.control.operation_state(name)
 
     def wait_for_remote(self, name: str, state: str) -> None:
         """Wait until an export has ended like that."""
