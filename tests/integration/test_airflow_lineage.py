@@ -88,6 +88,8 @@ def scene(
         "BIGQUERY_EMULATOR_HOST": bigquery.url,
         "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
         "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
+        # Without it, no run is created for an asset's event either.
+        "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "True",
     }
     with AirflowStandalone(folder / "home", folder / "dags", settings) as airflow:
         airflow.rest.wait_for_dag("lineage_after_export")
