@@ -81,7 +81,7 @@ $(VENV)/.demo-installed: $(UV) $(BUILD_INPUTS)
 
 $(VENV)/.tests-installed: $(UV) $(BUILD_INPUTS)
 	@echo "Installing Airflow, the provider, the emulators and the test tools into $(VENV); it takes a minute or two, once"
-	@$(INSTALL) --python $(VENV) --constraint rig/constraints.txt --group dev --editable '.[emulator]'
+	@$(INSTALL) --python $(VENV) --constraint rig/constraints.txt --group dev --editable '.[emulator,openlineage]'
 	@touch $@ $(VENV)/.demo-installed
 
 $(VENV)/.chaos-installed: $(VENV)/.tests-installed

@@ -60,3 +60,12 @@ def is_known(mime_type: str) -> bool:
     :param mime_type: a well-formed MIME type.
     """
     return re.sub(r"[ \t]", "", mime_type) in _KNOWN
+
+
+def is_one_file_per_instance(mime_type: str | None) -> bool:
+    """
+    Tell whether an export writes one file for each instance, and not one for each frame.
+
+    :param mime_type: a well-formed MIME type; files as uploaded if not given.
+    """
+    return mime_type is None or mime_type.partition(";")[0].strip() == "application/dicom"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from airflow_provider_dicom import connection
+
 _INTEGRATION = "Google Cloud Healthcare DICOM stores"
 
 
@@ -11,6 +13,35 @@ def _modules(kind: str) -> list[dict[str, Any]]:
     return [
         {"integration-name": _INTEGRATION, "python-modules": [f"airflow_provider_dicom.{kind}.dicom_store"]}
     ]
+
+
+def _connection_type() -> dict[str, Any]:
+    from airflow.providers.google.get_provider_info import get_provider_info as google_provider_info
+
+    google_fields = next(
+        connection_type["conn-fields"]
+        for connection_type in google_provider_info()["connection-types"]
+        if connection_type["connection-type"] == "google_cloud_platform"
+    )
+    fields = {
+        name: {
+            "label": field.label,
+            "description": field.description,
+            "schema": {"type": ["string", "null"]},
+        }
+        for name, field in connection.FIELDS.items()
+    }
+    return {
+        "hook-class-name": "airflow_provider_dicom.hooks.dicom_store.DicomStoreHook",
+        "hook-name": connection.HOOK_NAME,
+        "connection-type": connection.CONN_TYPE,
+        "conn-fields": {"project": google_fields["project"], **fields, **google_fields},
+        "ui-field-behaviour": {
+            "hidden-fields": list(connection.HIDDEN_FIELDS),
+            "relabeling": {},
+            "placeholders": connection.PLACEHOLDERS,
+        },
+    }
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -30,6 +61,17 @@ def get_provider_info() -> dict[str, Any]:
         "operators": _modules("operators"),
         "sensors": _modules("sensors"),
         "triggers": _modules("triggers"),
+        "connection-types": [_connection_type()],
+        "asset-uris": [
+            {
+                "schemes": ["dicomstore"],
+                "handler": "airflow_provider_dicom.assets.dicom_store.sanitize_uri",
+                "factory": "airflow_provider_dicom.assets.dicom_store.create_asset",
+                "to_openlineage_converter": (
+                    "airflow_provider_dicom.assets.dicom_store.convert_asset_to_openlineage"
+                ),
+            }
+        ],
         "extra-links": [
             f"airflow_provider_dicom.links.dicom_store.{name}"
             for name in ("DicomStoreLink", "DicomExportLogsLink", "DicomExportDestinationLink")

@@ -7,13 +7,14 @@ import time
 from contextlib import contextmanager
 from functools import cached_property
 from http import HTTPStatus
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
 import google.auth.transport.requests
 import requests
 import tenacity
 import urllib3.exceptions
+from airflow.providers.common.compat.sdk import AirflowException
 from airflow.providers.google.common.hooks.base_google import (
     PROVIDE_PROJECT_ID,
     GoogleBaseAsyncHook,
@@ -24,16 +25,18 @@ from google.auth.credentials import AnonymousCredentials, TokenState
 from google.auth.exceptions import GoogleAuthError
 from yarl import URL
 
-from airflow_provider_dicom import api, replies
+from airflow_provider_dicom import api, connection, permissions, replies
 from airflow_provider_dicom.endpoint import Endpoint, configured_endpoint, universe_endpoint
 from airflow_provider_dicom.exceptions import (
     DicomExportAuthenticationError,
     DicomExportError,
     DicomExportInvalidRequestError,
+    DicomExportPermissionError,
     DicomExportSubmissionUnknownError,
     DicomExportTransientError,
     DicomExportUnavailableError,
 )
+from airflow_provider_dicom.lineage import report_export
 from airflow_provider_dicom.polling import CONFIRMATION_PAUSES
 from airflow_provider_dicom.resources import DatasetName, DicomStoreName, OperationName
 from airflow_provider_dicom.retrying import retry_options
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.api_types import DicomJson, DicomStore, DicomStoreMetrics
     from airflow_provider_dicom.export_request import ExportRequest
     from airflow_provider_dicom.operation import Operation, OperationPage
+    from airflow_provider_dicom.permissions import CallerPermission
     from airflow_provider_dicom.polling import OperationWatch
 
 _CONNECTING_FAILED = (
@@ -74,10 +78,35 @@ class DicomStoreHook(GoogleBaseHook):
 
     https://cloud.google.com/healthcare-api/docs/reference/rest/v1/projects.locations.datasets.dicomStores
 
-    :param gcp_conn_id: the Airflow connection.
+    :param gcp_conn_id: the Airflow connection, of the type of this provider or of Google's.
     :param impersonation_chain: a service account to impersonate, or a chain of them.
     :param api_endpoint: another endpoint than Google's, such as a regional one or a local Healthcare API.
     """
+
+    conn_type = connection.CONN_TYPE
+    hook_name = connection.HOOK_NAME
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """Return the form's fields, for Airflow versions that do not take them from the metadata."""
+        from flask_appbuilder.fieldwidgets import BS3TextFieldWidget  # type: ignore[import-not-found]
+        from wtforms import StringField  # type: ignore[import-untyped]
+
+        google_fields = super().get_connection_form_widgets()
+        own_fields = {
+            name: StringField(field.label, description=field.description, widget=BS3TextFieldWidget())
+            for name, field in connection.FIELDS.items()
+        }
+        return {"project": google_fields["project"], **own_fields, **google_fields}
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """Return how the form's fields look, for Airflow versions that do not take it from the metadata."""
+        return {
+            "hidden_fields": list(connection.HIDDEN_FIELDS),
+            "relabeling": {},
+            "placeholders": dict(connection.PLACEHOLDERS),
+        }
 
     def __init__(
         self,
@@ -88,15 +117,18 @@ class DicomStoreHook(GoogleBaseHook):
         super().__init__(gcp_conn_id=gcp_conn_id, impersonation_chain=impersonation_chain)
         self.api_endpoint = api_endpoint
 
-    def dataset_name(self, location: str, dataset_id: str, project_id: str | None = None) -> DatasetName:
+    def dataset_name(
+        self, location: str | None = None, dataset_id: str | None = None, project_id: str | None = None
+    ) -> DatasetName:
         """
         Build the full name of a dataset.
 
-        :param location: the location.
-        :param dataset_id: the dataset's id.
+        :param location: the location; the connection's if not given.
+        :param dataset_id: the dataset's id; the connection's if not given.
         :param project_id: the project's id; the connection's if not given.
-        :raises DicomExportInvalidRequestError: if an id is not acceptable, or there is no project.
+        :raises DicomExportInvalidRequestError: if an id is not acceptable, or is nowhere to be found.
         """
+        location, dataset_id = self._or_default(location=location, dataset_id=dataset_id)
         if project_id is None:
             project_id = self._default_project_id()
             if not project_id:
@@ -105,6 +137,15 @@ class DicomStoreHook(GoogleBaseHook):
                     "accepted: a project id as the parameter, or in the connection."
                 )
         return DatasetName(project_id, location, dataset_id)
+
+    def _or_default(self, **ids: str | None) -> list[str]:
+        found = {name: self._get_field(name) if value is None else value for name, value in ids.items()}
+        if missing := [f"{name}=None" for name, value in found.items() if value is None]:
+            raise DicomExportInvalidRequestError(
+                f"{', '.join(missing)}: the connection {self.gcp_conn_id!r} names none either; "
+                "accepted: an id as the parameter, or in the connection."
+            )
+        return list(found.values())
 
     def _default_project_id(self) -> str | None:
         if self.endpoint.anonymous:
@@ -119,17 +160,24 @@ class DicomStoreHook(GoogleBaseHook):
         return None if project_id is PROVIDE_PROJECT_ID else project_id
 
     def dicom_store_name(
-        self, location: str, dataset_id: str, dicom_store_id: str, project_id: str | None = None
+        self,
+        location: str | None = None,
+        dataset_id: str | None = None,
+        dicom_store_id: str | None = None,
+        project_id: str | None = None,
     ) -> DicomStoreName:
         """
         Build the full name of a DICOM store.
 
-        :param location: the location.
-        :param dataset_id: the dataset's id.
-        :param dicom_store_id: the DICOM store's id.
+        :param location: the location; the connection's if not given.
+        :param dataset_id: the dataset's id; the connection's if not given.
+        :param dicom_store_id: the DICOM store's id; the connection's if not given.
         :param project_id: the project's id; the connection's if not given.
-        :raises DicomExportInvalidRequestError: if an id is not acceptable, or there is no project.
+        :raises DicomExportInvalidRequestError: if an id is not acceptable, or is nowhere to be found.
         """
+        location, dataset_id, dicom_store_id = self._or_default(
+            location=location, dataset_id=dataset_id, dicom_store_id=dicom_store_id
+        )
         return DicomStoreName(self.dataset_name(location, dataset_id, project_id), dicom_store_id)
 
     def export(self, store: DicomStoreName, request: ExportRequest) -> Operation:
@@ -159,6 +207,10 @@ class DicomStoreHook(GoogleBaseHook):
                 f"--project={dataset.project_id}",
                 retry_after=error.retry_after,
             ) from error
+        try:
+            report_export(self, store, request)
+        except Exception as error:  # whatever a lineage backend raises: the export is accepted
+            self.log.warning("The lineage of the export was not reported: %s", error)
         return operation
 
     def get_operation(self, operation_name: str, *, num_retries: int | None = None) -> Operation:
@@ -287,6 +339,46 @@ class DicomStoreHook(GoogleBaseHook):
         answer = cast("dict[str, list[str]]", self._send(api.test_iam_permissions(resource, permissions)))
         return answer.get("permissions", [])
 
+    def test_connection(self) -> tuple[bool, str]:
+        """Read the connection's DICOM store, and say which permissions its account lacks, if any."""
+        try:
+            with self:
+                return self._test_store(self.dicom_store_name())
+        except (AirflowException, GoogleAuthError) as error:
+            return False, str(error)
+
+    def _test_store(self, store: DicomStoreName) -> tuple[bool, str]:
+        # Somebody waits for the answer, so nothing is tried again. Reading comes first: of what does not
+        # exist, testIamPermissions only says that the caller has no permission.
+        refusal = None
+        try:
+            self._send(api.get_dicom_store(store), 0)
+        except DicomExportPermissionError as error:
+            refusal = error
+        missing = self._missing(store, (permissions.GET_STORE, permissions.EXPORT))
+        missing += self._missing(store.dataset, (permissions.GET_OPERATION, permissions.CANCEL_OPERATION))
+        explained = {
+            needed: f"Missing: {needed.permission}. "
+            + permissions.explain_caller(needed, store.dataset, store, self.caller)
+            for needed in missing
+        }
+        only_to_cancel = explained.pop(permissions.CANCEL_OPERATION, None)
+        if explained:
+            return False, " ".join(explained.values())
+        if refusal is not None:
+            return False, str(refusal)
+        message = f"Read {store}. Its account may start exports and follow them"
+        if only_to_cancel is None:
+            return True, f"{message}, and cancel them."
+        return True, f"{message}, but not cancel them when a task is killed. {only_to_cancel}"
+
+    def _missing(
+        self, resource: DicomStoreName | DatasetName, needed: tuple[CallerPermission, ...]
+    ) -> list[CallerPermission]:
+        request = api.test_iam_permissions(resource, [one.permission for one in needed])
+        answer = cast("dict[str, list[str]]", self._send(request, 0))
+        return [one for one in needed if one.permission not in answer.get("permissions", [])]
+
     def search(
         self,
         store: DicomStoreName,
@@ -355,8 +447,9 @@ class DicomStoreHook(GoogleBaseHook):
 
         :raises DicomExportInvalidRequestError: if a token would travel in the clear.
         """
-        if (configured := configured_endpoint(self.api_endpoint)) is not None:
-            return configured
+        for api_endpoint in (self.api_endpoint, self._get_field("api_endpoint")):
+            if (configured := configured_endpoint(api_endpoint)) is not None:
+                return configured
         universe = self.get_client_options().universe_domain
         return universe_endpoint(universe or getattr(self.get_credentials(), "universe_domain", None))
 

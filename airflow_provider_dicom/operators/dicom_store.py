@@ -7,7 +7,7 @@ import warnings
 from datetime import timedelta
 from typing import TYPE_CHECKING, NoReturn, cast
 
-from airflow.providers.common.compat.sdk import AirflowSkipException
+from airflow.providers.common.compat.sdk import AirflowException, AirflowSkipException
 
 from airflow_provider_dicom.compat import (
     TaskDeferralError,
@@ -28,6 +28,7 @@ from airflow_provider_dicom.links.dicom_store import (
     DicomStoreLink,
 )
 from airflow_provider_dicom.operation import describe_cancellation, is_cancelled, outcome
+from airflow_provider_dicom.outlets import note_on_outlets
 from airflow_provider_dicom.polling import OperationWatch
 from airflow_provider_dicom.resources import DicomStoreName, OperationName, id_mistake, raise_on
 from airflow_provider_dicom.submitting import Submitter
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
+    from airflow.providers.common.compat.openlineage.facet import Dataset, RunFacet
     from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
     from airflow_provider_dicom.operation import DicomExportResult, Operation
@@ -149,6 +152,7 @@ class DicomStoreExportOperator(WaitsForOperation):
         self.impersonation_chain = impersonation_chain
         self.api_endpoint = api_endpoint
         self._running_operation: str | None = None
+        self._seen_operation: Operation | None = None
         self._is_resumed = False
         self._is_filtered = resource_paths is not None
         unrendered = self.unrendered()
@@ -205,6 +209,7 @@ class DicomStoreExportOperator(WaitsForOperation):
         :raises DicomExportError: if the export failed, or cannot be followed.
         """
         self._running_operation = event["operation"]["name"]
+        self._seen_operation = event["operation"]
         try:
             operation = self.operation_of(event)
         except DicomExportTimeoutError as error:
@@ -213,7 +218,7 @@ class DicomStoreExportOperator(WaitsForOperation):
             return self._defer(event["operation"]["name"], deadline, reattached=reattached)
         if reattached and is_cancelled(operation):
             return self._submit_afresh(operation, context, deadline)
-        return self._finish(operation)
+        return self._finish(operation, context)
 
     def resume_execution(
         self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context
@@ -230,6 +235,7 @@ class DicomStoreExportOperator(WaitsForOperation):
             return super().resume_execution(next_method, next_kwargs, context)
         except (TaskDeferralTimeout, TaskDeferralError) as error:
             operation_name = self._deferred_operation(context)
+            self._seen_operation = {"name": operation_name} if operation_name else None
             if is_deferral_timeout(error):
                 raise self._timed_out(
                     DicomExportTimeoutError(
@@ -255,6 +261,44 @@ class DicomStoreExportOperator(WaitsForOperation):
             operation_name = self._deferred_operation(context)
         if operation_name is not None and self.cancel_on_kill:
             self.log.info(self._cancel(operation_name))
+
+    def get_openlineage_facets_on_start(self) -> OperatorLineage[Dataset, RunFacet]:
+        """Describe the export to OpenLineage, as far as it is known before the task runs."""
+        return self._lineage(None)
+
+    def get_openlineage_facets_on_complete(self, task_instance: object) -> OperatorLineage[Dataset, RunFacet]:
+        """
+        Describe the export to OpenLineage with its Operation and its counts.
+
+        :param task_instance: the task instance.
+        """
+        return self._lineage(self._seen_operation)
+
+    def get_openlineage_facets_on_failure(self, task_instance: object) -> OperatorLineage[Dataset, RunFacet]:
+        """
+        Describe the export to OpenLineage with the Operation as it was seen last, if there is one.
+
+        :param task_instance: the task instance.
+        """
+        return self._lineage(self._seen_operation)
+
+    def _lineage(self, operation: Operation | None) -> OperatorLineage[Dataset, RunFacet]:
+        from airflow_provider_dicom.openlineage import export_lineage
+
+        return export_lineage(self.export_request, self._store_for_lineage(operation), operation)
+
+    def _store_for_lineage(self, operation: Operation | None) -> DicomStoreName | None:
+        if operation is not None:
+            return self._store_of(operation)
+        try:
+            with self.hook() as hook:
+                return hook.dicom_store_name(
+                    self.location, self.dataset_id, self.dicom_store_id, self.project_id
+                )
+        except AirflowException as error:
+            # The task is about to say so itself.
+            self.log.debug("The lineage is without the DICOM store: %s", error)
+            return None
 
     def _mistakes(self, unrendered: frozenset[str]) -> Iterator[str]:
         for name in ("location", "dataset_id", "dicom_store_id", "project_id"):
@@ -314,20 +358,21 @@ class DicomStoreExportOperator(WaitsForOperation):
     def _follow(
         self, hook: DicomStoreHook, attachment: Attachment, context: Context, deadline: float | None
     ) -> DicomExportResult | str:
-        operation = attachment.operation
+        operation = self._seen_operation = attachment.operation
         name = self._running_operation = operation["name"]
         context["ti"].xcom_push(key=OPERATION_NAME_KEY, value=name)
         if not self.wait_for_completion:
             self._running_operation = None
+            note_on_outlets(context, self.outlets, {OPERATION_NAME_KEY: name})
             return name
         if operation.get("done"):
-            return self._finish(operation)
+            return self._finish(operation, context)
         if self.deferrable:
             return self._defer(name, deadline, reattached=attachment.reattached)
         operation = self._wait_on_worker(hook, name, deadline)
         if attachment.reattached and is_cancelled(operation):
             return self._submit_afresh(operation, context, deadline)
-        return self._finish(operation)
+        return self._finish(operation, context)
 
     def _submit_afresh(
         self, cancelled: Operation, context: Context, deadline: float | None
@@ -357,20 +402,23 @@ class DicomStoreExportOperator(WaitsForOperation):
             kwargs={"reattached": reattached, "deadline": deadline},
         )
 
+    def _store_of(self, operation: Operation) -> DicomStoreName:
+        return DicomStoreName(OperationName.parse(operation["name"]).dataset, self.dicom_store_id)
+
     def _outcome(self, operation: Operation) -> DicomExportResult:
         return outcome(
             operation,
             max_failures=self.max_failures,
-            dicom_store=str(
-                DicomStoreName(OperationName.parse(operation["name"]).dataset, self.dicom_store_id)
-            ),
+            dicom_store=str(self._store_of(operation)),
             destination=self.destination,
             filter_uri=self.filter_uri,
         )
 
-    def _finish(self, operation: Operation) -> DicomExportResult:
+    def _finish(self, operation: Operation, context: Context) -> DicomExportResult:
         self._running_operation = None
+        self._seen_operation = operation
         result = self._outcome(operation)
+        note_on_outlets(context, self.outlets, result)
         self.log.info(
             "Export ended as %s: %d exported, %d failed, from %s to %s. Operation: %s",
             result["state"],

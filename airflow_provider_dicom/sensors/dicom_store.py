@@ -20,6 +20,7 @@ from airflow_provider_dicom.exceptions import (
     DicomExportTransientError,
 )
 from airflow_provider_dicom.operation import outcome
+from airflow_provider_dicom.outlets import note_on_outlets
 from airflow_provider_dicom.polling import REFUSALS_BELIEVED
 from airflow_provider_dicom.resources import OperationName, raise_on
 from airflow_provider_dicom.waiting import WaitsForOperation
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_dicom.operation import DicomExportResult
+    from airflow_provider_dicom.operation import DicomExportResult, Operation
     from airflow_provider_dicom.triggers.dicom_store import ExportEvent
 
 
@@ -114,7 +115,7 @@ class DicomStoreExportSensor(WaitsForOperation, BaseSensorOperator):
         try:
             operation = self.operation_of(event)
             if operation is not None:
-                return outcome(operation, max_failures=self.max_failures)
+                return self._finish(operation, context)
         except DicomExportTimeoutError as error:
             if self.soft_fail or self.never_fail:
                 raise AirflowSkipException(str(error)) from error
@@ -140,7 +141,12 @@ class DicomStoreExportSensor(WaitsForOperation, BaseSensorOperator):
                 return PokeReturnValue(is_done=False)
         if not operation.get("done"):
             return PokeReturnValue(is_done=False)
-        return PokeReturnValue(is_done=True, xcom_value=outcome(operation, max_failures=self.max_failures))
+        return PokeReturnValue(is_done=True, xcom_value=self._finish(operation, context))
+
+    def _finish(self, operation: Operation, context: Context) -> DicomExportResult:
+        result = outcome(operation, max_failures=self.max_failures)
+        note_on_outlets(context, self.outlets, result)
+        return result
 
     def _defer(self, deadline: float) -> NoReturn:
         self.defer_until_done(
