@@ -56,7 +56,7 @@ test-chaos: $(VENV)/.chaos-installed $(BIGQUERY_VENV)/.installed $(AIRFLOW:%=.ve
 lint: $(VENV)/.tests-installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy -p airflow_provider_dicom -p rig -p demo
+	$(VENV)/bin/mypy
 	$(VENV)/bin/codespell
 
 bench: $(BENCH_VENV)/.installed

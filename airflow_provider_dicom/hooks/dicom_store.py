@@ -279,7 +279,13 @@ class DicomStoreHook(GoogleBaseHook):
         :param operation_name: the full name of the Operation.
         :raises DicomExportError: if the API refuses.
         """
-        self.cancel_operation(operation_name)
+        try:
+            self.cancel_operation(operation_name)
+        except DicomExportError:
+            # The API may refuse to cancel what has ended meanwhile.
+            if not (operation := self.get_operation(operation_name)).get("done"):
+                raise
+            return operation
         for pause in CONFIRMATION_PAUSES:
             if (operation := self.get_operation(operation_name)).get("done"):
                 return operation
@@ -617,7 +623,13 @@ class DicomStoreAsyncHook(GoogleBaseAsyncHook):
         :param operation_name: the full name of the Operation.
         :raises DicomExportError: if the API refuses.
         """
-        await self.cancel_operation(operation_name)
+        try:
+            await self.cancel_operation(operation_name)
+        except DicomExportError:
+            # As in the sync hook.
+            if not (operation := await self.get_operation(operation_name)).get("done"):
+                raise
+            return operation
         for pause in CONFIRMATION_PAUSES:
             if (operation := await self.get_operation(operation_name)).get("done"):
                 return operation

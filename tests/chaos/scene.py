@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 
 from rig.airflow import FINISHED, is_exit_known
+from rig.contract import RESULT_KEYS
 from rig.control import Control
 from rig.dicom_files import create_store, sample_files, upload
 from rig.servers import loopback_session, wait_for
@@ -25,18 +26,6 @@ INSTANCES = 3
 BOUND = 150.0
 #: What the first answer to a poll makes them log.
 FOLLOWED = "Export running for"
-RESULT_KEYS = {
-    "operation_name",
-    "dicom_store",
-    "destination",
-    "state",
-    "success",
-    "failure",
-    "pending",
-    "create_time",
-    "end_time",
-    "logs_url",
-}
 
 
 class Stage:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -76,10 +76,6 @@ class Rig:
             if f"/{dag_id}/" in operation["request"]["gcsDestination"]["uriPrefix"]
         ]
 
-    def patch_task(self, dag_id: str, **change: Any) -> None:
-        path = f"dags/{dag_id}/dagRuns/{self.runs[dag_id]}/taskInstances/{TASK}"
-        self.rest.call("PATCH", path, json=change)
-
     def logs(self, dag_id: str) -> str:
         """Return the logs of all tries."""
         tries = self.rest.task(dag_id, self.runs[dag_id], TASK)["try_number"]
@@ -116,14 +112,13 @@ def test_an_execution_timeout_holds_while_deferred(rig: Rig) -> None:
 
 
 def test_a_killed_task_cancels_its_export(rig: Rig) -> None:
-    rig.patch_task("marked_failed", new_state="failed")
+    rig.rest.set_task_state("marked_failed", rig.runs["marked_failed"], TASK, "failed")
     rig.wait_for_operation(rig.first["marked_failed"], "CANCELLED")
     assert rig.state("marked_failed") == "failed"
 
 
 def test_a_cleared_task_ends_with_one_export(rig: Rig, storage: StorageEmulator) -> None:
-    body = {"dry_run": False, "task_ids": [TASK], "dag_run_id": rig.runs["cleared"], "only_failed": False}
-    rig.rest.call("POST", "dags/cleared/clearTaskInstances", json=body)
+    rig.rest.clear("cleared", rig.runs["cleared"], TASK)
     rig.wait_for_deferral("cleared", 2)
 
     # The new try and the kill of the old one race: either the new try takes the running export over, or

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from rig.airflow import AirflowStandalone
+from rig.contract import RESULT_KEYS
 from rig.control import Control
 from rig.dicom_files import as_uploaded, create_store, sample_files, uids_of, upload
 from rig.servers import ROOT, HealthcareEmulator
@@ -24,18 +25,6 @@ BUCKET, TABLE = "airflow-run", "test-project.airflow_run.dicom_metadata"
 NIGHT = "2026-03-29"
 DATASET = "projects/test-project/locations/europe-west3/datasets/radiology"
 STORE = f"{DATASET}/dicomStores/airflow-run"
-RESULT_KEYS = {
-    "operation_name",
-    "dicom_store",
-    "destination",
-    "state",
-    "success",
-    "failure",
-    "pending",
-    "create_time",
-    "end_time",
-    "logs_url",
-}
 TASK = "export"
 
 

@@ -15,6 +15,7 @@ from airflow.sdk.execution_time.task_runner import _run_execute_callable
 from provider_rig import Run, StateStore
 
 from airflow_provider_dicom import exceptions
+from rig.contract import RESULT_KEYS
 from rig.servers import free_port, wait_for
 
 if TYPE_CHECKING:
@@ -24,18 +25,6 @@ if TYPE_CHECKING:
     from rig.servers import HealthcareEmulator, StorageEmulator
 
 pytestmark = pytest.mark.usefixtures("quick")
-KEYS = {
-    "operation_name",
-    "dicom_store",
-    "destination",
-    "state",
-    "success",
-    "failure",
-    "pending",
-    "create_time",
-    "end_time",
-    "logs_url",
-}
 MODES = [pytest.param(True, id="deferred"), pytest.param(False, id="on_worker")]
 
 
@@ -54,7 +43,7 @@ def test_the_result_is_the_same_in_every_mode(
 ) -> None:
     run = Run()
     result = run(operator(deferrable=deferrable))
-    assert set(result) == KEYS
+    assert set(result) == RESULT_KEYS
     name = result["operation_name"]
     assert name.startswith(f"{store.dataset}/operations/")
     assert (result["dicom_store"], result["destination"]) == (str(store), f"gs://{bucket}/nightly")

@@ -504,3 +504,21 @@ async def test_a_kill_that_fails_is_told(
     control.fault("operations.cancel", status=403)
     await killed.on_kill()
     assert "could not be cancelled and may go on" in capsys.readouterr().out
+
+
+async def test_a_kill_after_the_end_says_that_it_had_ended(
+    trigger: Any,
+    submit: Any,
+    instances: list[Uids],
+    control: Control,
+    task_state: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    control.settings(advance="manual")
+    ended = submit()
+    control.step(ended)
+    killed = trigger(ended)
+    killed._task_instance = task_state("failed")
+    control.fault("operations.cancel", status=400, message="The operation has already completed.")
+    await killed.on_kill()
+    assert "had ended before it could be cancelled" in capsys.readouterr().out

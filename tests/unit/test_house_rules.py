@@ -45,15 +45,10 @@ def calls(tree: ast.AST, attribute: str) -> Iterator[ast.Call]:
 
 @pytest.mark.parametrize("cls", PUBLIC, ids=lambda cls: cls.__name__)
 def test_every_parameter_is_documented(cls: type) -> None:
-    parameters = inspect.signature(inspect.unwrap(cls.__init__)).parameters  # type: ignore[misc]
-    names = {
-        name
-        for name, p in parameters.items()
-        if name not in ("self", "kwargs") and p.kind is not p.VAR_POSITIONAL
-    }
-    documented = set(re.findall(r":param (\w+):", inspect.getdoc(cls) or ""))
-    assert names <= documented
-    assert documented <= names
+    # Airflow wraps a task's __init__; what is wrapped has the signature.
+    parameters = set(inspect.signature(inspect.unwrap(cls.__init__)).parameters)  # type: ignore[misc]
+    documented = re.findall(r":param (\w+):", inspect.getdoc(cls) or "")
+    assert sorted(documented) == sorted(parameters - {"self", "args", "kwargs"})
 
 
 @pytest.mark.parametrize("cls", TEMPLATED, ids=lambda cls: cls.__name__)

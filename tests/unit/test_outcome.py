@@ -17,22 +17,11 @@ from airflow_provider_dicom.operation import (
     max_failures_mistake,
     outcome,
 )
+from rig.contract import RESULT_KEYS
 
 NAME = "projects/p/locations/l/datasets/d/operations/77"
 STORE = "projects/p/locations/l/datasets/d/dicomStores/s"
 LOGS = "https://console.cloud.google.com/logs/the-apis-own"
-KEYS = {
-    "operation_name",
-    "dicom_store",
-    "destination",
-    "state",
-    "success",
-    "failure",
-    "pending",
-    "create_time",
-    "end_time",
-    "logs_url",
-}
 
 
 def ended(error: dict[str, Any] | None = None, **counter: int) -> Operation:
@@ -54,7 +43,7 @@ def judge(operation: Operation, max_failures: float = 0, **more: Any) -> dict[st
     result = outcome(
         operation, max_failures=max_failures, dicom_store=STORE, destination="gs://exports/nightly", **more
     )
-    assert set(result) == KEYS
+    assert set(result) == RESULT_KEYS
     return dict(result)
 
 
