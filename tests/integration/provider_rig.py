@@ -126,9 +126,12 @@ class TokenServer:
 
     Tokens are ``token-1``, ``token-2``, ...; a test may look at ``requests`` and ``tokens``, change
     ``expires_in``, and put answers into ``faults``, each (status, body) used once.
+
+    :param prefix: how tokens begin.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str = "token") -> None:
+        self._prefix = prefix
         self.requests: list[Json] = []
         self.tokens: list[str] = []
         self.expires_in = 3600
@@ -181,7 +184,7 @@ class TokenServer:
         self.requests.append(request)
         if self.faults:
             return self.faults.pop(0)
-        token = f"token-{len(self.tokens) + 1}"
+        token = f"{self._prefix}-{len(self.tokens) + 1}"
         self.tokens.append(token)
         if path == "/token":
             return 200, {"access_token": token, "expires_in": self.expires_in, "token_type": "Bearer"}
