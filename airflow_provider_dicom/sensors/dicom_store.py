@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_dicom.operation import DicomExportResult
+    from airflow_provider_dicom.operation import DicomExportResult, Operation
     from airflow_provider_dicom.triggers.dicom_store import ExportEvent
 
 
@@ -114,7 +114,7 @@ class DicomStoreExportSensor(WaitsForOperation, BaseSensorOperator):
         try:
             operation = self.operation_of(event)
             if operation is not None:
-                return outcome(operation, max_failures=self.max_failures)
+                return self.judged(operation, context, self._outcome)
         except DicomExportTimeoutError as error:
             if self.soft_fail or self.never_fail:
                 raise AirflowSkipException(str(error)) from error
@@ -140,7 +140,10 @@ class DicomStoreExportSensor(WaitsForOperation, BaseSensorOperator):
                 return PokeReturnValue(is_done=False)
         if not operation.get("done"):
             return PokeReturnValue(is_done=False)
-        return PokeReturnValue(is_done=True, xcom_value=outcome(operation, max_failures=self.max_failures))
+        return PokeReturnValue(is_done=True, xcom_value=self.judged(operation, context, self._outcome))
+
+    def _outcome(self, operation: Operation) -> DicomExportResult:
+        return outcome(operation, max_failures=self.max_failures)
 
     def _defer(self, deadline: float) -> NoReturn:
         self.defer_until_done(
