@@ -175,8 +175,10 @@ def describe_speed(operation: Operation) -> str:
     if seconds <= 0:
         return ""
     count = counters(operation)
-    digits = 0 if seconds >= 10 else 1
-    return f" in {seconds:.{digits}f} s ({(count.success + count.failure) / seconds:.1f} instances/s)"
+    rate, unit = (count.success + count.failure) / seconds, "s"
+    if rate < 1:
+        rate, unit = rate * 60, "min"
+    return f" in {seconds:.{0 if seconds >= 10 else 1}f} s ({rate:.1f} instances/{unit})"
 
 
 def outcome(

@@ -210,8 +210,6 @@ def store_from_worker(
     :param log: where to say that it could not be stored.
     """
     try:
-        task_instance.xcom_push(
-            key=PROGRESS_KEY, value=progress_of(operation, is_good_enough=is_good_enough)
-        )
+        task_instance.xcom_push(key=PROGRESS_KEY, value=progress_of(operation, is_good_enough=is_good_enough))
     except Exception as error:  # whatever Airflow raises: the export's own end is what counts
         log.warning(_NOT_STORED, error)

@@ -36,9 +36,9 @@ DISPOSITIONS = {
 }
 SCHEMAS = {"flattened": "A column for each DICOM attribute", "json": "One JSON column with all attributes"}
 
-STORE, TO, FILES, ROWS, WHAT = (
-    {"section": name}
-    for name in ("DICOM store", "Destination", "Files (gs://)", "Rows (bq://)", "What to export")
+# What has no section is in the one that the form opens with.
+FILES, ROWS, PART = (
+    {"section": name} for name in ("Files (gs://)", "Rows (bq://)", "Only a part of the DICOM store")
 )
 PARAMS = {
     "location": Param(
@@ -48,7 +48,6 @@ PARAMS = {
         type="string",
         pattern=r"^[a-z0-9-]+$",
         examples=["europe-west3", "europe-west4", "us-central1", "us", "asia-northeast1"],
-        **STORE,
     ),
     "dataset": Param(
         os.environ.get("DICOM_DATASET", "radiology"),
@@ -56,7 +55,6 @@ PARAMS = {
         description="The dataset's id.",
         type="string",
         pattern=ID,
-        **STORE,
     ),
     "store": Param(
         os.environ.get("DICOM_STORE", "pacs"),
@@ -64,7 +62,6 @@ PARAMS = {
         description="The DICOM store's id.",
         type="string",
         pattern=ID,
-        **STORE,
     ),
     "destination": Param(
         f"gs://{BUCKET}/on-demand/",
@@ -73,7 +70,13 @@ PARAMS = {
         type="string",
         pattern=r"^(gs://[a-z0-9][a-z0-9._-]+[a-z0-9](/.*)?|bq://[a-z0-9.:-]+\.\w+\.[^./\s]+)$",
         examples=[f"gs://{BUCKET}/on-demand/", f"bq://{TABLE}"],
-        **TO,
+    ),
+    "max_failures": Param(
+        0,
+        title="Instances that may fail",
+        description="If more of them cannot be exported, the run fails.",
+        type="integer",
+        minimum=0,
     ),
     "form": Param(
         None,
@@ -102,27 +105,19 @@ PARAMS = {
     ),
     "studies": Param(
         None,
-        title="Only these studies, series or instances",
+        title="Studies, series or instances",
         description_md="One path a line, such as `/studies/1.2.3/series/4.5.6`. Empty: the whole DICOM store.",
         type=["null", "array"],
         items={"type": "string", "pattern": r"^/studies/[0-9.]+(/series/[0-9.]+(/instances/[0-9.]+)?)?$"},
-        **WHAT,
+        **PART,
     ),
     "list_bucket": Param(
         BUCKET,
-        title="Bucket for the list of studies",
+        title="Bucket for this list",
         description="The list is written there, and the Healthcare API reads it from there.",
         type="string",
         pattern=r"^[a-z0-9][a-z0-9._-]+[a-z0-9]$",
-        **WHAT,
-    ),
-    "max_failures": Param(
-        0,
-        title="Instances that may fail",
-        description="If more of them cannot be exported, the run fails.",
-        type="integer",
-        minimum=0,
-        **WHAT,
+        **PART,
     ),
 }
 

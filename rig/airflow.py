@@ -307,7 +307,9 @@ def login_settings(home: Path, users: Mapping[str, str]) -> dict[str, str]:
     """Return what an Airflow is told in which people have to log in."""
     return {
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{name}:{role}" for name, role in users.items()),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(
+            f"{name}:{role}" for name, role in users.items()
+        ),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / PASSWORDS),
         "RIG_AUTH_MANAGER": "rig.auth_manager.AuthManager",
         "PYTHONPATH": str(ROOT),

@@ -98,6 +98,8 @@ def test_metadata_and_entry_point_name_the_same_plugin() -> None:
 
 
 def test_workers_load_no_web_framework_for_it() -> None:
-    program = f"import sys, {module.__name__}; print([n for n in ('starlette', 'fastapi') if n in sys.modules])"
+    program = (
+        f"import sys, {module.__name__}; print([n for n in ('starlette', 'fastapi') if n in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

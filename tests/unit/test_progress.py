@@ -11,7 +11,13 @@ import pytest
 from airflow_provider_dicom import progress
 from airflow_provider_dicom.operation import Operation
 from airflow_provider_dicom.polling import OperationWatch
-from airflow_provider_dicom.progress import BackgroundRecord, Progress, Throttle, progress_of, store_from_worker
+from airflow_provider_dicom.progress import (
+    BackgroundRecord,
+    Progress,
+    Throttle,
+    progress_of,
+    store_from_worker,
+)
 
 NAME = "projects/p/locations/l/datasets/d/operations/77"
 
@@ -137,9 +143,7 @@ async def test_airflows_troubles_are_told_of_once_and_harm_nobody(unthrottled: N
     for record in records:
         record.seen(operation(1))
     await stored(values, 1)
-    assert lines.warnings == [
-        "The progress could not be stored for the web interface: the database is away"
-    ]
+    assert lines.warnings == ["The progress could not be stored for the web interface: the database is away"]
 
 
 async def test_a_thousand_exports_take_one_thread(unthrottled: None) -> None:
