@@ -1,4 +1,4 @@
-"""How far an export is, kept where Airflow's web interface finds it; written seldom, and never in a poll's way."""
+"""How far an export is, kept where Airflow's web interface finds it; never in the way of a poll."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@
 - What a retry cannot mend fails at once: a missing role, too many instances that cannot be exported.
 - A quota that is used up is waited for, longer than other troubles.
 
-Both need Airflow 3.3; with an older one, the export runs without them. The mail goes through the Airflow connection
-``smtp_default`` to the address in the variable ``DICOM_NOTIFY`` of the environment.
+All of this needs Airflow 3.3; with an older one, the export runs without it. The mail goes through the
+Airflow connection ``smtp_default`` to the address in the variable ``DICOM_NOTIFY`` of the environment.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Exports a DICOM store, or some of its studies, when somebody asks for it: the Trigger form has all there is to say.
+"""Exports a DICOM store, or some of its studies, when somebody asks for it in the Trigger form.
 
 The defaults in the form come from the environment. Credentials and project come from the Airflow connection
 ``google_cloud_default``.
@@ -21,11 +21,11 @@ ID = r"^[\w.-]{1,256}$"
 
 FORMS = {
     None: "As stored",
-    "application/dicom; transfer-syntax=1.2.840.10008.1.2.1": "DICOM, Explicit VR Little Endian (uncompressed)",
-    "application/dicom; transfer-syntax=1.2.840.10008.1.2.4.90": "DICOM, JPEG 2000 lossless",
-    "application/dicom; transfer-syntax=1.2.840.10008.1.2.4.80": "DICOM, JPEG-LS lossless",
-    "application/dicom; transfer-syntax=1.2.840.10008.1.2.5": "DICOM, RLE lossless",
-    "application/dicom; transfer-syntax=1.2.840.10008.1.2.4.50": "DICOM, JPEG baseline (lossy)",
+    "application/dicom; transfer-syntax=1.2.840.10008.1.2.1": "Explicit VR Little Endian (uncompressed)",
+    "application/dicom; transfer-syntax=1.2.840.10008.1.2.4.90": "JPEG 2000 lossless",
+    "application/dicom; transfer-syntax=1.2.840.10008.1.2.4.80": "JPEG-LS lossless",
+    "application/dicom; transfer-syntax=1.2.840.10008.1.2.5": "RLE lossless",
+    "application/dicom; transfer-syntax=1.2.840.10008.1.2.4.50": "JPEG baseline (lossy)",
     "image/png": "PNG pictures",
     "image/jpeg; transfer-syntax=1.2.840.10008.1.2.4.50": "JPEG pictures (lossy)",
 }
@@ -106,7 +106,7 @@ PARAMS = {
     "studies": Param(
         None,
         title="Studies, series or instances",
-        description_md="One path a line, such as `/studies/1.2.3/series/4.5.6`. Empty: the whole DICOM store.",
+        description_md="One path a line, like `/studies/1.2.3/series/4.5.6`. Empty: the whole DICOM store.",
         type=["null", "array"],
         items={"type": "string", "pattern": r"^/studies/[0-9.]+(/series/[0-9.]+(/instances/[0-9.]+)?)?$"},
         **PART,

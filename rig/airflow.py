@@ -127,8 +127,8 @@ class RestClient:
     def __init__(self, url: str, user: str | None = None) -> None:
         self._url = url
         self._session = loopback_session()
-        login = {"json": {"username": user, "password": user}} if user else {}
-        answer = self._session.request("POST" if user else "GET", f"{url}/auth/token", timeout=30, **login)
+        login = {"username": user, "password": user} if user else None
+        answer = self._session.request("POST" if user else "GET", f"{url}/auth/token", json=login, timeout=30)
         token = answer.json()["access_token"]
         self._session.headers["Authorization"] = f"Bearer {token}"
 

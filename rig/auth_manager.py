@@ -1,4 +1,4 @@
-"""Airflow's simple auth manager, with DAGs that one user may not see: rights that the simple one cannot express."""
+"""Airflow's simple auth manager with a DAG that one user may not see, which the simple one cannot express."""
 
 from __future__ import annotations
 

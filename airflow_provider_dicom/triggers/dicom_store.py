@@ -104,7 +104,7 @@ class DicomStoreExportTrigger(BaseTrigger):
             poll_interval=self.poll_interval,
             deadline=self.deadline,
             log=self.log,
-            on_progress=record and record.seen,
+            on_progress=None if record is None else record.seen,
         )
         try:
             operation = await wait_for_operation(

@@ -35,7 +35,7 @@ if shutil.which("chromium") is None and not os.environ.get("CI"):
 
 from playwright.sync_api import expect, sync_playwright
 
-BUCKET = "web"
+BUCKET, NIGHT = "web", "2026-03-29T02:00:00Z"
 STORES = "projects/test-project/locations/europe-west3/datasets/radiology/dicomStores"
 FILES = {"followed-1": sample_files()[:12], "followed-2": sample_files()[:5], "pacs": sample_files()[:8]}
 MARKUP = "<img src=x onerror=alert(1)>"
@@ -173,9 +173,7 @@ def web(
             upload(healthcare.url, f"{STORES}/{store}", files)
         web = Web(airflow, control, browser, mailbox)
         web.trigger("followed", {"destination": f"gs://{BUCKET}/{MARKUP}/"})
-        web.trigger(
-            "on_worker", {"store": "followed-2", "bucket": BUCKET}, logical_date="2026-03-29T02:00:00Z"
-        )
+        web.trigger("on_worker", {"store": "followed-2", "bucket": BUCKET}, logical_date=NIGHT)
         yield web
         mailbox.shutdown()
 
@@ -244,7 +242,7 @@ def test_what_the_form_asks_for_arrives(web: Web, ada: BrowserContext, storage: 
         form.get_by_role("button", name="Files (gs://)").click()
         form.locator("#element_form").click()
         keep(page, "form-files")
-        page.get_by_text("DICOM, Explicit VR Little Endian (uncompressed)").click()
+        page.get_by_text("Explicit VR Little Endian (uncompressed)").click()
         form.get_by_role("button", name="Only a part of the DICOM store").click()
         form.locator("#element_studies").fill(f"/studies/{study}")
         keep(page, "form-part")
@@ -378,9 +376,7 @@ def test_airflow_itself_guards_the_data(web: Web) -> None:
 
 def test_a_task_that_exports_nothing_says_so(web: Web, ada: BrowserContext) -> None:
     rest = web.airflow.rest
-    run_id = web.trigger(
-        "no_wait", {"store": "followed-2", "bucket": BUCKET}, logical_date="2026-03-29T02:00:00Z"
-    )
+    run_id = web.trigger("no_wait", {"store": "followed-2", "bucket": BUCKET}, logical_date=NIGHT)
     assert rest.wait("no_wait", run_id) == "success"
     with ada.new_page() as page:
         page.goto(web.page_address("no_wait"))

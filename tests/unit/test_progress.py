@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from airflow_provider_dicom import progress
-from airflow_provider_dicom.operation import Operation
 from airflow_provider_dicom.polling import OperationWatch
 from airflow_provider_dicom.progress import (
     BackgroundRecord,
@@ -18,6 +17,9 @@ from airflow_provider_dicom.progress import (
     progress_of,
     store_from_worker,
 )
+
+if TYPE_CHECKING:
+    from airflow_provider_dicom.operation import Operation
 
 NAME = "projects/p/locations/l/datasets/d/operations/77"
 
