@@ -41,6 +41,7 @@ demo: $(VENV)/.demo-installed
 
 test: $(VENV)/.tests-installed $(BIGQUERY_VENV)/.installed
 	@sh rig/install_dcmtk.sh
+	@sh rig/install_chromium.sh
 	$(VENV)/bin/python -m pytest $(COVERED) $(ARGS)
 
 quick: $(VENV)/.tests-installed

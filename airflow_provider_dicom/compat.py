@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 from airflow.providers.common.compat.sdk import AirflowException
@@ -22,12 +23,17 @@ except ImportError:
             """Airflow 2 has no such class: it raises a ``TaskDeferralError`` that says so."""
 
 
+#: Airflow 2 cannot show a page of a plugin beside a task's log.
+HAS_TASK_VIEWS = find_spec("airflow.sdk") is not None
+
 __all__ = [
+    "HAS_TASK_VIEWS",
     "TaskDeferralError",
     "TaskDeferralTimeout",
     "TaskInstanceKey",
     "context_not_resumed_in",
     "is_deferral_timeout",
+    "push_value",
     "pushed_value",
     "task_state",
 ]
@@ -100,6 +106,26 @@ def pushed_value(task: TaskInstanceKey, key: str) -> object:
         key=key, dag_id=task.dag_id, task_id=task.task_id, run_id=task.run_id, map_index=task.map_index
     )
     return value
+
+
+def push_value(task: TaskInstanceKey, key: str, value: object) -> None:
+    """
+    Write an XCom of a task; for triggers of Airflow 3, and off their event loop.
+
+    :param task: the task instance.
+    :param key: the XCom's key.
+    :param value: what to write.
+    """
+    from airflow.sdk.execution_time.xcom import XCom
+
+    XCom.set(
+        key=key,
+        value=value,
+        dag_id=task.dag_id,
+        task_id=task.task_id,
+        run_id=task.run_id,
+        map_index=task.map_index,
+    )
 
 
 def _task_state_in_database(task: TaskInstanceKey) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal, TypedDict
 
 from airflow_provider_dicom import console
@@ -157,6 +158,27 @@ def describe_cancellation(operation: Operation) -> str:
     else:
         state = "was asked to stop; the API has not confirmed it yet"
     return f"{operation['name']} {state}. It had come to: {counters(operation)}"
+
+
+def describe_speed(operation: Operation) -> str:
+    """
+    Say how long a finished export took and how fast it was; empty if the API does not tell its times.
+
+    :param operation: the Operation as the API returned it.
+    """
+    metadata = operation.get("metadata", {})
+    try:
+        begun = datetime.fromisoformat(metadata["createTime"])
+        seconds = (datetime.fromisoformat(metadata["endTime"]) - begun).total_seconds()
+    except (KeyError, TypeError, ValueError):
+        return ""
+    if seconds <= 0:
+        return ""
+    count = counters(operation)
+    rate, unit = (count.success + count.failure) / seconds, "s"
+    if rate < 1:
+        rate, unit = rate * 60, "min"
+    return f" in {seconds:.{0 if seconds >= 10 else 1}f} s ({rate:.1f} instances/{unit})"
 
 
 def outcome(

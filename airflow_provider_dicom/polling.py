@@ -40,6 +40,7 @@ class OperationWatch:
     :param poll_interval: the longest pause between polls, in seconds.
     :param deadline: when to give up, in seconds since the epoch; never if not given.
     :param log: where to say what changed.
+    :param on_progress: gets every good answer about the running Operation; it must not raise or take long.
     :param now: tells the time in seconds since the epoch.
     """
 
@@ -50,12 +51,14 @@ class OperationWatch:
         poll_interval: float,
         deadline: float | None,
         log: Log,
+        on_progress: Callable[[Operation], object] | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.operation_name = operation_name
         self.deadline = deadline
         self._poll_interval = poll_interval
         self._log = log
+        self._on_progress = on_progress
         self._now = now
         self._started = self._last_answer = self._last_line = now()
         self._base = min(FIRST_PAUSE, poll_interval)
@@ -126,6 +129,8 @@ class OperationWatch:
         if operation.get("done"):
             return True
         self._tell_progress(count)
+        if self._on_progress is not None:
+            self._on_progress(self._operation)
         return False
 
     def failed(self, error: DicomExportError) -> None:

@@ -72,6 +72,12 @@ def get_provider_info() -> dict[str, Any]:
                 ),
             }
         ],
+        "plugins": [
+            {
+                "name": "dicom_export",
+                "plugin-class": "airflow_provider_dicom.plugins.dicom_store.DicomExportPlugin",
+            }
+        ],
         "extra-links": [
             f"airflow_provider_dicom.links.dicom_store.{name}"
             for name in ("DicomStoreLink", "DicomExportLogsLink", "DicomExportDestinationLink")

@@ -9,14 +9,18 @@ from airflow.providers.common.compat.sdk import BaseOperator
 from airflow_provider_dicom.endpoint import api_endpoint_mistake
 from airflow_provider_dicom.exceptions import DicomExportTimeoutError
 from airflow_provider_dicom.operation import max_failures_mistake
+from airflow_provider_dicom.outlets import note_on_outlets
+from airflow_provider_dicom.progress import store_from_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import timedelta
     from typing import NoReturn
 
+    from airflow.providers.common.compat.sdk import Context
+
     from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
-    from airflow_provider_dicom.operation import Operation
+    from airflow_provider_dicom.operation import DicomExportResult, Operation
     from airflow_provider_dicom.triggers.dicom_store import ExportEvent
 
 
@@ -128,6 +132,26 @@ class WaitsForOperation(BaseOperator):
         with self.hook() as hook:
             operation = hook.get_operation(operation["name"])
         return operation if operation.get("done") else None
+
+    def judged(
+        self, operation: Operation, context: Context, judge: Callable[[Operation], DicomExportResult]
+    ) -> DicomExportResult:
+        """
+        Judge how an export ended, and tell the progress page and the assets of it.
+
+        :param operation: the finished Operation.
+        :param context: the task's context.
+        :param judge: returns the result, or raises if it is not good enough.
+        :raises DicomExportError: if it is not good enough.
+        """
+        is_good_enough = False
+        try:
+            result = judge(operation)
+            is_good_enough = True
+        finally:
+            store_from_worker(context["ti"], operation, is_good_enough=is_good_enough, log=self.log)
+        note_on_outlets(context, self.outlets, result)
+        return result
 
 
 def seconds_mistake(parameter: str, value: object) -> str | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import requests
 
-from rig.servers import LOOPBACK, Server, free_port, loopback_session, wait_for
+from rig.servers import LOOPBACK, ROOT, Server, free_port, loopback_session, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,12 +22,17 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 FINISHED = ("success", "failed")
 STATES = ("running", "deferred", "up_for_retry", "up_for_reschedule", "skipped", *FINISHED)
+PASSWORDS = "passwords.json"
 COMPONENTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 
 # The log servers of scheduler and triggerer listen on all interfaces, and `airflow standalone` can't be told
 # to leave them out. It finds its parts through PATH; on one machine logs are read from disk anyway.
+# It also insists on the simple auth manager, which knows no rights to single DAGs.
 _AIRFLOW_ON_PATH = """#!/bin/sh
-case "$1" in scheduler | triggerer) set -- "$@" --skip-serve-logs ;; esac
+case "$1" in
+scheduler | triggerer) set -- "$@" --skip-serve-logs ;;
+api-server) [ -z "$RIG_AUTH_MANAGER" ] || export AIRFLOW__CORE__AUTH_MANAGER="$RIG_AUTH_MANAGER" ;;
+esac
 exec {airflow} "$@"
 """
 
@@ -51,6 +56,8 @@ class AirflowStandalone(Server):
     :param dags_folder: where its DAGs are.
     :param env: variables on top of this process's environment, for example the emulators' hosts.
     :param project_id: default project of the Google Cloud connection.
+    :param users: roles by name, if people have to log in; their passwords are their names. The first one's
+        login is the REST client's.
     """
 
     def __init__(
@@ -60,11 +67,13 @@ class AirflowStandalone(Server):
         env: Mapping[str, str | None] | None = None,
         *,
         project_id: str = "test-project",
+        users: Mapping[str, str] | None = None,
     ) -> None:
         port = free_port()
         self.home = home
         self._bin = home / "bin"
         self._client: RestClient | None = None
+        self._users = dict(users or {})
         super().__init__(
             "Airflow",
             [sys.executable, "-m", "airflow", "standalone"],
@@ -77,6 +86,7 @@ class AirflowStandalone(Server):
                 "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
                 "AIRFLOW__CORE__PARALLELISM": "4",
             }
+            | (login_settings(home, users) if users else {})
             | dict(env or {}),
             start_timeout=180.0,
         )
@@ -87,13 +97,14 @@ class AirflowStandalone(Server):
         on_path = self._bin / "airflow"
         on_path.write_text(_AIRFLOW_ON_PATH.format(airflow=shlex.join([sys.executable, "-m", "airflow"])))
         on_path.chmod(0o755)
+        (self.home / PASSWORDS).write_text(json.dumps({name: name for name in self._users}))
         super().launch()
 
     @property
     def rest(self) -> RestClient:
         """A client of the REST API; the server has to be healthy."""
         if self._client is None:
-            self._client = RestClient(self.url)
+            self._client = RestClient(self.url, next(iter(self._users), None))
         return self._client
 
     def _healthy(self, session: requests.Session) -> bool:
@@ -108,14 +119,17 @@ class RestClient:
     """The parts of Airflow's REST API that the demo and the tests use.
 
     :param url: address of the API server.
+    :param user: who logs in, with the name as password; nobody has to if not given.
     """
 
     version = "v2"
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, user: str | None = None) -> None:
         self._url = url
         self._session = loopback_session()
-        token = self._session.get(f"{url}/auth/token", timeout=30).json()["access_token"]
+        login = {"username": user, "password": user} if user else None
+        answer = self._session.request("POST" if user else "GET", f"{url}/auth/token", json=login, timeout=30)
+        token = answer.json()["access_token"]
         self._session.headers["Authorization"] = f"Bearer {token}"
 
     def get(self, path: str, **params: Any) -> Json:
@@ -287,6 +301,19 @@ def _log_line(event: Json | str) -> str:
     errors = event.get("error_detail") or []
     lines += [f"  {error.get('exc_type')}: {error.get('exc_value')}" for error in errors]
     return "\n".join(lines)
+
+
+def login_settings(home: Path, users: Mapping[str, str]) -> dict[str, str]:
+    """Return what an Airflow is told in which people have to log in."""
+    return {
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(
+            f"{name}:{role}" for name, role in users.items()
+        ),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / PASSWORDS),
+        "RIG_AUTH_MANAGER": "rig.auth_manager.AuthManager",
+        "PYTHONPATH": str(ROOT),
+    }
 
 
 def common_settings(home: Path, dags_folder: Path, port: int, project_id: str) -> dict[str, str | None]:

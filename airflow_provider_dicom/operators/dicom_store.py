@@ -27,9 +27,10 @@ from airflow_provider_dicom.links.dicom_store import (
     DicomExportLogsLink,
     DicomStoreLink,
 )
-from airflow_provider_dicom.operation import describe_cancellation, is_cancelled, outcome
+from airflow_provider_dicom.operation import describe_cancellation, describe_speed, is_cancelled, outcome
 from airflow_provider_dicom.outlets import note_on_outlets
 from airflow_provider_dicom.polling import OperationWatch
+from airflow_provider_dicom.progress import Throttle, store_from_worker
 from airflow_provider_dicom.resources import DicomStoreName, OperationName, id_mistake, raise_on
 from airflow_provider_dicom.submitting import Submitter
 from airflow_provider_dicom.waiting import WaitsForOperation
@@ -369,7 +370,7 @@ class DicomStoreExportOperator(WaitsForOperation):
             return self._finish(operation, context)
         if self.deferrable:
             return self._defer(name, deadline, reattached=attachment.reattached)
-        operation = self._wait_on_worker(hook, name, deadline)
+        operation = self._wait_on_worker(hook, name, context, deadline)
         if attachment.reattached and is_cancelled(operation):
             return self._submit_afresh(operation, context, deadline)
         return self._finish(operation, context)
@@ -383,9 +384,21 @@ class DicomStoreExportOperator(WaitsForOperation):
             attachment = self._submitter(hook, context).attach()
             return self._follow(hook, attachment, context, deadline)
 
-    def _wait_on_worker(self, hook: DicomStoreHook, operation_name: str, deadline: float | None) -> Operation:
+    def _wait_on_worker(
+        self, hook: DicomStoreHook, operation_name: str, context: Context, deadline: float | None
+    ) -> Operation:
+        throttle = Throttle()
+
+        def show(operation: Operation) -> None:
+            if throttle.is_news(operation):
+                store_from_worker(context["ti"], operation, log=self.log)
+
         watch = OperationWatch(
-            operation_name, poll_interval=self.poll_interval, deadline=deadline, log=self.log
+            operation_name,
+            poll_interval=self.poll_interval,
+            deadline=deadline,
+            log=self.log,
+            on_progress=show,
         )
         try:
             return hook.wait_for_operation(watch)
@@ -417,13 +430,13 @@ class DicomStoreExportOperator(WaitsForOperation):
     def _finish(self, operation: Operation, context: Context) -> DicomExportResult:
         self._running_operation = None
         self._seen_operation = operation
-        result = self._outcome(operation)
-        note_on_outlets(context, self.outlets, result)
+        result = self.judged(operation, context, self._outcome)
         self.log.info(
-            "Export ended as %s: %d exported, %d failed, from %s to %s. Operation: %s",
+            "Export ended as %s: %d exported, %d failed%s, from %s to %s. Operation: %s",
             result["state"],
             result["success"],
             result["failure"],
+            describe_speed(operation),
             result["dicom_store"],
             self.destination,
             result["operation_name"],

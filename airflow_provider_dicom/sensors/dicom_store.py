@@ -20,7 +20,6 @@ from airflow_provider_dicom.exceptions import (
     DicomExportTransientError,
 )
 from airflow_provider_dicom.operation import outcome
-from airflow_provider_dicom.outlets import note_on_outlets
 from airflow_provider_dicom.polling import REFUSALS_BELIEVED
 from airflow_provider_dicom.resources import OperationName, raise_on
 from airflow_provider_dicom.waiting import WaitsForOperation
@@ -115,7 +114,7 @@ class DicomStoreExportSensor(WaitsForOperation, BaseSensorOperator):
         try:
             operation = self.operation_of(event)
             if operation is not None:
-                return self._finish(operation, context)
+                return self.judged(operation, context, self._outcome)
         except DicomExportTimeoutError as error:
             if self.soft_fail or self.never_fail:
                 raise AirflowSkipException(str(error)) from error
@@ -141,12 +140,10 @@ class DicomStoreExportSensor(WaitsForOperation, BaseSensorOperator):
                 return PokeReturnValue(is_done=False)
         if not operation.get("done"):
             return PokeReturnValue(is_done=False)
-        return PokeReturnValue(is_done=True, xcom_value=self._finish(operation, context))
+        return PokeReturnValue(is_done=True, xcom_value=self.judged(operation, context, self._outcome))
 
-    def _finish(self, operation: Operation, context: Context) -> DicomExportResult:
-        result = outcome(operation, max_failures=self.max_failures)
-        note_on_outlets(context, self.outlets, result)
-        return result
+    def _outcome(self, operation: Operation) -> DicomExportResult:
+        return outcome(operation, max_failures=self.max_failures)
 
     def _defer(self, deadline: float) -> NoReturn:
         self.defer_until_done(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
-from airflow_provider_dicom.compat import pushed_value, task_state
+from airflow_provider_dicom.compat import HAS_TASK_VIEWS, push_value, pushed_value, task_state
 from airflow_provider_dicom.exceptions import DicomExportError, DicomExportTimeoutError
 from airflow_provider_dicom.hooks.dicom_store import DicomStoreAsyncHook
 from airflow_provider_dicom.links.dicom_store import OPERATION_NAME_KEY
 from airflow_provider_dicom.operation import describe_cancellation, is_cancelled
 from airflow_provider_dicom.polling import OperationWatch
+from airflow_provider_dicom.progress import PROGRESS_KEY, BackgroundRecord
 from airflow_provider_dicom.watching import wait_for_operation
 
 if TYPE_CHECKING:
@@ -96,8 +98,13 @@ class DicomStoreExportTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll until the Operation ends, and yield one event."""
+        record = self._progress_record()
         watch = OperationWatch(
-            self.operation_name, poll_interval=self.poll_interval, deadline=self.deadline, log=self.log
+            self.operation_name,
+            poll_interval=self.poll_interval,
+            deadline=self.deadline,
+            log=self.log,
+            on_progress=None if record is None else record.seen,
         )
         try:
             operation = await wait_for_operation(
@@ -107,6 +114,8 @@ class DicomStoreExportTrigger(BaseTrigger):
                 api_endpoint=self.api_endpoint,
             )
         except asyncio.CancelledError:
+            if record is not None:
+                record.drop()
             if not _AIRFLOW_TELLS_KILLS:
                 await self.on_kill()
             raise
@@ -114,7 +123,15 @@ class DicomStoreExportTrigger(BaseTrigger):
             event = _event_of_error(error, self.operation_name)
         else:
             event = _event_of_end(operation)
+        if record is not None:
+            await record.close()
         yield TriggerEvent(event)
+
+    def _progress_record(self) -> BackgroundRecord | None:
+        task = self.task_instance
+        if task is None or not HAS_TASK_VIEWS:
+            return None
+        return BackgroundRecord(functools.partial(push_value, task, PROGRESS_KEY), log=self.log)
 
     async def on_kill(self) -> None:
         """Cancel the Operation when the user has ended the task."""

@@ -5,12 +5,17 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import runpy
 import subprocess
 import sys
+import warnings
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from airflow.providers.common.compat.sdk import ParamValidationError
 
+from airflow_provider_dicom import exceptions
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
 from rig.servers import ROOT
 
@@ -28,7 +33,7 @@ print(json.dumps({
     "catchup": dag.catchup,
     "retries": [task.retries for task in dag.tasks],
     "params": dag.params.dump(),
-    "destination": dag.get_task("export").destination,
+    "destination": getattr(dag.get_task("export"), "destination", None),
 }))
 """
 
@@ -55,6 +60,71 @@ def test_example_takes_its_defaults_from_the_environment(tmp_path: Any) -> None:
     dag = read_dag(path, AIRFLOW_HOME=str(tmp_path), DICOM_BUCKET="another-bucket")
     assert dag["params"]["bucket"] == "another-bucket"
     assert dag["destination"] == "gs://{{ params.bucket }}/dicom/{{ ds }}/"
+
+
+def test_the_on_demand_form_offers_only_what_the_operator_takes() -> None:
+    dag = runpy.run_path(str(ROOT / "example_dags" / "dicom_on_demand.py"))
+    request = dag["dag"].get_task("request").python_callable
+    defaults = dag["dag"].params.dump()
+    folder = {"destination": "gs://a-bucket/a folder/"}
+    table = {"destination": "bq://a-project.a_dataset.a-table"}
+    choices = [
+        *({**folder, "form": form} for form in dag["FORMS"]),
+        *({**table, "write_disposition": one} for one in dag["DISPOSITIONS"]),
+        *({**table, "schema": one} for one in dag["SCHEMAS"]),
+        {**folder, "studies": ["/studies/1.2/series/3.4"], "max_failures": 3},
+        {**table, "studies": ["/studies/1.2"]},
+    ]
+    for choice in choices:
+        params = defaults | choice
+        for name, param in dag["PARAMS"].items():
+            param.resolve(params[name])
+        (arguments,) = request(params, "manual__2026-11-24T18:00:00+00:00")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            DicomStoreExportOperator(task_id="export", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("destination", "ftp://nowhere"),
+        ("destination", "gs://"),
+        ("destination", "gs://UPPER/x"),
+        ("destination", "bq://only.two"),
+        ("destination", ""),
+        ("destination", None),
+        ("store", "a/b"),
+        ("location", "Europe"),
+        ("form", "text/html"),
+        ("write_disposition", "WRITE_OVER"),
+        ("studies", ["/patients/7"]),
+        ("studies", ["/studies/1.2", "nonsense"]),
+        ("max_failures", -1),
+        ("max_failures", 0.5),
+    ],
+)
+def test_the_on_demand_form_refuses(name: str, value: Any) -> None:
+    params = runpy.run_path(str(ROOT / "example_dags" / "dicom_on_demand.py"))["PARAMS"]
+    with pytest.raises(ParamValidationError):
+        params[name].resolve(value)
+
+
+@pytest.mark.parametrize(
+    ("error", "action", "minutes"),
+    [
+        (exceptions.DicomExportPermissionError, "FAIL", None),
+        (exceptions.DicomExportTooManyFailuresError, "FAIL", None),
+        (exceptions.DicomExportQuotaExhaustedError, "RETRY", 30),
+        (exceptions.DicomExportOperationFailedError, "RETRY", 15),
+        (exceptions.DicomExportUnavailableError, "DEFAULT", None),
+    ],
+)
+def test_the_retry_policy_of_the_notices(error: Any, action: str, minutes: int | None) -> None:
+    dag = runpy.run_path(str(ROOT / "example_dags" / "dicom_nightly_with_notices.py"))["dag"]
+    decision = dag.get_task("export").retry_policy.evaluate(error("no"), 1, 3)
+    assert decision.action.name == action
+    assert decision.retry_delay == (minutes and timedelta(minutes=minutes))
 
 
 def test_readme_dag_can_be_read(tmp_path: Any) -> None:

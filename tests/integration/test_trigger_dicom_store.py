@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import json
+import threading
 import time
 import warnings
 from types import SimpleNamespace
@@ -15,7 +17,7 @@ from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from airflow.sdk.execution_time.xcom import XCom
 from provider_rig import LoopProbe, fire
 
-from airflow_provider_dicom import polling, watching
+from airflow_provider_dicom import polling, progress, watching
 from airflow_provider_dicom.export_request import ExportRequest
 from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
 from airflow_provider_dicom.triggers import dicom_store as module
@@ -408,6 +410,63 @@ def task_state(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         return SimpleNamespace(dag_id="dag", run_id="run", task_id="export", map_index=7)
 
     return say
+
+
+async def test_progress_is_stored_for_the_task(
+    trigger: Any,
+    submit: Any,
+    instances: list[Uids],
+    control: Control,
+    task_state: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stored: list[dict[str, Any]] = []
+    monkeypatch.setattr(XCom, "set", lambda **entry: stored.append(entry))
+    monkeypatch.setattr(progress, "RECORD_PAUSE", 0.0)
+    control.settings(advance="manual")
+    shown = trigger(submit())
+    shown._task_instance = task_state("deferred")
+    running = asyncio.create_task(fire(shown))
+    await until(lambda: stored)
+    await asyncio.to_thread(control.step, shown.operation_name, 2)
+    await until(lambda: stored[-1]["value"]["success"] == 2)
+    await asyncio.to_thread(control.step)
+    assert (await running)["status"] == "success"
+    assert all(json.loads(json.dumps(entry["value"])) == entry["value"] for entry in stored)
+    assert {entry["value"]["state"] for entry in stored} == {"RUNNING"}
+    assert {(e["key"], e["dag_id"], e["run_id"], e["task_id"], e["map_index"]) for e in stored} == {
+        ("progress", "dag", "run", "export", 7)
+    }
+
+
+async def test_polling_goes_on_while_progress_cannot_be_stored(
+    trigger: Any,
+    submit: Any,
+    instances: list[Uids],
+    control: Control,
+    task_state: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Storing hangs, for one export and so for all: the loop, the polls and the end do not."""
+    gate = threading.Event()
+
+    def fail(**_: Any) -> None:
+        gate.wait(60)
+        raise RuntimeError("the database is away")
+
+    monkeypatch.setattr(XCom, "set", fail)
+    monkeypatch.setattr(progress, "LAST_RECORD", 0.1)
+    control.settings(advance="manual")
+    names = [submit() for _ in range(3)]
+    shown = [trigger(name) for name in names]
+    for one in shown:
+        one._task_instance = task_state("deferred")
+    running = [asyncio.create_task(fire(one)) for one in shown]
+    await until(lambda: sum(counts(control).values()) > 20)
+    await asyncio.to_thread(control.step)
+    events = await asyncio.gather(*running)
+    gate.set()
+    assert {event["status"] for event in events} == {"success"}
 
 
 @pytest.mark.parametrize("state", ["failed", "success", "running", "up_for_retry"])

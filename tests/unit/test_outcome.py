@@ -14,6 +14,7 @@ from airflow_provider_dicom.operation import (
     Operation,
     allowed_failures,
     counters,
+    describe_speed,
     max_failures_mistake,
     outcome,
 )
@@ -121,6 +122,22 @@ def test_an_error_comes_first(code: int, max_failures: float) -> None:
         assert part in str(error.value)
     assert error.value.operation == operation
     assert error.value.operation_name == NAME
+
+
+@pytest.mark.parametrize(
+    ("begun", "ended", "text"),
+    [
+        ("2026-11-24T18:00:00Z", "2026-11-24T18:00:20.5Z", " in 20 s (4.9 instances/s)"),
+        ("2026-11-24T18:00:00Z", "2026-11-24T18:00:02.500000001Z", " in 2.5 s (40.0 instances/s)"),
+        ("2026-11-24T18:00:00Z", "2026-11-24T19:00:00Z", " in 3600 s (1.7 instances/min)"),
+        ("2026-11-24T18:00:00Z", "2026-11-24T18:00:00Z", ""),
+        ("2026-11-24T18:00:00Z", None, ""),
+        ("yesterday", "today", ""),
+    ],
+)
+def test_speed(begun: str, ended: str | None, text: str) -> None:
+    metadata: Any = {"createTime": begun, "endTime": ended, "counter": {"success": "97", "failure": "3"}}
+    assert describe_speed({"name": NAME, "metadata": metadata}) == text
 
 
 def test_an_error_without_words() -> None:

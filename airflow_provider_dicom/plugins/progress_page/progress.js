@@ -1,0 +1,227 @@
+// Shows how far the export of one task is. All data comes from Airflow's own REST API, with the viewer's login;
+// all of it is put in as text, never as markup.
+
+const REFRESH_MS = 5000;
+const REFRESH_AT_REST_MS = 30000;
+// What Airflow calls a task that has still to end by itself.
+const UNDER_WAY = new Set(["running", "deferred", "queued", "scheduled", "restarting", "up_for_reschedule"]);
+const STATES = {
+  RUNNING: ["Running", "busy"],
+  SUCCEEDED: ["Succeeded", "good"],
+  PARTIAL: ["Succeeded in part", "mixed"],
+  FAILED: ["Failed", "bad"],
+  CANCELLED: ["Cancelled", "bad"],
+};
+
+const element = (id) => document.getElementById(id);
+let shown = null;
+let clockOffset = 0;
+let links = { of: null, urls: {} };
+
+// Not URLSearchParams: Airflow 3.1 puts a run's id in as it is, and its "+" is no space.
+function parameter(name) {
+  const found = new RegExp(`[?&]${name}=([^&]*)`).exec(location.search);
+  try {
+    return found ? decodeURIComponent(found[1]) : "";
+  } catch {
+    return "";
+  }
+}
+
+// "~" stands for all DAGs in Airflow's API, dots and slashes would lead elsewhere in it.
+function isId(text) {
+  return text !== "" && !/^[~.]*$/.test(text) && !/[/\\\u0000-\u001f]/.test(text);
+}
+
+function taskFromAddress() {
+  const [dag, run, task] = ["dag_id", "run_id", "task_id"].map(parameter);
+  if (![dag, run, task].every(isId)) return null;
+  const index = parameter("map_index");
+  const path = ["dags", dag, "dagRuns", run, "taskInstances", task].map(encodeURIComponent).join("/");
+  return { path, mapIndex: /^\d+$/.test(index) ? Number(index) : -1 };
+}
+
+async function get(path) {
+  const response = await fetch(new URL(`../api/v2/${path}`, location.href), {
+    headers: { Accept: "application/json" },
+    credentials: "same-origin",
+    cache: "no-store",
+  });
+  const date = Date.parse(response.headers.get("Date") ?? "");
+  if (!Number.isNaN(date)) clockOffset = date - Date.now();
+  if (!response.ok) throw Object.assign(new Error(response.statusText), { status: response.status });
+  return response.json();
+}
+
+async function getIfThere(path) {
+  try {
+    return await get(path);
+  } catch (error) {
+    if (error.status === 404) return null;
+    throw error;
+  }
+}
+
+async function load({ path, mapIndex }) {
+  const [task, entry] = await Promise.all([
+    get(mapIndex < 0 ? path : `${path}/${mapIndex}`),
+    getIfThere(`${path}/xcomEntries/progress?map_index=${mapIndex}&deserialize=false&stringify=false`),
+  ]);
+  const value = entry?.value;
+  const progress = typeof value === "string" ? JSON.parse(value) : (value ?? null);
+  if (progress && links.of !== progress.operation_name) {
+    const answer = await getIfThere(`${path}/links?map_index=${mapIndex}`);
+    links = { of: progress.operation_name, urls: answer?.extra_links ?? {} };
+  }
+  return { task, progress };
+}
+
+function duration(ms) {
+  const seconds = Math.max(0, Math.round(ms / 1000));
+  const [h, m, s] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, seconds % 60];
+  if (h) return `${h} h ${m} min`;
+  return m ? `${m} min ${s} s` : `${s} s`;
+}
+
+function rateText(perSecond) {
+  const [value, unit] = perSecond >= 1 ? [perSecond, "s"] : [perSecond * 60, "min"];
+  return `${value.toLocaleString(undefined, { maximumFractionDigits: value < 10 ? 1 : 0 })} / ${unit}`;
+}
+
+function put(id, text) {
+  element(id).textContent = text;
+}
+
+function tell(notice) {
+  put("notice", notice);
+  element("notice").hidden = !notice;
+}
+
+function noticeWithoutProgress(task) {
+  if (UNDER_WAY.has(task.state)) return "No count of instances yet. It comes with the first poll of the export.";
+  if (!task.state) return "The task has not started yet.";
+  return "Nothing to show: this task followed no export of a DICOM store.";
+}
+
+function show({ task, progress }) {
+  if (task.state === null || progress === null) {
+    element("export").hidden = true;
+    tell(noticeWithoutProgress(task));
+    return;
+  }
+  tell("");
+  element("export").hidden = false;
+  const isRunning = progress.state === "RUNNING" && UNDER_WAY.has(task.state);
+  showState(task, progress, isRunning);
+  showNumbers(task, progress, isRunning);
+  showDetails(task, progress);
+}
+
+function showState(task, progress, isRunning) {
+  // The task may have ended without having seen the end of its export.
+  const isCut = progress.state === "RUNNING" && !isRunning;
+  const [text, tone] = isCut ? [`Task ${task.state}`, "bad"] : (STATES[progress.state] ?? [progress.state, "busy"]);
+  put("badge", text);
+  element("badge").className = tone;
+  const total = progress.success + progress.failure + progress.pending;
+  const share = total ? (progress.success + progress.failure) / total : 0;
+  const count = total.toLocaleString();
+  put("headline", total ? `${Math.floor(share * 100)} % of ${count} instances` : "No instances counted yet");
+  const bar = element("bar");
+  bar.setAttribute("aria-valuenow", String(Math.floor(share * 100)));
+  element("bar-success").style.width = `${total ? (100 * progress.success) / total : 0}%`;
+  element("bar-success").className = isRunning ? "" : "ended";
+  element("bar-failure").style.width = `${total ? (100 * progress.failure) / total : 0}%`;
+  put("message", progress.message ?? "");
+  element("message").hidden = !progress.message;
+}
+
+function showNumbers(task, progress, isRunning) {
+  for (const key of ["success", "failure", "pending"]) put(key, progress[key].toLocaleString());
+  element("failure").className = progress.failure ? "some" : "";
+  const begun = Date.parse(progress.create_time ?? task.start_date);
+  const observed = Date.parse(progress.end_time ?? progress.observed_at);
+  const until = isRunning ? Date.now() + clockOffset : observed;
+  const done = progress.success + progress.failure;
+  const perSecond = done / Math.max(1, (observed - begun) / 1000);
+  put("elapsed", duration(until - begun));
+  put("rate", done ? rateText(perSecond) : "–");
+  const left = (progress.pending / perSecond) * 1000 - (until - observed);
+  put("remaining", isRunning && done && progress.pending ? `~ ${duration(left)}` : "–");
+  const time = new Date(Date.parse(progress.observed_at)).toLocaleTimeString();
+  put("freshness", isRunning ? `Counted at ${time}; at most every 15 seconds, when something has changed.` : `As of ${time}.`);
+}
+
+function showDetails(task, progress) {
+  const dataset = progress.operation_name.split("/operations/")[0];
+  const rendered = task.rendered_fields ?? {};
+  const store = rendered.dicom_store_id;
+  put("store", store ? `${dataset}/dicomStores/${store}` : `a store of ${dataset}`);
+  put("destination", rendered.destination ?? "–");
+  put("operation", progress.operation_name);
+  const anchors = Object.entries(links.urls)
+    .filter(([, url]) => typeof url === "string" && url.startsWith("https://"))
+    .map(([name, url]) => {
+      const anchor = document.createElement("a");
+      Object.assign(anchor, { textContent: name, href: url, target: "_blank", rel: "noopener noreferrer" });
+      anchor.addEventListener("click", openOutside);
+      return anchor;
+    });
+  element("links").replaceChildren(...anchors);
+  element("links").hidden = !anchors.length;
+}
+
+// Airflow's frame permits no new windows, and Google's console no frames: the link is followed from outside.
+function openOutside(event) {
+  if (window.parent === window) return;
+  try {
+    const copy = window.parent.document.importNode(event.currentTarget);
+    event.preventDefault();
+    copy.click();
+  } catch {
+    // Framed by another site: the browser decides.
+  }
+}
+
+function followTheme() {
+  let isDark = matchMedia("(prefers-color-scheme: dark)").matches;
+  try {
+    if (window.parent !== window) isDark = window.parent.document.documentElement.classList.contains("dark");
+  } catch {
+    // Framed by another site: the system's choice has to do.
+  }
+  document.documentElement.classList.toggle("dark", isDark);
+}
+
+function noticeOfError(error) {
+  if (error.status === 401) return "You are not logged in to Airflow.";
+  if (error.status === 403) return "Your role in Airflow does not permit to see the tasks or the XComs of this DAG.";
+  if (error.status === 404) return "Airflow knows no such task.";
+  return null;
+}
+
+async function refresh(where) {
+  let pause = REFRESH_MS;
+  try {
+    if (document.visibilityState === "visible") {
+      shown = await load(where);
+      show(shown);
+    }
+    if (shown && !UNDER_WAY.has(shown.task.state)) pause = REFRESH_AT_REST_MS;
+  } catch (error) {
+    const notice = noticeOfError(error);
+    if (notice || shown === null) element("export").hidden = true;
+    if (notice) shown = null;
+    tell(notice ?? "Airflow does not answer; trying again.");
+    pause = REFRESH_AT_REST_MS;
+  }
+  followTheme();
+  setTimeout(refresh, pause, where);
+}
+
+followTheme();
+const where = taskFromAddress();
+if (where === null) tell("Airflow knows no such task.");
+else refresh(where);
+// The clock goes on between two answers.
+setInterval(() => shown?.progress && !element("export").hidden && show(shown), 1000);

@@ -1,0 +1,36 @@
+"""Airflow's simple auth manager with a DAG that one user may not see, which the simple one cannot express."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
+
+if TYPE_CHECKING:
+    from airflow.api_fastapi.auth.managers.base_auth_manager import ResourceMethod
+    from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
+    from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+
+#: ``user:dag_id``: the user may see all other DAGs, but not this one, and so not "all DAGs" either.
+HIDDEN = "RIG_HIDDEN_DAG"
+
+
+class AuthManager(SimpleAuthManager):
+    """Decides what the API server enforces."""
+
+    def is_authorized_dag(
+        self,
+        *,
+        method: ResourceMethod,
+        user: SimpleAuthManagerUser,
+        access_entity: DagAccessEntity | None = None,
+        details: DagDetails | None = None,
+    ) -> bool:
+        """Tell whether a user may do something with a DAG."""
+        name, _, hidden = os.environ.get(HIDDEN, "").partition(":")
+        if user.username == name and (details is None or details.id in (None, hidden)):
+            return False
+        return super().is_authorized_dag(
+            method=method, user=user, access_entity=access_entity, details=details
+        )

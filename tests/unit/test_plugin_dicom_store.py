@@ -1,0 +1,105 @@
+"""The plugin with the progress page: files that are the same for everybody, and nothing else."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.testclient import TestClient
+
+from airflow_provider_dicom.plugins import dicom_store as module
+from airflow_provider_dicom.plugins.dicom_store import DicomExportPlugin, ProgressPage
+from airflow_provider_dicom.provider_info import get_provider_info
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FILES = sorted(module._PAGE.iterdir())
+
+
+@pytest.fixture(params=["", "/airflow"], ids=["at the root", "under a path"])
+def client(request: pytest.FixtureRequest) -> TestClient:
+    """A web server that the page is mounted in as Airflow mounts it."""
+    app = Starlette(routes=[Mount(module.URL_PREFIX, ProgressPage())])
+    return TestClient(app, f"http://testserver{request.param}/", root_path=request.param)
+
+
+def test_the_page_and_its_parts(client: TestClient) -> None:
+    page = client.get("dicom-export/", params={"dag_id": "any", "task_id": "<script>"})
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/html")
+    assert "<script>" not in page.text
+    for name in re.findall(r'(?:src|href)="([^"]+)"', page.text):
+        assert client.get(f"dicom-export/{name}").status_code == 200
+
+
+def test_it_may_talk_to_its_own_server_only(client: TestClient) -> None:
+    policy = client.get("dicom-export/").headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'self'" in policy
+    assert "unsafe" not in policy
+    for path in FILES:
+        assert not re.search(r"https?://", path.read_text().replace('"https://"', "")), path.name
+
+
+def test_nothing_is_put_in_as_markup() -> None:
+    script = (module._PAGE / "progress.js").read_text()
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|new Function", script)
+
+
+@pytest.mark.parametrize(
+    "path", ["../dicom_store.py", "%2e%2e/dicom_store.py", "..%2f..%2fprovider_info.py", "nothing", "api/x"]
+)
+def test_nothing_else_is_served(path: str, client: TestClient) -> None:
+    assert client.get(f"dicom-export/{path}").status_code == 404
+
+
+def test_nothing_can_be_sent(client: TestClient) -> None:
+    assert client.post("dicom-export/", json={}).status_code == 405
+
+
+def test_the_tab_is_the_tasks() -> None:
+    (view,) = DicomExportPlugin.external_views
+    assert view["destination"] == "task_instance"
+    assert not view["href"].startswith("/"), "Airflow may live under a path"
+    for placeholder in ("{DAG_ID}", "{RUN_ID}", "{TASK_ID}", "{MAP_INDEX}"):
+        assert placeholder in view["href"]
+
+
+LIST_PLUGINS = """
+from airflow import plugins_manager
+loaded, errors = plugins_manager._get_plugins()
+print([plugin.name for plugin in loaded].count("dicom_export"), [e for e in errors if "dicom" in str(e)])
+"""
+
+
+@pytest.mark.parametrize("lazy", ["True", "False"])
+def test_airflow_loads_it_once_however_it_finds_providers(lazy: str, tmp_path: Path) -> None:
+    settings = {"AIRFLOW_HOME": str(tmp_path), "AIRFLOW__CORE__LAZY_DISCOVER_PROVIDERS": lazy}
+    done = subprocess.run(
+        [sys.executable, "-c", LIST_PLUGINS], env=os.environ | settings, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1:] == ["1 []"], done.stdout + done.stderr
+
+
+def test_metadata_and_entry_point_name_the_same_plugin() -> None:
+    (plugin,) = get_provider_info()["plugins"]
+    assert plugin["name"] == DicomExportPlugin.name
+    assert plugin["plugin-class"] == f"{DicomExportPlugin.__module__}.{DicomExportPlugin.__qualname__}"
+    (entry_point,) = importlib.metadata.entry_points(group="airflow.plugins", name="dicom_export")
+    assert entry_point.load() is DicomExportPlugin
+
+
+def test_workers_load_no_web_framework_for_it() -> None:
+    program = (
+        f"import sys, {module.__name__}; print([n for n in ('starlette', 'fastapi') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
