@@ -128,7 +128,7 @@ def test_the_retry_policy_of_the_notices(error: Any, action: str, minutes: int |
 
 
 def test_readme_dag_can_be_read(tmp_path: Any) -> None:
-    (block,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    block, *_ = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     path = tmp_path / "readme.py"
     path.write_text(block)
     dag = read_dag(str(path), AIRFLOW_HOME=str(tmp_path))
