@@ -190,7 +190,10 @@ class Scene:
 
     def logs(self, map_index: int = -1) -> str:
         """The logs of all tries."""
-        tries = max(1, self.task(map_index)["try_number"])
+        task = self.task(map_index)
+        if task is None:
+            return "There is no such task instance."
+        tries = max(1, task["try_number"])
         return "\n".join(f"[try {number}]\n{self.log(number, map_index)}" for number in range(1, tries + 1))
 
     def set_state(self, state: str, map_index: int = -1) -> None:
