@@ -296,7 +296,8 @@ class Cluster:
 def _settings(postgres: PostgreSQL, redis: Redis, port: int) -> dict[str, str]:
     return {
         "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
-        "AIRFLOW__CORE__PARALLELISM": "32",
+        # As many as the workers take at once: what waits in Redis for longer counts as stuck, and is failed.
+        "AIRFLOW__CORE__PARALLELISM": str(CONCURRENCY * len(WORKERS)),
         "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "400",
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://{LOOPBACK}:{port}/execution/",
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://{postgres.address}",
@@ -312,5 +313,6 @@ def _settings(postgres: PostgreSQL, redis: Redis, port: int) -> dict[str, str]:
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
         # What a killed worker had fetched but not begun, nobody else would ever see.
         "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "45",
+        "AIRFLOW__SCHEDULER__NUM_STUCK_IN_QUEUED_RETRIES": "10",
         "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": "10",
     }
