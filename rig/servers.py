@@ -237,6 +237,19 @@ class StorageEmulator(Server):
         answer.raise_for_status()
         return {item["name"]: int(item["size"]) for item in answer.json().get("items", [])}
 
+    def write(self, bucket: str, name: str, content: bytes) -> None:
+        """Create an object, or replace it."""
+        from google.auth.credentials import AnonymousCredentials
+        from google.cloud import storage
+
+        client = storage.Client(
+            project="test-project",
+            credentials=AnonymousCredentials(),
+            client_options={"api_endpoint": self.url},
+        )
+        with contextlib.closing(client):
+            client.bucket(bucket).blob(name).upload_from_string(content)
+
     def read(self, bucket: str, name: str) -> bytes:
         """Return an object's content."""
         address = f"{self.url}/storage/v1/b/{bucket}/o/{quote(name, safe='')}"
