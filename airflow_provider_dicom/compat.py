@@ -29,6 +29,7 @@ __all__ = [
     "context_not_resumed_in",
     "is_deferral_timeout",
     "pushed_value",
+    "read_variable",
     "task_state",
 ]
 
@@ -99,6 +100,19 @@ def pushed_value(task: TaskInstanceKey, key: str) -> object:
     value: object = XCom.get_one(
         key=key, dag_id=task.dag_id, task_id=task.task_id, run_id=task.run_id, map_index=task.map_index
     )
+    return value
+
+
+def read_variable(name: str) -> str | None:
+    """
+    Read an Airflow Variable, or None if there is none.
+
+    :param name: the Variable's name.
+    """
+    from airflow.providers.common.compat.sdk import Variable
+
+    # The second parameter has another name in each version.
+    value: str | None = Variable.get(name, None)
     return value
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 import tempfile
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -19,14 +18,12 @@ from airflow_provider_dicom.exceptions import (
     DicomExportPermissionError,
     DicomExportUnavailableError,
 )
-from airflow_provider_dicom.resources import MAX_UID_LENGTH, UID_PATTERN
+from airflow_provider_dicom.resource_path import ACCEPTED, is_resource_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_RESOURCE_PATH = re.compile(rf"/studies/{UID_PATTERN}(?:/series/{UID_PATTERN}(?:/instances/{UID_PATTERN})?)?")
 _SHOWN = 5
-_ACCEPTED = "'/studies/UID[/series/UID[/instances/UID]]'"
 #: What an upload holds in memory at a time; Cloud Storage wants multiples of 256 KiB.
 _CHUNK_BYTES = 8 * 1024 * 1024
 #: Files up to this size are looked into, because they may hold nothing but empty lines.
@@ -41,30 +38,17 @@ def resource_path_mistakes(paths: object) -> list[str]:
     """
     if isinstance(paths, str) or not isinstance(paths, Sequence):
         refused = f"resource_paths={paths!r} is {type(paths).__name__}, not a list"
-        return [f"{refused}; accepted: a list of {_ACCEPTED}, such as the output of another task."]
+        return [f"{refused}; accepted: a list of {ACCEPTED}, such as the output of another task."]
     mistakes: list[str] = []
     more = 0
     for path in paths:
         if is_resource_path(path):
             continue
         if len(mistakes) < _SHOWN:
-            mistakes.append(f"resource_paths holds {path!r}; accepted: {_ACCEPTED}.")
+            mistakes.append(f"resource_paths holds {path!r}; accepted: {ACCEPTED}.")
         else:
             more += 1
     return [*mistakes, f"{more} more are refused as well."] if more else mistakes
-
-
-def is_resource_path(path: object) -> bool:
-    """
-    Tell whether a value is the path of a study, a series or an instance.
-
-    :param path: the value.
-    """
-    return (
-        isinstance(path, str)
-        and _RESOURCE_PATH.fullmatch(path) is not None
-        and all(len(part) <= MAX_UID_LENGTH for part in path.split("/"))
-    )
 
 
 @dataclass(frozen=True)
@@ -175,6 +159,38 @@ def stored_filter(
         blob.reload()
         is_empty = blob.size <= _SMALL_BYTES and not blob.download_as_bytes().strip()
     return StoredFilter(is_empty, f"{blob.size}:{blob.crc32c}")
+
+
+def read_filter(
+    filter_uri: str, *, gcp_conn_id: str, impersonation_chain: str | Sequence[str] | None
+) -> Iterator[str]:
+    """
+    Read the resource paths of a filter file, a piece of it at a time.
+
+    :param filter_uri: ``gs://bucket/object``.
+    :param gcp_conn_id: the Airflow connection.
+    :param impersonation_chain: a service account to impersonate, or a chain of them.
+    :raises DicomExportInvalidRequestError: if a line is no resource path.
+    :raises DicomExportPermissionError: if the connection's account may not read it.
+    :raises DicomExportNotFoundError: if it is not there.
+    """
+    from airflow.providers.google.cloud.hooks.gcs import GCSHook
+
+    source = parse_gcs_uri(filter_uri, "filter_uri", is_object=True)
+    hook = GCSHook(gcp_conn_id=gcp_conn_id, impersonation_chain=impersonation_chain)
+    with _explained(f"Could not read the filter file {filter_uri}", source.bucket, gcp_conn_id):
+        blob = hook.get_conn().bucket(source.bucket).blob(source.path)
+        with tempfile.TemporaryFile() as file:
+            blob.download_to_file(file)
+            file.seek(0)
+            for line in file:
+                if not (path := line.decode("ascii", "replace").strip()):
+                    continue
+                if not is_resource_path(path):
+                    raise DicomExportInvalidRequestError(
+                        f"The filter file {filter_uri} holds {path!r}; accepted: {ACCEPTED}."
+                    )
+                yield path
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from airflow_provider_dicom.links.dicom_store import (
 )
 from airflow_provider_dicom.operation import describe_cancellation, is_cancelled, outcome
 from airflow_provider_dicom.polling import OperationWatch
-from airflow_provider_dicom.resources import DicomStoreName, OperationName, id_mistake, raise_on
+from airflow_provider_dicom.resources import DicomStoreName, OperationName, raise_on
 from airflow_provider_dicom.retrying import turn_pause
 from airflow_provider_dicom.submitting import Submitter
 from airflow_provider_dicom.waiting import WaitsForOperation
@@ -294,12 +294,7 @@ class DicomStoreExportOperator(WaitsForOperation):
             self.log.info(self._cancel(operation_name))
 
     def _mistakes(self, unrendered: frozenset[str]) -> Iterator[str]:
-        for name in ("location", "dataset_id", "dicom_store_id", "project_id"):
-            value = getattr(self, name)
-            if name in unrendered or (name == "project_id" and value is None):
-                continue
-            if mistake := id_mistake(name, value):
-                yield mistake
+        yield from self.store_mistakes(unrendered)
         yield from self.export_request.mistakes(unrendered)
         yield from self._resource_path_mistakes(unrendered)
         yield from self.waiting_mistakes(unrendered)
