@@ -60,8 +60,8 @@ def advance_mark(name: str, selection: DicomSelection) -> datetime:
     mark = read_mark(name)
     if (mark or _BEGINNING) < (since or _BEGINNING):
         raise DicomExportError(
-            f"The Variable {name} holds {mark}, and the export only covers what arrived after {since}. It was "
-            "moved back meanwhile, so it stays there, and the next run exports from there on."
+            f"The Variable {name} holds {mark}, and the export only covers what arrived after {since}. "
+            "It was moved back meanwhile, so it stays there, and the next run exports from there on."
         )
     if mark is not None and mark >= until:
         return mark

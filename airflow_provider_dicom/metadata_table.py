@@ -102,8 +102,8 @@ class MetadataTable:
         except Forbidden as error:
             raise DicomExportPermissionError(
                 f"Could not query {self._table}: {error}. Needed for the account of the connection "
-                f"{self._gcp_conn_id!r}: roles/bigquery.dataViewer on the table, and roles/bigquery.jobUser on "
-                "the project of the query. Grant the latter with: gcloud projects add-iam-policy-binding "
+                f"{self._gcp_conn_id!r}: roles/bigquery.dataViewer on the table, and roles/bigquery.jobUser "
+                "on the project of the query. Grant the latter with: gcloud projects add-iam-policy-binding "
                 "PROJECT --member=serviceAccount:CALLER_EMAIL --role=roles/bigquery.jobUser"
             ) from error
         except NotFound as error:

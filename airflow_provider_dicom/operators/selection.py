@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, get_args
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
 from airflow_provider_dicom.api import SearchLevel
-from airflow_provider_dicom.connected import ConnectedOperator, is_template
+from airflow_provider_dicom.connected import ConnectedOperator
 from airflow_provider_dicom.destinations import BigQueryTable, parse_destination, parse_gcs_uri
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 from airflow_provider_dicom.filter_file import FilterFile
@@ -52,7 +52,7 @@ class SelectsForExport(ConnectedOperator):
         Write the filter file, and return how many paths it holds.
 
         :param paths: the resource paths; memory does not grow with their number.
-        :raises AirflowSkipException: if there are none: an export of nothing must not become one of everything.
+        :raises AirflowSkipException: if there are none: nothing must not become everything.
         """
         with FilterFile.of(paths) as file:
             if not file.count:
@@ -157,12 +157,12 @@ class DicomStoreSearchOperator(SelectsForExport):
         yield from self.selection_mistakes(unrendered)
         if self.filters is not None and not hasattr(self.filters, "keys"):
             # Not the value: it may name a patient.
-            yield f"filters is {type(self.filters).__name__}; accepted: a dictionary of attributes and values."
+            yield f"filters is {type(self.filters).__name__}; accepted: a dictionary of attributes."
 
 
 class DicomMetadataQueryOperator(SelectsForExport):
     """
-    Finds in a BigQuery table of DICOM metadata what arrived since the last export, and writes it to a filter file.
+    Finds in a BigQuery table what arrived since the last export, and writes its paths to a filter file.
 
     The high-water mark is only read; :class:`DicomHighWaterMarkOperator` moves it once the export has
     succeeded, so that the next run makes up for one that failed. If nothing arrived the task is skipped.
@@ -172,8 +172,8 @@ class DicomMetadataQueryOperator(SelectsForExport):
     :param table: ``bq://project.dataset.table`` that the DICOM store is exported or streamed to (templated).
     :param filter_uri: ``gs://bucket/object`` that the paths are written to, for the export's ``filter_uri``
         (templated).
-    :param high_water_mark: the Airflow Variable that holds up to when everything has been exported; everything
-        is selected while there is none (templated).
+    :param high_water_mark: the Airflow Variable that holds up to when everything has been exported;
+        everything is selected while there is none (templated).
     :param until: select what arrived up to this RFC 3339 time: the start of the export that filled the table,
         or the end of the data interval; ``settling_time`` before now if not given (templated).
     :param settling_time: after how many seconds a streamed table holds all that arrived.

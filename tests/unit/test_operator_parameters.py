@@ -11,11 +11,12 @@ from airflow.sdk import XComArg
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_dicom.connected import is_template
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 from airflow_provider_dicom.filter_file import resource_path_mistakes
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
 from airflow_provider_dicom.sensors.dicom_store import DicomStoreExportSensor
-from airflow_provider_dicom.waiting import is_template, seconds_mistake
+from airflow_provider_dicom.waiting import seconds_mistake
 
 GOOD: dict[str, Any] = {
     "task_id": "export",
