@@ -82,7 +82,11 @@ class MetadataTable:
         from google.cloud.bigquery import QueryJobConfig, ScalarQueryParameter
 
         uids = _UIDS[: _DEPTH[level]]
-        hook = BigQueryHook(gcp_conn_id=self._gcp_conn_id, impersonation_chain=self._impersonation_chain)
+        hook = BigQueryHook(
+            gcp_conn_id=self._gcp_conn_id,
+            impersonation_chain=self._impersonation_chain,
+            use_legacy_sql=False,
+        )
         query = sql.format(uids=", ".join(uids), all_uids=", ".join(_UIDS), table=_quoted(self._table))
         config = QueryJobConfig(
             query_parameters=[
