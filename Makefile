@@ -17,17 +17,20 @@ BUILD_INPUTS = pyproject.toml rig/constraints.txt
 CHAOS_TESTS = tests/chaos
 # What an older Airflow does in another way: kills, crashes, and what a retry knows.
 CHAOS_TESTS_OLDER = tests/chaos/test_people.py tests/chaos/test_crashes.py tests/chaos/test_retries.py
+# The provider's own unit tests, in seconds.
+QUICK = tests/unit --ignore=tests/unit/emulator --ignore=tests/unit/test_benchmarks.py
 COVERED = --cov --cov-branch --cov-report=term --cov-fail-under=90
 
-.PHONY: bench help demo test test-chaos lint lock clean
+.PHONY: bench help demo test test-chaos quick watch lint lock clean
 
 help:
 	@echo "make demo   run an export from Airflow to Cloud Storage on this machine; needs no Google account"
 	@echo "make test   set up and run the whole test suite; a part of it: make test COVERED= ARGS='-k deferrable'"
+	@echo "make quick  run the unit tests that need no local Healthcare API, in seconds; make watch: after each change"
 	@echo "make test-chaos  kill, stop and restart everything around exports, 12 minutes; as root, it installs"
 	@echo "            PostgreSQL and Redis; a part of it: make test-chaos ARGS='-k kills'"
 	@echo "            with an older Airflow: make test-chaos AIRFLOW=2.11.2"
-	@echo "make lint   ruff and mypy"
+	@echo "make lint   ruff, mypy and codespell"
 	@echo "make bench  measure the trigger beside other providers', 25 minutes; ARGS=--quick: 4 minutes"
 	@echo "make lock   pin the newest versions of what the demo and the tests are run with"
 	@echo "make clean  remove all that the other targets made"
@@ -40,6 +43,12 @@ test: $(VENV)/.tests-installed $(BIGQUERY_VENV)/.installed
 	@sh rig/install_dcmtk.sh
 	$(VENV)/bin/python -m pytest $(COVERED) $(ARGS)
 
+quick: $(VENV)/.tests-installed
+	$(VENV)/bin/python -m pytest -q $(QUICK) $(ARGS)
+
+watch: $(VENV)/.tests-installed
+	$(VENV)/bin/watchfiles '$(VENV)/bin/python -m pytest -q $(QUICK) $(ARGS)' airflow_provider_dicom tests/unit
+
 test-chaos: $(VENV)/.chaos-installed $(BIGQUERY_VENV)/.installed $(AIRFLOW:%=.venv-airflow-%/.installed)
 	@sh rig/install_databases.sh
 	CHAOS_AIRFLOW=$(AIRFLOW) $(VENV)/bin/python -m pytest $(CHAOS_TESTS$(AIRFLOW:%=_OLDER)) $(ARGS)
@@ -48,6 +57,7 @@ lint: $(VENV)/.tests-installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy -p airflow_provider_dicom -p rig -p demo
+	$(VENV)/bin/codespell
 
 bench: $(BENCH_VENV)/.installed
 	$(BENCH_VENV)/bin/python -m benchmarks $(ARGS)

@@ -368,6 +368,8 @@ class Watcher:
         for followed in dataset.followed:
             if followed.begins <= now:
                 wanted.setdefault(followed.watch.operation_name, []).append(followed)
+        if not wanted:
+            return
         affordable = len(wanted) - 1
         request = api.list_operations(dataset.name, filter_=None, page_size=PAGE_SIZE)
         for _ in range(affordable):

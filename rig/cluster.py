@@ -214,6 +214,17 @@ class Cluster:
         )
         return {int(job) for job in jobs.split()}
 
+    def _all_beat_since(self, moment: str) -> bool:
+        """Whether every part has given a sign of life since a moment of the database's clock."""
+        beating = self.postgres.ask(
+            "SELECT COALESCE(STRING_AGG(job_type, ' '), '') FROM job "
+            f"WHERE state = 'running' AND latest_heartbeat > '{moment}'"
+        ).split()
+        expected = ["SchedulerJob", *["TriggererJob"] * len(TRIGGERERS)]
+        if not self.release.is_second:
+            expected.append("DagProcessorJob")
+        return all(beating.count(job) >= expected.count(job) for job in expected)
+
     def clear(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> None:
         """Clear a task, as a user does.
 
@@ -235,14 +246,16 @@ class Cluster:
         self.wait_until_healthy()
 
     def revive(self) -> None:
-        """Start again what has ended by itself, as a service manager does, and wait until all is healthy."""
+        """Start again what ends by itself, as a service manager does, until all has been at the database."""
+        # What the loss of a database ends may run on for a while: it ends before its next sign of life.
+        begun = self.postgres.ask("SELECT CLOCK_TIMESTAMP()")
 
         def revived() -> bool:
             for part in (self.api_server, *self._parts.values()):
                 if not part.processes():
                     part.reap()
                     part.launch()
-            return self.is_healthy()
+            return self.is_healthy() and self._all_beat_since(begun)
 
         wait_for("all parts of Airflow to be healthy again", revived, timeout=180.0, pause=1.0)
 

@@ -49,6 +49,13 @@ class Control:
         """Return the accepted exports with their requests, states and logs."""
         return self._call("GET", "exports")
 
+    def operation_state(self, name: str) -> str:
+        """Return RUNNING, SUCCEEDED, CANCELLED or FAILED, as the API itself tells of an Operation."""
+        operation = self._session.get(f"{self.url}/v1/{name}", timeout=30).json()
+        if not operation.get("done"):
+            return "RUNNING"
+        return {None: "SUCCEEDED", 1: "CANCELLED"}.get(operation.get("error", {}).get("code"), "FAILED")
+
     def requests(self) -> Json:
         """Return the counted requests and the latest ones."""
         return self._call("GET", "requests")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import requests
 
-from rig.airflow import FINISHED
+from rig.airflow import FINISHED, is_exit_known
 from rig.control import Control
 from rig.dicom_files import create_store, sample_files, upload
 from rig.servers import loopback_session, wait_for
@@ -149,12 +149,25 @@ class Scene:
         """Wait until a triggerer or a worker follows the export, and return the export's name."""
         self.wait_until(
             "somebody to follow",
-            lambda: (
-                self.state(map_index) in ("deferred", "running") and FOLLOWED in self.log(map_index=map_index)
-            ),
+            lambda: self.may_end(map_index) and FOLLOWED in self.log(map_index=map_index),
             map_index=map_index,
         )
         return str(self.operation_name(map_index))
+
+    def may_end(self, map_index: int = -1) -> bool:
+        """Whether the task waits for its export, on a worker or deferred, and long enough for Airflow."""
+        state = self.state(map_index)
+        return state == "running" or (
+            state == "deferred"
+            and is_exit_known(
+                self.stage.cluster["scheduler"].log_path,
+                self.dag_id,
+                self.run_id,
+                "export",
+                self.task(map_index)["try_number"],
+                map_index,
+            )
+        )
 
     def trigger_logs(self) -> int:
         """How many times a triggerer has begun to follow an export of this scene."""
@@ -224,11 +237,7 @@ class Scene:
 
     def remote_state(self, name: str) -> str:
         """What has become of an export."""
-        with loopback_session() as session:
-            operation = session.get(f"{self.control.url}/v1/{name}", timeout=30).json()
-        if not operation.get("done"):
-            return "RUNNING"
-        return {None: "SUCCEEDED", 1: "CANCELLED"}.get(operation.get("error", {}).get("code"), "FAILED")
+        return self.control.operation_state(name)
 
     def wait_for_remote(self, name: str, state: str) -> None:
         """Wait until an export has ended like that."""
@@ -239,6 +248,15 @@ class Scene:
         for each in [name] if name else self.accepted():
             if self.remote_state(each) == "RUNNING":
                 self.control.step(each, instances)
+
+    def step_into_error(self, name: str, message: str) -> None:
+        """Let an export end in an error."""
+        self.control.settings(operation_error={"code": 13, "message": message})
+        try:
+            self.step(name)
+            self.wait_for_remote(name, "FAILED")
+        finally:
+            self.control.settings(operation_error=None)
 
     def cancel(self, name: str) -> None:
         """Cancel an export as somebody else would."""
@@ -298,7 +316,7 @@ class Scene:
 
         def ended() -> bool:
             # A task that was cleared has no name until its new try begins, and that may be another one.
-            if (name := self.operation_name(map_index)) is not None:
+            if self.may_end(map_index) and (name := self.operation_name(map_index)) is not None:
                 self.step(name)
             return self.state(map_index) in ("success", "failed")
 

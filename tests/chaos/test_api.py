@@ -121,12 +121,7 @@ def test_vanished(scenes: dict[str, Scene]) -> None:
 def test_done_with_error(scenes: dict[str, Scene]) -> None:
     scene = scenes["done-with-error"]
     export = scene.followed()
-    scene.control.settings(operation_error={"code": 13, "message": "the disk is full"})
-    try:
-        scene.step(export)
-        scene.wait_for_remote(export, "FAILED")
-    finally:
-        scene.control.settings(operation_error=None)
+    scene.step_into_error(export, "the disk is full")
     scene.wait_for_state("failed")
     assert "the disk is full" in scene.log()
     assert scene.accepted() == [export]

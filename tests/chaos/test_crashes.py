@@ -43,7 +43,7 @@ def test_both_triggerers_in_turn(stage: Stage) -> None:
 
 
 @pytest.mark.scenario(
-    "kill -9: all workers, before they note the name, after it, and with an export that ends meanwhile",
+    "kill -9: all workers, before they note the name, after it, while resuming, and with an end meanwhile",
     "re-attached where the name is known; submitted again where that is harmless; WRITE_APPEND refused",
 )
 def test_workers(stage: Stage, bigquery: BigQueryEmulator) -> None:
@@ -57,12 +57,19 @@ def test_workers(stage: Stage, bigquery: BigQueryEmulator) -> None:
     table = "test-project.crashes.unnamed"
     append = Scene(stage, "worker-append", "append", destination=f"bq://{table}", prepare=hold)
     named = Scene(stage, "worker-named", "on_worker")
-    resuming = Scene(stage, "worker-resuming")
-    kept, resumed = named.followed(), resuming.followed()
+    away = Scene(stage, "worker-away")
+    held = stage.cluster.home / "held" / "worker-resuming"
+    held.parent.mkdir()
+    held.touch()
+    resuming = Scene(stage, "worker-resuming", "held_back")
+    kept, ended, resumed = named.followed(), away.followed(), resuming.followed()
     lost = [scene.wait_until("the submission", scene.accepted)[0] for scene in (unnamed, append)]
-    # What ends now finds no worker to resume on until they are back; none is killed in the midst of resuming.
-    _kill_workers(stage)
     resuming.step(resumed)
+    resuming.wait_until("the worker to have resumed", held.with_suffix(".begun").exists)
+    _kill_workers(stage)
+    held.unlink()
+    # What ends now finds no worker to resume on until they are back.
+    away.step(ended)
     _start_workers(stage)
 
     append.wait_for_state("failed")
@@ -85,14 +92,42 @@ def test_workers(stage: Stage, bigquery: BigQueryEmulator) -> None:
     unnamed.wait_for_try(2)
     unnamed.wait_until("the second submission", lambda: len(unnamed.accepted()) == 2)
     assert unnamed.accepted()[0] == lost[0]
-    unnamed.step()
     unnamed.finish()
     unnamed.assert_succeeded(name=unnamed.accepted()[1])
     if stage.keeps_task_state:
         assert "may have submitted this export; doing it again is harmless" in unnamed.logs()
 
-    resuming.wait_for_state("success", "failed")
-    resuming.assert_one_export(resumed)
+    away.wait_for_state("success", "failed")
+    away.assert_one_export(ended)
+
+    resuming.wait_for_try(2)
+    if stage.keeps_task_state:
+        resuming.wait_for_state("success", "failed")
+        resuming.assert_one_export(resumed)
+    else:
+        resuming.finish()
+        resuming.assert_submitted_again(resumed, "SUCCEEDED")
+
+
+@pytest.mark.scenario(
+    "kill -9: both triggerers, until the task has run out of time",
+    "a worker cancels the export; failed, with the operation's name",
+)
+def test_a_deferral_that_times_out(stage: Stage) -> None:
+    scene = Scene(stage, "timed-out-unfollowed", "timed")
+    name = scene.followed()
+    for triggerer in TRIGGERERS:
+        stage.cluster[triggerer].kill()
+    try:
+        scene.wait_for_state("failed")
+    finally:
+        for triggerer in TRIGGERERS:
+            stage.cluster[triggerer].launch()
+        stage.cluster.wait_until_healthy()
+    assert scene.accepted() == [name]
+    scene.wait_for_remote(name, "CANCELLED")
+    assert f"{name} is cancelled, as the API confirms" in scene.logs()
+    assert scene.result() is None
 
 
 @pytest.mark.scenario(

@@ -68,21 +68,11 @@ def test_changed_request(scenes: dict[str, Scene], stage: Stage) -> None:
         assert "The request has changed since an earlier try" in scene.log(2)
 
 
-def _fail_first(scene: Scene) -> str:
-    name = scene.followed()
-    scene.control.settings(operation_error={"code": 13, "message": "the disk is full"})
-    try:
-        scene.step(name)
-        scene.wait_for_remote(name, "FAILED")
-    finally:
-        scene.control.settings(operation_error=None)
-    return name
-
-
 @pytest.mark.scenario("the export of the first try failed", "the second try submits afresh")
 def test_the_first_try_failed(scenes: dict[str, Scene]) -> None:
     scene = scenes["failed-first"]
-    first = _fail_first(scene)
+    first = scene.followed()
+    scene.step_into_error(first, "the disk is full")
     scene.wait_for_try(2)
     scene.finish()
     accepted = scene.accepted()
@@ -93,7 +83,8 @@ def test_the_first_try_failed(scenes: dict[str, Scene]) -> None:
 @pytest.mark.scenario("WRITE_APPEND: the export of the first try failed", "refused on the second try")
 def test_the_first_append_failed(scenes: dict[str, Scene]) -> None:
     scene = scenes["append-failed-first"]
-    first = _fail_first(scene)
+    first = scene.followed()
+    scene.step_into_error(first, "the disk is full")
     scene.wait_for_state("failed")
     assert scene.accepted() == [first]
     assert "DicomExportDuplicateRiskError" in scene.logs()

@@ -30,7 +30,7 @@ PAUSE, KILLS = 20.0, 6
 def test_storm(stage: Stage) -> None:
     print(f"CHAOS_SEED={SEED}")  # noqa: T201 - to run the same storm again
     chance = random.Random(SEED)
-    stage.control.settings(advance="time", seconds_per_instance=1.0)
+    stage.control.settings(advance="time", seconds_per_instance=8.0)
 
     def trouble(scene: Scene) -> None:
         for route in ("operations.get", "operations.list", "export"):

@@ -10,7 +10,7 @@ import pytest
 from rig.airflow import AirflowStandalone, is_exit_known
 from rig.control import Control
 from rig.dicom_files import create_store, sample_files, upload
-from rig.servers import ROOT, HealthcareEmulator, loopback_session, wait_for
+from rig.servers import ROOT, HealthcareEmulator, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,18 +61,12 @@ class Rig:
     def operation_name(self, dag_id: str) -> str:
         return str(self.rest.xcom(dag_id, self.runs[dag_id], TASK, "operation_name"))
 
-    def operation_state(self, name: str) -> str:
-        with loopback_session() as session:
-            operation = session.get(f"{self.control.url}/v1/{name}", timeout=30).json()
-        if not operation.get("done"):
-            return "RUNNING"
-        return {None: "SUCCEEDED", 1: "CANCELLED"}.get(operation.get("error", {}).get("code"), "FAILED")
-
     def wait_for_operation(self, name: str, state: str) -> None:
+        current = self.control.operation_state
         try:
-            wait_for(f"{name} to be {state}", lambda: self.operation_state(name) == state, timeout=BOUND)
+            wait_for(f"{name} to be {state}", lambda: current(name) == state, timeout=BOUND)
         except TimeoutError as error:
-            raise TimeoutError(f"{error}; it is {self.operation_state(name)}") from None
+            raise TimeoutError(f"{error}; it is {current(name)}") from None
 
     def submitted(self, dag_id: str) -> list[str]:
         """Return the operations that were accepted for a DAG's destination."""
@@ -136,7 +130,7 @@ def test_a_cleared_task_ends_with_one_export(rig: Rig, storage: StorageEmulator)
     # that one is cancelled and a second one submitted. In both cases, one export runs and is followed.
     def succeeded() -> bool:
         name = rig.operation_name("cleared")
-        if rig.operation_state(name) == "RUNNING":
+        if rig.control.operation_state(name) == "RUNNING":
             rig.control.step(name)
         state = rig.rest.run_state("cleared", rig.runs["cleared"])
         assert state != "failed", rig.logs("cleared")
@@ -145,12 +139,13 @@ def test_a_cleared_task_ends_with_one_export(rig: Rig, storage: StorageEmulator)
     try:
         wait_for("the cleared run to succeed", succeeded, timeout=BOUND)
     except TimeoutError as error:
-        operations = {name: rig.operation_state(name) for name in rig.submitted("cleared")}
+        operations = {name: rig.control.operation_state(name) for name in rig.submitted("cleared")}
         raise TimeoutError(f"{error}: {rig.state('cleared')}, {operations}\n{rig.logs('cleared')}") from None
     followed = rig.rest.xcom("cleared", rig.runs["cleared"], TASK)["operation_name"]
     first, *more = rig.submitted("cleared")
     assert (first, followed) == (rig.first["cleared"], more[0] if more else first)
-    assert [rig.operation_state(name) for name in (first, *more)] == ["CANCELLED"] * len(more) + ["SUCCEEDED"]
+    states = [rig.control.operation_state(name) for name in (first, *more)]
+    assert states == ["CANCELLED"] * len(more) + ["SUCCEEDED"]
     assert len(storage.objects(BUCKET, "cleared/")) == 3
 
 

@@ -1,0 +1,129 @@
+"""Rules of this code base that no linter knows."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from airflow_provider_dicom.hooks.dicom_store import DicomStoreAsyncHook, DicomStoreHook
+from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
+from airflow_provider_dicom.provider_info import get_provider_info
+from airflow_provider_dicom.sensors.dicom_store import DicomStoreExportSensor
+from airflow_provider_dicom.triggers.dicom_store import DicomStoreExportTrigger
+from rig.servers import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PACKAGE = ROOT / "airflow_provider_dicom"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+PUBLIC = [
+    DicomStoreExportOperator,
+    DicomStoreExportSensor,
+    DicomStoreExportTrigger,
+    DicomStoreHook,
+    DicomStoreAsyncHook,
+]
+TEMPLATED = [DicomStoreExportOperator, DicomStoreExportSensor]
+CONNECTION = {"gcp_conn_id", "impersonation_chain", "api_endpoint"}
+
+
+def name_of(module: Path) -> str:
+    return ".".join(module.relative_to(ROOT).with_suffix("").parts)
+
+
+def calls(tree: ast.AST, attribute: str) -> Iterator[ast.Call]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", None) == attribute:
+            yield node
+
+
+@pytest.mark.parametrize("cls", PUBLIC, ids=lambda cls: cls.__name__)
+def test_every_parameter_is_documented(cls: type) -> None:
+    parameters = inspect.signature(inspect.unwrap(cls.__init__)).parameters  # type: ignore[misc]
+    names = {
+        name
+        for name, p in parameters.items()
+        if name not in ("self", "kwargs") and p.kind is not p.VAR_POSITIONAL
+    }
+    documented = set(re.findall(r":param (\w+):", inspect.getdoc(cls) or ""))
+    assert names <= documented
+    assert documented <= names
+
+
+@pytest.mark.parametrize("cls", TEMPLATED, ids=lambda cls: cls.__name__)
+def test_what_is_templated_says_so(cls: type[DicomStoreExportOperator]) -> None:
+    descriptions = dict(re.findall(r":param (\w+):((?:.|\n(?!\s*:))*)", inspect.getdoc(cls) or ""))
+    templated = {name for name, text in descriptions.items() if "(templated)" in text}
+    assert templated == set(cls.template_fields)
+
+
+@pytest.mark.parametrize("cls", PUBLIC, ids=lambda cls: cls.__name__)
+def test_public_methods_are_documented(cls: type) -> None:
+    own = [member for name, member in vars(cls).items() if inspect.isfunction(member) and name[0] != "_"]
+    assert own
+    for method in own:
+        documented = set(re.findall(r":param (\w+):", inspect.getdoc(method) or ""))
+        parameters = {name for name in inspect.signature(method).parameters if name[0] != "_"}
+        assert parameters - {"self"} == documented, method.__qualname__
+
+
+@pytest.mark.parametrize("cls", TEMPLATED, ids=lambda cls: cls.__name__)
+def test_templated_fields_are_assigned_only_in_init(cls: type[DicomStoreExportOperator]) -> None:
+    """Airflow renders in between: what is assigned elsewhere is rendered too early, or never."""
+    tree = ast.parse(inspect.getsource(inspect.getmodule(cls)))  # type: ignore[arg-type]
+    for function in ast.walk(tree):
+        if not isinstance(function, ast.FunctionDef) or function.name == "__init__":
+            continue
+        for node in ast.walk(function):
+            assigned = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+            assert not (assigned and node.attr in cls.template_fields), (
+                f"{function.name}: {ast.unparse(node)}"
+            )
+
+
+def test_templated_fields_are_assigned_as_they_are() -> None:
+    """An expression would be worked out before the template is rendered."""
+    for cls in TEMPLATED:
+        tree = ast.parse(inspect.getsource(inspect.unwrap(cls.__init__)).replace("\n    ", "\n").strip())
+        assigned = {
+            target.attr: node.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Attribute)
+        }
+        for field in cls.template_fields:
+            assert ast.unparse(assigned[field]) == field
+
+
+def test_every_deferral_passes_the_whole_connection() -> None:
+    deferrals = [call for module in MODULES for call in calls(ast.parse(module.read_text()), "defer")]
+    assert deferrals
+    for deferral in deferrals:
+        (trigger,) = [keyword.value for keyword in deferral.keywords if keyword.arg == "trigger"]
+        assert isinstance(trigger, ast.Call)
+        passed = {keyword.arg or ast.unparse(keyword.value) for keyword in trigger.keywords}
+        assert passed >= CONNECTION or "self.connection_arguments" in passed
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_no_bare_airflow_exception(module: Path) -> None:
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            assert "AirflowException(" not in ast.unparse(node.exc)
+
+
+def test_provider_info_names_every_module_of_a_kind() -> None:
+    info = get_provider_info()
+    for kind in ("hooks", "operators", "sensors", "triggers"):
+        named = {module for entry in info[kind] for module in entry["python-modules"]}
+        there = {name_of(module) for module in (PACKAGE / kind).glob("[!_]*.py")}
+        assert named == there
+    linked = {link.rpartition(".")[0] for link in info["extra-links"]}
+    assert linked == {name_of(module) for module in (PACKAGE / "links").glob("[!_]*.py")}
