@@ -26,7 +26,7 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "hooks": _modules("hooks"),
-        "operators": _modules("operators", "selection"),
+        "operators": _modules("operators", "check", "selection"),
         "sensors": _modules("sensors"),
         "triggers": _modules("triggers"),
         "extra-links": [

@@ -9,6 +9,8 @@ from airflow_provider_dicom.exceptions import DicomExportUnavailableError
 from airflow_provider_dicom.resources import MAX_UID_LENGTH, UID_PATTERN
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from airflow_provider_dicom.api_types import DicomJson
 
 ACCEPTED = "'/studies/UID[/series/UID[/instances/UID]]'"
@@ -43,16 +45,17 @@ def resource_path(*uids: object) -> str:
     return path
 
 
-def path_of_match(match: DicomJson, level: str) -> str:
+def path_of_match(match: DicomJson, level: str, *, below: Sequence[str] = ()) -> str:
     """
     Build the resource path of a search's match, of which nothing else is looked at.
 
     :param match: the match.
     :param level: studies, series or instances.
+    :param below: the UIDs of the study, and of the series, that the search was within.
     :raises DicomExportUnavailableError: if it holds no UID.
     """
-    kinds = _KINDS[: _KINDS.index(level) + 1]
-    return resource_path(*(_first(match.get(_TAGS[kind], {}).get("Value")) for kind in kinds))
+    kinds = _KINDS[len(below) : _KINDS.index(level) + 1]
+    return resource_path(*below, *(_first(match.get(_TAGS[kind], {}).get("Value")) for kind in kinds))
 
 
 def uids_of(path: str) -> list[str]:

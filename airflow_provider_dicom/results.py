@@ -35,7 +35,12 @@ class DicomSelection(TypedDict):
 
 
 class DicomExportCheckResult(TypedDict):
-    """What a check found at an export's destination; ``missing_paths`` holds the first few of ``missing``."""
+    """
+    What a check found at an export's destination, in instances.
+
+    ``arrived`` counts all that are there, expected or not; ``missing_paths`` names the first few of
+    ``missing``.
+    """
 
     destination: str
     expected: int

@@ -10,7 +10,9 @@ from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperat
 from airflow_provider_dicom.api import SearchLevel
 from airflow_provider_dicom.connected import ConnectedOperator
 from airflow_provider_dicom.destinations import BigQueryTable, parse_destination, parse_gcs_uri
+from airflow_provider_dicom.disk_set import DiskSet
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
+from airflow_provider_dicom.exported import exported_instances
 from airflow_provider_dicom.filter_file import FilterFile
 from airflow_provider_dicom.high_water_mark import advance_mark, parse_time, read_mark
 from airflow_provider_dicom.resource_path import path_of_match
@@ -80,8 +82,11 @@ class DicomStoreSearchOperator(SelectsForExport):
     :param filters: attributes and the values they must have, such as ``{"StudyDate": "{{ ds_nodash }}"}``
         (templated, but not among the rendered fields that Airflow stores and shows: they may name a patient).
     :param level: what to search for: ``"studies"``, ``"series"`` or ``"instances"`` (templated).
+    :param exclude_exported_to: ``gs://bucket/prefix`` or ``bq://project.dataset.table``: of ``"instances"``,
+        those that are there already are left out, also in folders below the prefix, such as one for each
+        night (templated).
     :param project_id: the project's id; the connection's if not given (templated).
-    :param page_size: matches on a page; as many as the API gives if not given.
+    :param page_size: matches on a page, which are held in memory at a time.
     :param gcp_conn_id: the Airflow connection (templated).
     :param impersonation_chain: a service account to impersonate, or a chain of them (templated).
     :param api_endpoint: another endpoint than Google's, such as a local Healthcare API (templated).
@@ -94,6 +99,7 @@ class DicomStoreSearchOperator(SelectsForExport):
         "dicom_store_id",
         "filter_uri",
         "level",
+        "exclude_exported_to",
         "project_id",
         "gcp_conn_id",
         "impersonation_chain",
@@ -110,8 +116,9 @@ class DicomStoreSearchOperator(SelectsForExport):
         filter_uri: str,
         filters: Mapping[str, str | int] | None = None,
         level: SearchLevel = "studies",
+        exclude_exported_to: str | None = None,
         project_id: str | None = None,
-        page_size: int | None = None,
+        page_size: int = 5_000,
         gcp_conn_id: str = "google_cloud_default",
         impersonation_chain: str | Sequence[str] | None = None,
         api_endpoint: str | None = None,
@@ -125,6 +132,7 @@ class DicomStoreSearchOperator(SelectsForExport):
         self.filter_uri = filter_uri
         self.filters = filters
         self.level = level
+        self.exclude_exported_to = exclude_exported_to
         self.project_id = project_id
         self.page_size = page_size
         self.gcp_conn_id = gcp_conn_id
@@ -149,8 +157,24 @@ class DicomStoreSearchOperator(SelectsForExport):
                 filters=filters,
                 page_size=self.page_size,
             )
-            count = self.write_selection(path_of_match(match, self.level) for match in matches)
+            paths = (path_of_match(match, self.level) for match in matches)
+            count = self.write_selection(self._not_exported(paths))
         return {"filter_uri": self.filter_uri, "count": count, "since": None, "until": None}
+
+    def _not_exported(self, paths: Iterator[str]) -> Iterator[str]:
+        if self.exclude_exported_to is None:
+            yield from paths
+            return
+        exported = exported_instances(
+            self.exclude_exported_to,
+            in_folders=True,
+            project_id=self.project_id,
+            gcp_conn_id=self.gcp_conn_id,
+            impersonation_chain=self.impersonation_chain,
+        )
+        with DiskSet(exported) as there:
+            self.log.info("%d instances are in %s already.", len(there), self.exclude_exported_to)
+            yield from (path for path in paths if path not in there)
 
     def _mistakes(self, unrendered: frozenset[str]) -> Iterator[str]:
         yield from self.store_mistakes(unrendered)
@@ -158,6 +182,14 @@ class DicomStoreSearchOperator(SelectsForExport):
         if self.filters is not None and not hasattr(self.filters, "keys"):
             # Not the value: it may name a patient.
             yield f"filters is {type(self.filters).__name__}; accepted: a dictionary of attributes."
+        if "exclude_exported_to" in unrendered or self.exclude_exported_to is None:
+            return
+        try:
+            parse_destination(self.exclude_exported_to, "exclude_exported_to")
+        except DicomExportInvalidRequestError as error:
+            yield str(error)
+        if "level" not in unrendered and self.level != "instances":
+            yield f"exclude_exported_to with level={self.level!r}; accepted: level='instances'."
 
 
 class DicomMetadataQueryOperator(SelectsForExport):

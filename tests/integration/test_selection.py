@@ -10,6 +10,7 @@ from airflow.providers.common.compat.sdk import AirflowSkipException
 from provider_rig import Run
 
 from airflow_provider_dicom.destinations import BigQueryTable
+from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 from airflow_provider_dicom.metadata_table import MetadataTable
 from airflow_provider_dicom.operators.selection import DicomStoreSearchOperator
 
@@ -61,6 +62,27 @@ def test_filters_are_rendered_and_a_search_without_matches_skips(
     with pytest.raises(AirflowSkipException, match="nothing to export"):
         run(search(filters={"StudyInstanceUID": "{{ uid }}"}, filter_uri=f"gs://{bucket}/none.txt"))
     assert storage.objects(bucket, "none.txt") == {}
+
+
+def test_what_is_exported_already_is_left_out(
+    search: Any, operator: Any, instances: list[Uids], bucket: str, storage: StorageEmulator
+) -> None:
+    first, *others = instances
+    storage.write(bucket, "first.txt", path(first).encode())
+    Run()(operator(destination=f"gs://{bucket}/nights/2026-03-29/", filter_uri=f"gs://{bucket}/first.txt"))
+    arguments = {"level": "instances", "exclude_exported_to": f"gs://{bucket}/nights/"}
+    assert Run()(search(**arguments))["count"] == 2
+    assert storage.read(bucket, "f.txt").decode().splitlines() == sorted(path(uids) for uids in others)
+    Run()(operator(destination=f"gs://{bucket}/nights/2026-03-30/", filter_uri=f"gs://{bucket}/f.txt"))
+    with pytest.raises(AirflowSkipException, match="nothing to export"):
+        Run()(search(**arguments))
+
+
+def test_only_instances_can_be_told_from_exported_ones(search: Any) -> None:
+    with pytest.raises(DicomExportInvalidRequestError, match="level='studies'"):
+        search(exclude_exported_to="gs://bucket/nights")
+    with pytest.raises(DicomExportInvalidRequestError, match="exclude_exported_to="):
+        search(level="instances", exclude_exported_to="nights")
 
 
 def test_what_arrived_within_a_window(
