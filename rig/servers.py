@@ -232,10 +232,24 @@ class StorageEmulator(Server):
 
     def objects(self, bucket: str, prefix: str = "") -> dict[str, int]:
         """Return the sizes of a bucket's objects, by name."""
+        return {item["name"]: int(item["size"]) for item in self._listed(bucket, prefix)}
+
+    def generations(self, bucket: str, prefix: str = "") -> dict[str, str]:
+        """Return what tells an object from the one that was there before it, by name."""
+        return {item["name"]: item["generation"] for item in self._listed(bucket, prefix)}
+
+    def delete(self, bucket: str, name: str) -> None:
+        """Delete an object."""
+        address = f"{self.url}/storage/v1/b/{bucket}/o/{quote(name, safe='')}"
+        with loopback_session() as session:
+            session.delete(address, timeout=60).raise_for_status()
+
+    def _listed(self, bucket: str, prefix: str) -> list[dict[str, str]]:
         with loopback_session() as session:
             answer = session.get(f"{self.url}/storage/v1/b/{bucket}/o", params={"prefix": prefix}, timeout=60)
         answer.raise_for_status()
-        return {item["name"]: int(item["size"]) for item in answer.json().get("items", [])}
+        items: list[dict[str, str]] = answer.json().get("items", [])
+        return items
 
     def write(self, bucket: str, name: str, content: bytes) -> None:
         """Create an object, or replace it."""
