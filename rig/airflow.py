@@ -37,6 +37,7 @@ class TaskInstance(TypedDict):
 
     task_id: str
     map_index: int
+    rendered_map_index: str | None
     state: str | None
     try_number: int
     queued_when: str | None
@@ -333,5 +334,7 @@ def common_settings(home: Path, dags_folder: Path, port: int, project_id: str) -
         "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+        # A busy machine must not end tasks.
+        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     }

@@ -15,6 +15,7 @@ import pydicom
 import pydicom.data
 from dicomweb_client import DICOMwebClient
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID
 
 from rig.servers import loopback_session
 
@@ -134,8 +135,8 @@ def upload_copies(url: str, store_name: str, uids: Iterable[Uids], *, study_date
 
 def _copied(dataset: pydicom.FileDataset, uids: Uids) -> pydicom.FileDataset:
     copied = copy.deepcopy(dataset)
-    copied.StudyInstanceUID, copied.SeriesInstanceUID, copied.SOPInstanceUID = uids
-    copied.file_meta.MediaStorageSOPInstanceUID = uids.instance
+    copied.StudyInstanceUID, copied.SeriesInstanceUID, copied.SOPInstanceUID = map(UID, uids)
+    copied.file_meta.MediaStorageSOPInstanceUID = copied.SOPInstanceUID
     return copied
 
 

@@ -211,7 +211,7 @@ class Server:
 
 
 class StorageEmulator(Server):
-    """Cloud Storage (PyPI ``gcp-storage-emulator``), objects in memory."""
+    """Cloud Storage (PyPI ``gcp-storage-emulator``, with pages), objects in memory."""
 
     def __init__(self, log_dir: Path) -> None:
         port = free_port()
@@ -219,7 +219,7 @@ class StorageEmulator(Server):
         options = ["start", "--host", LOOPBACK, "--port", str(port), "--in-memory", "--quiet"]
         super().__init__(
             "Cloud Storage emulator",
-            [sys.executable, "-m", "gcp_storage_emulator", *options],
+            [sys.executable, "-P", str(ROOT / "rig" / "storage_emulator.py"), *options],
             port=port,
             health_path="/",
             log_dir=log_dir,
@@ -245,10 +245,15 @@ class StorageEmulator(Server):
             session.delete(address, timeout=60).raise_for_status()
 
     def _listed(self, bucket: str, prefix: str) -> list[dict[str, str]]:
+        items: list[dict[str, str]] = []
+        page: dict[str, Any] = {"nextPageToken": ""}
         with loopback_session() as session:
-            answer = session.get(f"{self.url}/storage/v1/b/{bucket}/o", params={"prefix": prefix}, timeout=60)
-        answer.raise_for_status()
-        items: list[dict[str, str]] = answer.json().get("items", [])
+            while (token := page.get("nextPageToken")) is not None:
+                wanted = {"prefix": prefix, "pageToken": token}
+                answer = session.get(f"{self.url}/storage/v1/b/{bucket}/o", params=wanted, timeout=60)
+                answer.raise_for_status()
+                page = answer.json()
+                items += page.get("items", [])
         return items
 
     def write(self, bucket: str, name: str, content: bytes) -> None:

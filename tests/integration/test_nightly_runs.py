@@ -148,6 +148,7 @@ def copy_examples(folder: Path) -> None:
         text = (ROOT / "example_dags" / f"{dag_id}.py").read_text()
         text = text.replace('schedule="0 3 * * *"', "schedule=None").replace('"0 2 * * *"', '"0 2 29 2 *"')
         text = text.replace("execution_timeout=", "poll_interval=1.0, execution_timeout=")
+        text = text.replace("timedelta(minutes=5)", "timedelta(seconds=1)")
         (folder / f"{dag_id}.py").write_text(text)
 
 
