@@ -157,6 +157,7 @@ class DicomStoreExportCheckOperator(ConnectedOperator):
                 parse_destination(self.destination)
             except DicomExportInvalidRequestError as error:
                 yield str(error)
+        # Rendered to nothing, it must not stand for everything.
         if "filter_uri" not in unrendered and self._is_filtered:
             try:
                 parse_gcs_uri(self.filter_uri, "filter_uri", is_object=True)

@@ -169,7 +169,11 @@ class DicomStoreExportOperator(WaitsForOperation):
         self.api_endpoint = api_endpoint
         self._running_operation: str | None = None
         self._is_resumed = False
-        self._is_filtered = resource_paths is not None
+        self._filtered_by = [
+            name
+            for name, value in (("filter_uri", filter_uri), ("resource_paths", resource_paths))
+            if value is not None
+        ]
         unrendered = self.unrendered()
         raise_on(self._mistakes(unrendered))
         for warning in self.export_request.warnings() if "mime_type" not in unrendered else ():
@@ -300,9 +304,11 @@ class DicomStoreExportOperator(WaitsForOperation):
         yield from self.waiting_mistakes(unrendered)
 
     def _resource_path_mistakes(self, unrendered: frozenset[str]) -> Iterator[str]:
+        # Neither the filter file of an earlier run nor everything must stand in for a filter.
+        if "filter_uri" in self._filtered_by and self.filter_uri is None:
+            yield "filter_uri=None; accepted: the filter file that the DAG asks for, 'gs://bucket/object'."
         if self.resource_paths is None:
-            if self._is_filtered:
-                # The filter file of an earlier run must not stand in for it.
+            if "resource_paths" in self._filtered_by:
                 yield "resource_paths=None; accepted: a list, empty if there is nothing to export."
             return
         if self.filter_uri is None:

@@ -254,6 +254,7 @@ class DicomMetadataQueryOperator(SelectsForExport):
         self.project_id = project_id
         self.gcp_conn_id = gcp_conn_id
         self.impersonation_chain = impersonation_chain
+        self._is_until_given = until is not None
         raise_on(self._mistakes(self.unrendered()))
 
     def execute(self, context: Context) -> DicomSelection:
@@ -298,7 +299,8 @@ class DicomMetadataQueryOperator(SelectsForExport):
                 yield str(error)
         if "high_water_mark" not in unrendered and not self.high_water_mark:
             yield "high_water_mark is empty; accepted: the name of an Airflow Variable."
-        if "until" not in unrendered and self.until is not None:
+        # Rendered to nothing, it must not stand for a later time than the table was filled at.
+        if "until" not in unrendered and self._is_until_given:
             try:
                 parse_time(self.until, "until")
             except DicomExportInvalidRequestError as error:

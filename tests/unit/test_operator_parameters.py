@@ -141,6 +141,14 @@ def test_a_rendered_none_is_not_taken_for_a_filter_of_yesterday() -> None:
         task.execute({})  # type: ignore[typeddict-item]
 
 
+def test_a_filter_file_that_renders_to_nothing_is_not_everything() -> None:
+    task = DicomStoreExportOperator(**(GOOD | {"filter_uri": "{{ params.filter_uri }}"}))
+    task.destination = "gs://bucket/night/"
+    task.filter_uri = None
+    with pytest.raises(DicomExportInvalidRequestError, match="filter_uri=None"):
+        task.execute({})
+
+
 def test_an_empty_list_of_paths_skips_the_task() -> None:
     task = DicomStoreExportOperator(
         **(GOOD | {"resource_paths": [], "filter_uri": "gs://bucket/f", "destination": "gs://bucket"})
