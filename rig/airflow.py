@@ -220,11 +220,16 @@ class RestClient:
         """Mark a whole run, as a user does."""
         self.call("PATCH", _run(dag_id, run_id), json={"state": state})
 
-    def clear(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> None:
-        """Clear a task, as a user does."""
+    def clear(
+        self, dag_id: str, run_id: str, task_id: str, map_index: int = -1, *, downstream: bool = False
+    ) -> None:
+        """Clear a task, as a user does.
+
+        :param downstream: also what depends on it.
+        """
         task: Any = task_id if map_index < 0 else [task_id, map_index]
         body = {"dry_run": False, "task_ids": [task], "dag_run_id": run_id, "only_failed": False}
-        self.call("POST", f"dags/{dag_id}/clearTaskInstances", json=body)
+        self.call("POST", f"dags/{dag_id}/clearTaskInstances", json=body | {"include_downstream": downstream})
 
     def task(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> TaskInstance:
         """Return a task instance."""

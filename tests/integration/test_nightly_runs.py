@@ -212,7 +212,7 @@ def test_only_uids_leave_the_query(nights: Nights) -> None:
 def test_a_night_that_was_made_up_for_finds_nothing_to_do(nights: Nights) -> None:
     before = nights.storage.generations(BUCKET)
     rest, run_id = nights.airflow.rest, nights.runs[BY_ARRIVAL][NIGHTS[1]]
-    rest.clear(BY_ARRIVAL, run_id, "select")
+    rest.clear(BY_ARRIVAL, run_id, "select", downstream=True)
     wait_for("select", lambda: rest.task(BY_ARRIVAL, run_id, "select")["state"] == "skipped", timeout=120)
     assert rest.wait(BY_ARRIVAL, run_id) == "success"
     assert "is exported, and more" in rest.log(BY_ARRIVAL, run_id, "select", try_number=2)
