@@ -21,7 +21,7 @@ CHAOS_TESTS_OLDER = tests/chaos/test_people.py tests/chaos/test_crashes.py tests
 QUICK = tests/unit --ignore=tests/unit/emulator --ignore=tests/unit/test_benchmarks.py
 COVERED = --cov --cov-branch --cov-report=term --cov-fail-under=90
 
-.PHONY: bench help demo test test-chaos quick watch lint lock clean
+.PHONY: bench docs help demo test test-chaos test-scale quick watch lint lock clean
 
 help:
 	@echo "make demo   run an export from Airflow to Cloud Storage on this machine; needs no Google account"
@@ -30,7 +30,9 @@ help:
 	@echo "make test-chaos  kill, stop and restart everything around exports, 12 minutes; as root, it installs"
 	@echo "            PostgreSQL and Redis; a part of it: make test-chaos ARGS='-k kills'"
 	@echo "            with an older Airflow: make test-chaos AIRFLOW=2.11.2"
+	@echo "make test-scale  export 10,000 instances, and 50 DICOM stores a few at a time; 15 minutes"
 	@echo "make lint   ruff, mypy and codespell"
+	@echo "make docs   build the documentation, build/docs/index.html"
 	@echo "make bench  measure the trigger beside other providers', 25 minutes; ARGS=--quick: 4 minutes"
 	@echo "make lock   pin the newest versions of what the demo and the tests are run with"
 	@echo "make clean  remove all that the other targets made"
@@ -54,18 +56,25 @@ test-chaos: $(VENV)/.chaos-installed $(BIGQUERY_VENV)/.installed $(AIRFLOW:%=.ve
 	@sh rig/install_databases.sh
 	CHAOS_AIRFLOW=$(AIRFLOW) $(VENV)/bin/python -m pytest $(CHAOS_TESTS$(AIRFLOW:%=_OLDER)) $(ARGS)
 
+test-scale: $(VENV)/.tests-installed
+	$(VENV)/bin/python -m pytest -s tests/scale $(ARGS)
+
 lint: $(VENV)/.tests-installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/codespell
 
+docs: $(VENV)/.docs-installed
+	AIRFLOW_HOME=$$(pwd)/build/airflow $(VENV)/bin/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet --builder html docs build/docs
+	@echo "build/docs/index.html"
+
 bench: $(BENCH_VENV)/.installed
 	$(BENCH_VENV)/bin/python -m benchmarks $(ARGS)
 
 lock: $(UV)
 	$(UV) pip compile --quiet --upgrade --universal --no-annotate --no-header --python-version 3.11 \
-		--all-extras --group dev --group chaos --output-file rig/constraints.txt pyproject.toml
+		--all-extras --group dev --group docs --group chaos --output-file rig/constraints.txt pyproject.toml
 
 clean:
 	rm -rf $(VENV) $(BIGQUERY_VENV) $(BENCH_VENV) .venv-airflow-* .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* dist build
@@ -84,6 +93,11 @@ $(VENV)/.tests-installed: $(UV) $(BUILD_INPUTS)
 	@echo "Installing Airflow, the provider, the emulators and the test tools into $(VENV); it takes a minute or two, once"
 	@$(INSTALL) --python $(VENV) --constraint rig/constraints.txt --group dev --editable '.[emulator,openlineage]'
 	@touch $@ $(VENV)/.demo-installed
+
+$(VENV)/.docs-installed: $(VENV)/.tests-installed
+	@echo "Installing Sphinx into $(VENV)"
+	@$(INSTALL) --python $(VENV) --constraint rig/constraints.txt --group docs
+	@touch $@
 
 $(VENV)/.chaos-installed: $(VENV)/.tests-installed
 	@echo "Installing Celery and what it needs into $(VENV)"

@@ -35,6 +35,7 @@ __all__ = [
     "is_deferral_timeout",
     "push_value",
     "pushed_value",
+    "read_variable",
     "task_state",
 ]
 
@@ -126,6 +127,19 @@ def push_value(task: TaskInstanceKey, key: str, value: object) -> None:
         run_id=task.run_id,
         map_index=task.map_index,
     )
+
+
+def read_variable(name: str) -> str | None:
+    """
+    Read an Airflow Variable, or None if there is none.
+
+    :param name: the Variable's name.
+    """
+    from airflow.providers.common.compat.sdk import Variable
+
+    # The second parameter has another name in each version.
+    value: str | None = Variable.get(name, None)
+    return value
 
 
 def _task_state_in_database(task: TaskInstanceKey) -> str | None:

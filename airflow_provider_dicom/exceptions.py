@@ -12,6 +12,7 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 
 if TYPE_CHECKING:
     from airflow_provider_dicom.operation import Counters, Operation
+    from airflow_provider_dicom.results import DicomExportCheckResult
 
 
 class DicomExportError(AirflowException):
@@ -130,3 +131,15 @@ class DicomExportTimeoutError(DicomExportError):
 
 class DicomExportTooManyFailuresError(DicomExportError):
     """The Operation ended, but more instances failed than ``max_failures`` allows."""
+
+
+class DicomExportIncompleteError(DicomExportError):
+    """
+    Instances that an export should have written are not at its destination.
+
+    :param result: what the check found.
+    """
+
+    def __init__(self, message: str = "", *, result: DicomExportCheckResult | None = None) -> None:
+        super().__init__(message)
+        self.result = result

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-import re
+import base64
+import hashlib
 import tempfile
 from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from airflow_provider_dicom.destinations import parse_gcs_uri
-from airflow_provider_dicom.exceptions import DicomExportNotFoundError, DicomExportPermissionError
-from airflow_provider_dicom.resources import MAX_UID_LENGTH, UID_PATTERN
+from airflow_provider_dicom.disk_set import DiskSet
+from airflow_provider_dicom.exceptions import (
+    DicomExportInvalidRequestError,
+    DicomExportNotFoundError,
+    DicomExportPermissionError,
+    DicomExportUnavailableError,
+)
+from airflow_provider_dicom.resource_path import ACCEPTED, is_resource_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-_RESOURCE_PATH = re.compile(rf"/studies/{UID_PATTERN}(?:/series/{UID_PATTERN}(?:/instances/{UID_PATTERN})?)?")
 _SHOWN = 5
-_ACCEPTED = "'/studies/UID[/series/UID[/instances/UID]]'"
+#: What an upload holds in memory at a time; Cloud Storage wants multiples of 256 KiB.
+_CHUNK_BYTES = 8 * 1024 * 1024
+#: Files up to this size are looked into, because they may hold nothing but empty lines.
+_SMALL_BYTES = 1024
 
 
 def resource_path_mistakes(paths: object) -> list[str]:
@@ -27,68 +38,175 @@ def resource_path_mistakes(paths: object) -> list[str]:
     """
     if isinstance(paths, str) or not isinstance(paths, Sequence):
         refused = f"resource_paths={paths!r} is {type(paths).__name__}, not a list"
-        return [f"{refused}; accepted: a list of {_ACCEPTED}, such as the output of another task."]
-    mistakes = [
-        f"resource_paths holds {path!r}; accepted: {_ACCEPTED}."
-        for path in paths
-        if not _is_resource_path(path)
-    ]
-    more = [f"{len(mistakes) - _SHOWN} more are refused as well."] if len(mistakes) > _SHOWN else []
-    return mistakes[:_SHOWN] + more
+        return [f"{refused}; accepted: a list of {ACCEPTED}, such as the output of another task."]
+    mistakes: list[str] = []
+    more = 0
+    for path in paths:
+        if is_resource_path(path):
+            continue
+        if len(mistakes) < _SHOWN:
+            mistakes.append(f"resource_paths holds {path!r}; accepted: {ACCEPTED}.")
+        else:
+            more += 1
+    return [*mistakes, f"{more} more are refused as well."] if more else mistakes
 
 
-def _is_resource_path(path: object) -> bool:
-    return (
-        isinstance(path, str)
-        and _RESOURCE_PATH.fullmatch(path) is not None
-        and all(len(part) <= MAX_UID_LENGTH for part in path.split("/"))
-    )
-
-
-def write_filter_file(
-    paths: Iterable[str],
-    filter_uri: str,
-    *,
-    gcp_conn_id: str,
-    impersonation_chain: str | Sequence[str] | None,
-) -> int:
+@dataclass(frozen=True)
+class FilterFile:
     """
-    Write resource paths, each once, to a filter file.
+    Resource paths, each once and in order, in a local file that is not uploaded yet.
 
-    :param paths: the resource paths.
-    :param filter_uri: ``gs://bucket/object``.
-    :param gcp_conn_id: the Airflow connection.
-    :param impersonation_chain: a service account to impersonate, or a chain of them.
-    :return: how many paths were written.
-    :raises DicomExportInvalidRequestError: if the URI is not acceptable.
-    :raises DicomExportPermissionError: if the connection's account may not write there.
-    :raises DicomExportNotFoundError: if there is no such bucket.
+    :param filename: the local file.
+    :param count: how many paths it holds.
+    :param digest: tells files apart that hold other paths.
+    :param md5: the file's MD5 as Cloud Storage writes it.
     """
-    from airflow.providers.google.cloud.hooks.gcs import GCSHook
-    from google.api_core.exceptions import Forbidden, NotFound
 
-    target = parse_gcs_uri(filter_uri, "filter_uri", is_object=True)
-    unique = dict.fromkeys(paths)
-    hook = GCSHook(gcp_conn_id=gcp_conn_id, impersonation_chain=impersonation_chain)
-    with tempfile.NamedTemporaryFile("w", encoding="ascii", suffix=".txt") as file:
-        file.writelines(f"{path}\n" for path in unique)
-        file.flush()
-        try:
+    filename: str
+    count: int
+    digest: str
+    md5: str
+
+    @classmethod
+    @contextmanager
+    def of(cls, paths: Iterable[str]) -> Iterator[FilterFile]:
+        """
+        Write resource paths to a local file, which is there until the context ends.
+
+        Memory does not grow with the number of paths.
+
+        :param paths: the resource paths; those that come more than once are written once.
+        """
+        digest, md5, count = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
+        with tempfile.NamedTemporaryFile(suffix=".txt") as file, DiskSet(paths) as unique:
+            for path in unique:
+                line = f"{path}\n".encode("ascii")
+                file.write(line)
+                digest.update(line)
+                md5.update(line)
+                count += 1
+            file.flush()
+            yield cls(file.name, count, digest.hexdigest(), base64.b64encode(md5.digest()).decode())
+
+    def upload(
+        self, filter_uri: str, *, gcp_conn_id: str, impersonation_chain: str | Sequence[str] | None
+    ) -> None:
+        """
+        Write the file to Cloud Storage, and verify that it is there as it is here.
+
+        :param filter_uri: ``gs://bucket/object``.
+        :param gcp_conn_id: the Airflow connection.
+        :param impersonation_chain: a service account to impersonate, or a chain of them.
+        :raises DicomExportInvalidRequestError: if the URI is not acceptable, or there is no path.
+        :raises DicomExportPermissionError: if the connection's account may not write there.
+        :raises DicomExportNotFoundError: if there is no such bucket.
+        :raises DicomExportUnavailableError: if something else is there.
+        """
+        from airflow.providers.google.cloud.hooks.gcs import GCSHook
+
+        if not self.count:
+            # Nobody promises that an empty filter file does not mean everything.
+            raise DicomExportInvalidRequestError(f"There is no resource path to write to {filter_uri}.")
+        target = parse_gcs_uri(filter_uri, "filter_uri", is_object=True)
+        hook = GCSHook(gcp_conn_id=gcp_conn_id, impersonation_chain=impersonation_chain)
+        with _explained(f"Could not write the filter file {filter_uri}", target.bucket, gcp_conn_id):
             hook.upload(
                 bucket_name=target.bucket,
                 object_name=target.path,
-                filename=file.name,
+                filename=self.filename,
                 mime_type="text/plain",
+                chunk_size=_CHUNK_BYTES,
             )
-        except Forbidden as error:
-            raise DicomExportPermissionError(
-                f"Could not write the filter file {filter_uri}: {error}. Needed: roles/storage.objectUser "
-                f"for the account of the connection {gcp_conn_id!r} on the bucket {target.bucket}. Grant it "
-                f"with: gcloud storage buckets add-iam-policy-binding gs://{target.bucket} "
-                "--member=serviceAccount:CALLER_EMAIL --role=roles/storage.objectUser"
-            ) from error
-        except NotFound as error:
-            raise DicomExportNotFoundError(
-                f"Could not write the filter file {filter_uri}: {error}. The bucket must exist."
-            ) from error
-    return len(unique)
+            stored = hook.get_md5hash(target.bucket, target.path)
+        if stored != self.md5:
+            raise DicomExportUnavailableError(
+                f"The filter file {filter_uri} is not what was written to it: its MD5 is {stored}, and not "
+                f"{self.md5}. Somebody else writes there, too; nothing was submitted."
+            )
+
+
+@dataclass(frozen=True)
+class StoredFilter:
+    """
+    A filter file that is in Cloud Storage already.
+
+    :param is_empty: it holds no path.
+    :param digest: tells files apart that hold other paths.
+    """
+
+    is_empty: bool
+    digest: str
+
+
+def stored_filter(
+    filter_uri: str, *, gcp_conn_id: str, impersonation_chain: str | Sequence[str] | None
+) -> StoredFilter:
+    """
+    Look at a filter file without reading all of it.
+
+    :param filter_uri: ``gs://bucket/object``.
+    :param gcp_conn_id: the Airflow connection.
+    :param impersonation_chain: a service account to impersonate, or a chain of them.
+    :raises DicomExportPermissionError: if the connection's account may not read it.
+    :raises DicomExportNotFoundError: if it is not there.
+    """
+    from airflow.providers.google.cloud.hooks.gcs import GCSHook
+
+    target = parse_gcs_uri(filter_uri, "filter_uri", is_object=True)
+    hook = GCSHook(gcp_conn_id=gcp_conn_id, impersonation_chain=impersonation_chain)
+    with _explained(f"Could not read the filter file {filter_uri}", target.bucket, gcp_conn_id):
+        blob = hook.get_conn().bucket(target.bucket).blob(target.path)
+        blob.reload()
+        is_empty = blob.size <= _SMALL_BYTES and not blob.download_as_bytes().strip()
+    return StoredFilter(is_empty, f"{blob.size}:{blob.crc32c}")
+
+
+def read_filter(
+    filter_uri: str, *, gcp_conn_id: str, impersonation_chain: str | Sequence[str] | None
+) -> Iterator[str]:
+    """
+    Read the resource paths of a filter file, a piece of it at a time.
+
+    :param filter_uri: ``gs://bucket/object``.
+    :param gcp_conn_id: the Airflow connection.
+    :param impersonation_chain: a service account to impersonate, or a chain of them.
+    :raises DicomExportInvalidRequestError: if a line is no resource path.
+    :raises DicomExportPermissionError: if the connection's account may not read it.
+    :raises DicomExportNotFoundError: if it is not there.
+    """
+    from airflow.providers.google.cloud.hooks.gcs import GCSHook
+
+    source = parse_gcs_uri(filter_uri, "filter_uri", is_object=True)
+    hook = GCSHook(gcp_conn_id=gcp_conn_id, impersonation_chain=impersonation_chain)
+    with _explained(f"Could not read the filter file {filter_uri}", source.bucket, gcp_conn_id):
+        blob = hook.get_conn().bucket(source.bucket).blob(source.path)
+        with tempfile.TemporaryFile() as file:
+            blob.download_to_file(file)
+            file.seek(0)
+            for line in file:
+                if not (path := line.decode("ascii", "replace").strip()):
+                    continue
+                if not is_resource_path(path):
+                    raise DicomExportInvalidRequestError(
+                        f"The filter file {filter_uri} holds {path!r}; accepted: {ACCEPTED}."
+                    )
+                yield path
+
+
+@contextmanager
+def _explained(what: str, bucket: str, gcp_conn_id: str) -> Iterator[None]:
+    from google.api_core.exceptions import Forbidden, NotFound
+
+    try:
+        yield
+    except Forbidden as error:
+        raise DicomExportPermissionError(
+            f"{what}: {error}. Needed: roles/storage.objectUser for the account of the connection "
+            f"{gcp_conn_id!r} on the bucket {bucket}. Grant it with: gcloud storage buckets "
+            f"add-iam-policy-binding gs://{bucket} --member=serviceAccount:CALLER_EMAIL "
+            "--role=roles/storage.objectUser"
+        ) from error
+    except NotFound as error:
+        raise DicomExportNotFoundError(
+            f"{what}: {error}. The bucket must exist, and a file to read."
+        ) from error

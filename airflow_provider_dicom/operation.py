@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from airflow_provider_dicom import console
 from airflow_provider_dicom.exceptions import (
@@ -17,6 +17,9 @@ from airflow_provider_dicom.exceptions import (
     DicomExportUnavailableError,
 )
 from airflow_provider_dicom.permissions import explain_service_agent
+
+if TYPE_CHECKING:
+    from airflow_provider_dicom.results import DicomExportResult
 
 CANCELLED = 1
 """``google.rpc.Code`` of an Operation that was cancelled."""
@@ -66,21 +69,6 @@ class OperationPage(TypedDict, total=False):
 
     operations: list[Operation]
     nextPageToken: str
-
-
-class DicomExportResult(TypedDict):
-    """What a finished export leaves behind as return value and XCom, the same in every mode."""
-
-    operation_name: str
-    dicom_store: str | None
-    destination: str | None
-    state: Literal["SUCCEEDED", "PARTIAL"]
-    success: int
-    failure: int
-    pending: int
-    create_time: str | None
-    end_time: str | None
-    logs_url: str
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ from airflow_provider_dicom import connection
 _INTEGRATION = "Google Cloud Healthcare DICOM stores"
 
 
-def _modules(kind: str) -> list[dict[str, Any]]:
-    return [
-        {"integration-name": _INTEGRATION, "python-modules": [f"airflow_provider_dicom.{kind}.dicom_store"]}
-    ]
+def _modules(kind: str, *more: str) -> list[dict[str, Any]]:
+    modules = [f"airflow_provider_dicom.{kind}.{name}" for name in ("dicom_store", *more)]
+    return [{"integration-name": _INTEGRATION, "python-modules": modules}]
 
 
 def _connection_type() -> dict[str, Any]:
@@ -58,7 +57,7 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "hooks": _modules("hooks"),
-        "operators": _modules("operators"),
+        "operators": _modules("operators", "check", "selection"),
         "sensors": _modules("sensors"),
         "triggers": _modules("triggers"),
         "connection-types": [_connection_type()],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from typing import TYPE_CHECKING, TypedDict
 
 import tenacity
@@ -21,6 +22,9 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
+#: Between two submissions while a quota is used up, in seconds; no shorter than Airflow needs for a deferral.
+FIRST_TURN = 30.0
+LONGEST_TURN = 300.0
 
 
 class RetryOptions(TypedDict):
@@ -76,3 +80,15 @@ def retry_options(request: ApiRequest, num_retries: int) -> RetryOptions:
         "before_sleep": tell,
         "reraise": True,
     }
+
+
+def turn_pause(turn: int, retry_after: float | None) -> float:
+    """
+    Choose for how long to wait until a quota that is used up has room again, in seconds.
+
+    :param turn: how often that was waited for already.
+    :param retry_after: what the server asked for, in seconds.
+    """
+    usual: float = min(FIRST_TURN * 2.0 ** min(turn, 10), LONGEST_TURN)
+    # Those who were refused together must not come back together.
+    return max(usual, retry_after or 0.0) * random.uniform(1.0, 1.5)  # noqa: S311 - not for secrets

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol, TypedDict, cast
@@ -19,7 +18,7 @@ from airflow_provider_dicom.operation import counters
 from airflow_provider_dicom.retrying import WaitAsAsked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from airflow.providers.common.compat.sdk import Context
 
@@ -44,7 +43,7 @@ class Submission(TypedDict):
 
     dicom_store: str
     request: dict[str, object]
-    resource_paths: str | None
+    filter_digest: str | None
     submitted_at: str
     operation_name: str | None
 
@@ -84,7 +83,7 @@ class Submitter:
     :param request: what to export to where.
     :param context: the task's context.
     :param log: where to say what happens.
-    :param resource_paths: the paths that ``prepare`` writes to the filter file.
+    :param filter_digest: tells filter files apart that hold other paths.
     :param prepare: has to be called before a submission.
     :param judge: raises a ``DicomExportError`` if a finished Operation is not good enough.
     :param durable: remember submissions, where Airflow can.
@@ -98,7 +97,7 @@ class Submitter:
         request: ExportRequest,
         context: Context,
         log: Log,
-        resource_paths: Iterable[str] | None,
+        filter_digest: str | None,
         prepare: Callable[[], None],
         judge: Callable[[Operation], object],
         durable: bool,
@@ -112,7 +111,7 @@ class Submitter:
         self._memory = cast("TaskStateStore | None", context.get("task_state_store")) if durable else None
         self._durable = durable
         self._context = context
-        self._paths = _digest(resource_paths)
+        self._filter_digest = filter_digest
 
     def attach(self) -> Attachment:
         """
@@ -143,7 +142,7 @@ class Submitter:
         intent: Submission = {
             "dicom_store": str(self._store),
             "request": dict(self._request.body()),
-            "resource_paths": self._paths,
+            "filter_digest": self._filter_digest,
             "submitted_at": datetime.now(UTC).isoformat(),
             "operation_name": None,
         }
@@ -227,7 +226,7 @@ class Submitter:
         return (
             earlier["dicom_store"] == str(self._store)
             and earlier["request"] == dict(self._request.body())
-            and earlier["resource_paths"] == self._paths
+            and earlier.get("filter_digest") == self._filter_digest
         )
 
     def _abandon(self, name: str | None) -> None:
@@ -280,12 +279,3 @@ def _is_export_since(operation: Operation, since: datetime) -> bool:
         and created is not None
         and datetime.fromisoformat(created) >= since
     )
-
-
-def _digest(resource_paths: Iterable[str] | None) -> str | None:
-    if resource_paths is None:
-        return None
-    digest = hashlib.sha256()
-    for path in dict.fromkeys(resource_paths):
-        digest.update(f"{path}\n".encode())
-    return digest.hexdigest()

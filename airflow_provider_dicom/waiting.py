@@ -2,67 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
-from airflow.providers.common.compat.sdk import BaseOperator
-
-from airflow_provider_dicom.endpoint import api_endpoint_mistake
+from airflow_provider_dicom.connected import ConnectedOperator
 from airflow_provider_dicom.exceptions import DicomExportTimeoutError
 from airflow_provider_dicom.operation import max_failures_mistake
 from airflow_provider_dicom.outlets import note_on_outlets
 from airflow_provider_dicom.progress import store_from_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from datetime import timedelta
     from typing import NoReturn
 
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
-    from airflow_provider_dicom.operation import DicomExportResult, Operation
+    from airflow_provider_dicom.operation import Operation
+    from airflow_provider_dicom.results import DicomExportResult
     from airflow_provider_dicom.triggers.dicom_store import ExportEvent
 
 
-class ConnectionArguments(TypedDict):
-    """What every hook and trigger of this provider is told about the connection."""
-
-    gcp_conn_id: str
-    impersonation_chain: str | Sequence[str] | None
-    api_endpoint: str | None
-
-
-class WaitsForOperation(BaseOperator):
+class WaitsForOperation(ConnectedOperator):
     """
     Follows an Operation to its end with the task's own settings.
 
-    The hook and the trigger are imported where they are used: DAG files must stay cheap to parse.
+    The trigger is imported where it is used: DAG files must stay cheap to parse.
     """
 
-    gcp_conn_id: str
-    impersonation_chain: str | Sequence[str] | None
-    api_endpoint: str | None
     poll_interval: float
     max_failures: int | float
-
-    @property
-    def connection_arguments(self) -> ConnectionArguments:
-        """The connection as every hook and trigger gets it."""
-        return {
-            "gcp_conn_id": self.gcp_conn_id,
-            "impersonation_chain": self.impersonation_chain,
-            "api_endpoint": self.api_endpoint,
-        }
-
-    def hook(self) -> DicomStoreHook:
-        """Build the hook."""
-        from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
-
-        return DicomStoreHook(**self.connection_arguments)
-
-    def unrendered(self) -> frozenset[str]:
-        """Name the parameters that are templates still."""
-        return frozenset(name for name in self.template_fields if is_template(getattr(self, name)))
 
     def waiting_mistakes(self, unrendered: frozenset[str]) -> Iterator[str]:
         """
@@ -74,10 +42,7 @@ class WaitsForOperation(BaseOperator):
             yield mistake
         if mistake := seconds_mistake("poll_interval", self.poll_interval):
             yield mistake
-        if "gcp_conn_id" not in unrendered and not (isinstance(self.gcp_conn_id, str) and self.gcp_conn_id):
-            yield f"gcp_conn_id={self.gcp_conn_id!r} is not accepted; accepted: the id of a connection."
-        if "api_endpoint" not in unrendered and (mistake := api_endpoint_mistake(self.api_endpoint)):
-            yield mistake
+        yield from self.connection_mistakes(unrendered)
 
     def defer_until_done(
         self,
@@ -165,17 +130,3 @@ def seconds_mistake(parameter: str, value: object) -> str | None:
     if is_number and 0 < value < float("inf"):  # type: ignore[operator]
         return None
     return f"{parameter}={value!r} is not accepted; accepted: a number of seconds above 0."
-
-
-def is_template(value: object) -> bool:
-    """
-    Tell whether a parameter gets its value only when the task runs.
-
-    :param value: the parameter's value at parse time.
-    """
-    if isinstance(value, str):
-        return any(mark in value for mark in ("{{", "{%", "{#"))
-    if isinstance(value, list | tuple):
-        return any(is_template(item) for item in value)
-    # Outputs of other tasks, and whatever else has a rendering of its own.
-    return hasattr(value, "resolve")

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 # Where there is only Airflow 3: `from airflow.sdk import DAG, task`.
 from airflow.providers.common.compat.sdk import DAG, task
 
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
+
+if TYPE_CHECKING:
+    from airflow_provider_dicom.results import DicomExportResult
 
 with DAG(
     dag_id="dicom_nightly_to_gcs",
@@ -41,7 +45,7 @@ with DAG(
     )
 
     @task
-    def report(result: dict[str, object]) -> str:
+    def report(result: DicomExportResult) -> str:
         """Use the result: how many instances were exported, and where to."""
         return f"{result['success']} instances of {result['dicom_store']} are in {result['destination']}"
 

@@ -42,6 +42,7 @@ class TaskInstance(TypedDict):
 
     task_id: str
     map_index: int
+    rendered_map_index: str | None
     state: str | None
     try_number: int
     queued_when: str | None
@@ -182,19 +183,38 @@ class RestClient:
         *,
         logical_date: str | None = None,
         run_id: str | None = None,
+        partition_key: str | None = None,
     ) -> str:
         """Trigger a DAG and return the run's id.
 
         :param logical_date: what ``{{ ds }}`` becomes, as an RFC 3339 time.
         :param run_id: an id of one's own for the run.
+        :param partition_key: the partition that the run is for.
         """
         self.wait_for_dag(dag_id)
-        body = {"conf": conf or {}, "logical_date": logical_date, "dag_run_id": run_id}
+        body: Json = {"conf": conf or {}, "logical_date": logical_date, "dag_run_id": run_id}
+        if partition_key is not None:  # known to Airflow 3.3 only
+            body["partition_key"] = partition_key
         return str(self.call("POST", f"dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
 
     def run_state(self, dag_id: str, run_id: str) -> str:
         """Return the state of a DAG run."""
         return str(self.get(f"dags/{dag_id}/dagRuns/{run_id}")["state"])
+
+    def run_ids(self, dag_id: str) -> list[str]:
+        """Return the ids of a DAG's runs, the oldest first."""
+        runs = self.get(f"dags/{dag_id}/dagRuns", limit=100, order_by="id")["dag_runs"]
+        return [run["dag_run_id"] for run in runs]
+
+    def variable(self, name: str) -> str | None:
+        """Return the value of an Airflow Variable, or None if there is none."""
+        found = self.get("variables", limit=100)["variables"]
+        return next((variable["value"] for variable in found if variable["key"] == name), None)
+
+    def create_pool(self, name: str, slots: int, *, include_deferred: bool) -> None:
+        """Create a pool."""
+        body = {"name": name, "slots": slots, "include_deferred": include_deferred}
+        self.call("POST", "pools", json=body)
 
     def wait(self, dag_id: str, run_id: str, timeout: float = 180) -> str:
         """Wait for the end of a DAG run and return its state."""
@@ -214,11 +234,16 @@ class RestClient:
         """Mark a whole run, as a user does."""
         self.call("PATCH", _run(dag_id, run_id), json={"state": state})
 
-    def clear(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> None:
-        """Clear a task, as a user does."""
+    def clear(
+        self, dag_id: str, run_id: str, task_id: str, map_index: int = -1, *, downstream: bool = False
+    ) -> None:
+        """Clear a task, as a user does.
+
+        :param downstream: also what depends on it.
+        """
         task: Any = task_id if map_index < 0 else [task_id, map_index]
         body = {"dry_run": False, "task_ids": [task], "dag_run_id": run_id, "only_failed": False}
-        self.call("POST", f"dags/{dag_id}/clearTaskInstances", json=body)
+        self.call("POST", f"dags/{dag_id}/clearTaskInstances", json=body | {"include_downstream": downstream})
 
     def task(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> TaskInstance:
         """Return a task instance."""
@@ -341,5 +366,7 @@ def common_settings(home: Path, dags_folder: Path, port: int, project_id: str) -
         "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+        # A busy machine must not end tasks.
+        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     }

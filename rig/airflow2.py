@@ -57,8 +57,9 @@ class RestClientV1(RestClient):
         *,
         logical_date: str | None = None,
         run_id: str | None = None,
+        partition_key: str | None = None,
     ) -> str:
-        """Trigger a DAG and return the run's id."""
+        """Trigger a DAG and return the run's id; there are no partitions."""
         self.wait_for_dag(dag_id)
         body = {"conf": conf or {}, "logical_date": logical_date, "dag_run_id": run_id}
         given = {key: value for key, value in body.items() if value is not None}

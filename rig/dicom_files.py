@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import io
 import re
 import warnings
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,12 +15,14 @@ import pydicom
 import pydicom.data
 from dicomweb_client import DICOMwebClient
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID
 
 from rig.servers import loopback_session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
+_COPIES_AT_A_TIME = 200
 _UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
 _STORE = re.compile(
     r"(?P<dataset>projects/[^/]+/locations/[^/]+/datasets/[^/]+)/dicomStores/(?P<store>[^/]+)"
@@ -109,6 +112,39 @@ def upload(url: str, store_name: str, paths: Iterable[Path]) -> list[Uids]:
                 )
             uploaded += [uids_of(path) for path in files]
     return uploaded
+
+
+def upload_copies(url: str, store_name: str, uids: Iterable[Uids], *, study_date: str = "") -> None:
+    """Store copies of a small real file under other UIDs, through STOW-RS.
+
+    :param url: address of the Healthcare API.
+    :param store_name: ``projects/P/locations/L/datasets/D/dicomStores/S``.
+    :param uids: one for each copy.
+    :param study_date: the StudyDate of all of them, such as ``20260329``.
+    :raises UploadFailed: the server did not take all of them.
+    """
+    dataset = _read(min(sample_files(), key=lambda path: (path.stat().st_size, path.name)))
+    dataset.StudyDate = study_date
+    with loopback_session() as session:
+        client = DICOMwebClient(f"{url}/v1/{store_name}/dicomWeb", session=session)
+        for batch in _batched(uids, _COPIES_AT_A_TIME):
+            answer = client.store_instances([_copied(dataset, names) for names in batch])
+            if len(answer.get("ReferencedSOPSequence") or []) != len(batch):
+                raise UploadFailed(f"Not all copies were stored: {answer.to_json()}")
+
+
+def _copied(dataset: pydicom.FileDataset, uids: Uids) -> pydicom.FileDataset:
+    copied = copy.deepcopy(dataset)
+    copied.StudyInstanceUID, copied.SeriesInstanceUID, copied.SOPInstanceUID = map(UID, uids)
+    copied.file_meta.MediaStorageSOPInstanceUID = copied.SOPInstanceUID
+    return copied
+
+
+def _batched(items: Iterable[Uids], size: int) -> Iterator[list[Uids]]:
+    """Return the items in lists of the given size; the last one may be shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
 
 
 def _storable(path: Path) -> Uids | None:

@@ -211,7 +211,7 @@ class Server:
 
 
 class StorageEmulator(Server):
-    """Cloud Storage (PyPI ``gcp-storage-emulator``), objects in memory."""
+    """Cloud Storage (PyPI ``gcp-storage-emulator``, with pages), objects in memory."""
 
     def __init__(self, log_dir: Path) -> None:
         port = free_port()
@@ -219,7 +219,7 @@ class StorageEmulator(Server):
         options = ["start", "--host", LOOPBACK, "--port", str(port), "--in-memory", "--quiet"]
         super().__init__(
             "Cloud Storage emulator",
-            [sys.executable, "-m", "gcp_storage_emulator", *options],
+            [sys.executable, "-P", str(ROOT / "rig" / "storage_emulator.py"), *options],
             port=port,
             health_path="/",
             log_dir=log_dir,
@@ -232,10 +232,42 @@ class StorageEmulator(Server):
 
     def objects(self, bucket: str, prefix: str = "") -> dict[str, int]:
         """Return the sizes of a bucket's objects, by name."""
+        return {item["name"]: int(item["size"]) for item in self._listed(bucket, prefix)}
+
+    def generations(self, bucket: str, prefix: str = "") -> dict[str, str]:
+        """Return what tells an object from the one that was there before it, by name."""
+        return {item["name"]: item["generation"] for item in self._listed(bucket, prefix)}
+
+    def delete(self, bucket: str, name: str) -> None:
+        """Delete an object."""
+        address = f"{self.url}/storage/v1/b/{bucket}/o/{quote(name, safe='')}"
         with loopback_session() as session:
-            answer = session.get(f"{self.url}/storage/v1/b/{bucket}/o", params={"prefix": prefix}, timeout=60)
-        answer.raise_for_status()
-        return {item["name"]: int(item["size"]) for item in answer.json().get("items", [])}
+            session.delete(address, timeout=60).raise_for_status()
+
+    def _listed(self, bucket: str, prefix: str) -> list[dict[str, str]]:
+        items: list[dict[str, str]] = []
+        page: dict[str, Any] = {"nextPageToken": ""}
+        with loopback_session() as session:
+            while (token := page.get("nextPageToken")) is not None:
+                wanted = {"prefix": prefix, "pageToken": token}
+                answer = session.get(f"{self.url}/storage/v1/b/{bucket}/o", params=wanted, timeout=60)
+                answer.raise_for_status()
+                page = answer.json()
+                items += page.get("items", [])
+        return items
+
+    def write(self, bucket: str, name: str, content: bytes) -> None:
+        """Create an object, or replace it."""
+        from google.auth.credentials import AnonymousCredentials
+        from google.cloud import storage
+
+        client = storage.Client(
+            project="test-project",
+            credentials=AnonymousCredentials(),
+            client_options={"api_endpoint": self.url},
+        )
+        with contextlib.closing(client):
+            client.bucket(bucket).blob(name).upload_from_string(content)
 
     def read(self, bucket: str, name: str) -> bytes:
         """Return an object's content."""

@@ -426,11 +426,13 @@ class DicomStoreHook(GoogleBaseHook):
                 offset=offset,
             )
             page = cast("list[DicomJson]", self._send(request))
-            yield from page
             # The API may cap the limit: only an empty page is the end for certain.
             if not page:
                 return
             offset += len(page)
+            yield from page
+            # Two pages at a time would take twice the memory.
+            del page
 
     def close(self) -> None:
         """Close the HTTP session, if one was opened."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 import warnings
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, NoReturn, cast
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowSkipException
 
@@ -17,10 +20,12 @@ from airflow_provider_dicom.compat import (
 )
 from airflow_provider_dicom.exceptions import (
     DicomExportError,
+    DicomExportPermissionError,
+    DicomExportQuotaExhaustedError,
     DicomExportTimeoutError,
 )
 from airflow_provider_dicom.export_request import ExportRequest
-from airflow_provider_dicom.filter_file import resource_path_mistakes, write_filter_file
+from airflow_provider_dicom.filter_file import FilterFile, resource_path_mistakes, stored_filter
 from airflow_provider_dicom.links.dicom_store import (
     OPERATION_NAME_KEY,
     DicomExportDestinationLink,
@@ -31,12 +36,13 @@ from airflow_provider_dicom.operation import describe_cancellation, describe_spe
 from airflow_provider_dicom.outlets import note_on_outlets
 from airflow_provider_dicom.polling import OperationWatch
 from airflow_provider_dicom.progress import Throttle, store_from_worker
-from airflow_provider_dicom.resources import DicomStoreName, OperationName, id_mistake, raise_on
+from airflow_provider_dicom.resources import DicomStoreName, OperationName, raise_on
+from airflow_provider_dicom.retrying import turn_pause
 from airflow_provider_dicom.submitting import Submitter
 from airflow_provider_dicom.waiting import WaitsForOperation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     from airflow.providers.common.compat.openlineage.facet import Dataset, RunFacet
@@ -44,12 +50,25 @@ if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
-    from airflow_provider_dicom.operation import DicomExportResult, Operation
+    from airflow_provider_dicom.operation import Operation
+    from airflow_provider_dicom.results import DicomExportResult
     from airflow_provider_dicom.submitting import Attachment
     from airflow_provider_dicom.triggers.dicom_store import ExportEvent
 
 #: How long after the deadline Airflow itself ends a deferral whose trigger did not.
 GRACE = timedelta(minutes=2)
+
+
+class PreparedFilter(NamedTuple):
+    """
+    What an export is filtered by.
+
+    :param digest: tells filters apart that select something else; None without a filter.
+    :param prepare: has to be called before a submission.
+    """
+
+    digest: str | None
+    prepare: Callable[[], None]
 
 
 class DicomStoreExportOperator(WaitsForOperation):
@@ -70,8 +89,8 @@ class DicomStoreExportOperator(WaitsForOperation):
     :param bigquery_schema: BigQuery only: ``"flattened"`` or ``"json"``; the API's default schema if not
         given (templated).
     :param include_source_store: BigQuery only: add a column with the DICOM store's name.
-    :param filter_uri: ``gs://bucket/object`` of a file with the resource paths to export; everything if not
-        given (templated).
+    :param filter_uri: ``gs://bucket/object`` of a file with the resource paths to export, everything if not
+        given; an empty file skips the task (templated).
     :param resource_paths: ``/studies/...`` paths to export, which are written to ``filter_uri`` first; an
         empty list skips the task (templated).
     :param max_failures: instances that may fail before the task fails: a count (int), or a share of all
@@ -155,7 +174,11 @@ class DicomStoreExportOperator(WaitsForOperation):
         self._running_operation: str | None = None
         self._seen_operation: Operation | None = None
         self._is_resumed = False
-        self._is_filtered = resource_paths is not None
+        self._filtered_by = [
+            name
+            for name, value in (("filter_uri", filter_uri), ("resource_paths", resource_paths))
+            if value is not None
+        ]
         unrendered = self.unrendered()
         raise_on(self._mistakes(unrendered))
         for warning in self.export_request.warnings() if "mime_type" not in unrendered else ():
@@ -187,10 +210,26 @@ class DicomStoreExportOperator(WaitsForOperation):
             # An empty filter must never turn into an export of everything.
             raise AirflowSkipException("resource_paths is empty: there is nothing to export.")
         deadline = self._deadline(context)
-        with self.hook() as hook:
-            submitter = self._submitter(hook, context)
-            attachment = submitter.attach()
-            return self._follow(hook, attachment, context, deadline)
+        return self._submit(context, deadline)
+
+    def submit_again(
+        self,
+        context: Context,
+        event: object = None,
+        turn: int = 0,
+        deadline: float | None = None,
+        **_of_a_newer_version: object,
+    ) -> DicomExportResult | str:
+        """
+        Submit an export that a quota stood in the way of, after a pause.
+
+        :param context: the task's context.
+        :param event: the trigger's event, which only says that the pause is over.
+        :param turn: how often that was waited for already.
+        :param deadline: when to give up, in seconds since the epoch; never if not given.
+        :raises DicomExportError: if the export fails, or cannot be submitted or followed.
+        """
+        return self._submit(context, deadline, turn)
 
     def execute_complete(
         self,
@@ -235,6 +274,8 @@ class DicomStoreExportOperator(WaitsForOperation):
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except (TaskDeferralTimeout, TaskDeferralError) as error:
+            if next_method == self.submit_again.__name__:  # nothing was submitted
+                raise
             operation_name = self._deferred_operation(context)
             self._seen_operation = {"name": operation_name} if operation_name else None
             if is_deferral_timeout(error):
@@ -302,20 +343,17 @@ class DicomStoreExportOperator(WaitsForOperation):
             return None
 
     def _mistakes(self, unrendered: frozenset[str]) -> Iterator[str]:
-        for name in ("location", "dataset_id", "dicom_store_id", "project_id"):
-            value = getattr(self, name)
-            if name in unrendered or (name == "project_id" and value is None):
-                continue
-            if mistake := id_mistake(name, value):
-                yield mistake
+        yield from self.store_mistakes(unrendered)
         yield from self.export_request.mistakes(unrendered)
         yield from self._resource_path_mistakes(unrendered)
         yield from self.waiting_mistakes(unrendered)
 
     def _resource_path_mistakes(self, unrendered: frozenset[str]) -> Iterator[str]:
+        # Neither the filter file of an earlier run nor everything must stand in for a filter.
+        if "filter_uri" in self._filtered_by and self.filter_uri is None:
+            yield "filter_uri=None; accepted: the filter file that the DAG asks for, 'gs://bucket/object'."
         if self.resource_paths is None:
-            if self._is_filtered:
-                # The filter file of an earlier run must not stand in for it.
+            if "resource_paths" in self._filtered_by:
                 yield "resource_paths=None; accepted: a list, empty if there is nothing to export."
             return
         if self.filter_uri is None:
@@ -332,29 +370,83 @@ class DicomStoreExportOperator(WaitsForOperation):
         start = context["ti"].start_date
         return (start.timestamp() if start else time.time()) + self.execution_timeout.total_seconds()
 
-    def _submitter(self, hook: DicomStoreHook, context: Context) -> Submitter:
-        return Submitter(
-            hook=hook,
-            store=hook.dicom_store_name(self.location, self.dataset_id, self.dicom_store_id, self.project_id),
-            request=self.export_request,
-            context=context,
-            log=self.log,
-            resource_paths=self.resource_paths,
-            prepare=self._write_filter_file,
-            judge=self._outcome,
-            durable=self.durable,
-        )
+    def _submit(
+        self, context: Context, deadline: float | None, first_turn: int = 0
+    ) -> DicomExportResult | str:
+        for turn in itertools.count(first_turn):
+            with self.hook() as hook:
+                try:
+                    attachment = self._attach(hook, context)
+                except DicomExportQuotaExhaustedError as error:
+                    refusal = error
+                else:
+                    return self._follow(hook, attachment, context, deadline)
+            self._wait_for_quota(refusal, turn, deadline)
+        raise AssertionError("the turns ended")
 
-    def _write_filter_file(self) -> None:
-        if self.resource_paths is None:
+    def _attach(self, hook: DicomStoreHook, context: Context) -> Attachment:
+        with self._filter() as filter_file:
+            return Submitter(
+                hook=hook,
+                store=hook.dicom_store_name(
+                    self.location, self.dataset_id, self.dicom_store_id, self.project_id
+                ),
+                request=self.export_request,
+                context=context,
+                log=self.log,
+                filter_digest=filter_file.digest,
+                prepare=filter_file.prepare,
+                judge=self._outcome,
+                durable=self.durable,
+            ).attach()
+
+    @contextmanager
+    def _filter(self) -> Iterator[PreparedFilter]:
+        """Look at what is filtered by, and skip the task if that is nothing."""
+        if self.filter_uri is None:
+            yield PreparedFilter(None, lambda: None)
+        elif self.resource_paths is None:
+            yield PreparedFilter(self._digest_of_stored_filter(self.filter_uri), lambda: None)
+        else:
+            with FilterFile.of(self.resource_paths) as file:
+                yield PreparedFilter(file.digest, partial(self._upload, file, self.filter_uri))
+
+    def _upload(self, file: FilterFile, filter_uri: str) -> None:
+        file.upload(filter_uri, gcp_conn_id=self.gcp_conn_id, impersonation_chain=self.impersonation_chain)
+        self.log.info("Wrote %d resource paths to %s.", file.count, filter_uri)
+
+    def _digest_of_stored_filter(self, filter_uri: str) -> str | None:
+        try:
+            stored = stored_filter(
+                filter_uri, gcp_conn_id=self.gcp_conn_id, impersonation_chain=self.impersonation_chain
+            )
+        except DicomExportPermissionError as error:
+            # Only the Healthcare Service Agent has to be able to read it.
+            self.log.warning("%s. Submitting it unseen.", error)
+            return None
+        if stored.is_empty:
+            raise AirflowSkipException(f"The filter file {filter_uri} is empty: there is nothing to export.")
+        return stored.digest
+
+    def _wait_for_quota(
+        self, refusal: DicomExportQuotaExhaustedError, turn: int, deadline: float | None
+    ) -> None:
+        pause = turn_pause(turn, refusal.retry_after)
+        if deadline is not None and time.time() + pause > deadline:
+            raise DicomExportTimeoutError(
+                f"{refusal}. It stayed so until the task's time was over; nothing was submitted."
+            ) from refusal
+        self.log.warning("%s. Nothing was submitted; trying again in %.0f s.", refusal, pause)
+        if not self.deferrable:
+            time.sleep(pause)
             return
-        count = write_filter_file(
-            self.resource_paths,
-            cast("str", self.filter_uri),
-            gcp_conn_id=self.gcp_conn_id,
-            impersonation_chain=self.impersonation_chain,
+        from airflow.providers.common.compat.standard.triggers import TimeDeltaTrigger
+
+        self.defer(
+            trigger=TimeDeltaTrigger(timedelta(seconds=pause)),
+            method_name=self.submit_again.__name__,
+            kwargs={"turn": turn + 1, "deadline": deadline},
         )
-        self.log.info("Wrote %d resource paths to %s.", count, self.filter_uri)
 
     def _follow(
         self, hook: DicomStoreHook, attachment: Attachment, context: Context, deadline: float | None
@@ -380,9 +472,7 @@ class DicomStoreExportOperator(WaitsForOperation):
     ) -> DicomExportResult | str:
         # A cleared task may start before the trigger of the try before it has cancelled the Operation.
         self.log.info("%s was cancelled with the try that submitted it.", cancelled["name"])
-        with self.hook() as hook:
-            attachment = self._submitter(hook, context).attach()
-            return self._follow(hook, attachment, context, deadline)
+        return self._submit(context, deadline)
 
     def _wait_on_worker(
         self, hook: DicomStoreHook, operation_name: str, context: Context, deadline: float | None

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_dicom.operation import DicomExportResult, Operation
+    from airflow_provider_dicom.operation import Operation
+    from airflow_provider_dicom.results import DicomExportResult
     from airflow_provider_dicom.triggers.dicom_store import ExportEvent
 
 

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import functools
+import importlib
 import json
 import threading
 from dataclasses import dataclass, field
@@ -18,8 +19,6 @@ from airflow.models.trigger import Trigger
 from airflow.providers.common.compat.sdk import TaskDeferred
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-
-from airflow_provider_dicom.triggers.dicom_store import DicomStoreExportTrigger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,19 +96,20 @@ class Run:
                 )
 
 
-def through_the_database(trigger: Any) -> DicomStoreExportTrigger:
+def through_the_database(trigger: Any) -> Any:
     """Return a trigger as a triggerer gets it."""
-    _, kwargs = trigger.serialize()
-    return DicomStoreExportTrigger(**Trigger._decrypt_kwargs(Trigger.encrypt_kwargs(kwargs)))
+    module, _, name = trigger.serialize()[0].rpartition(".")
+    kind = getattr(importlib.import_module(module), name)
+    return kind(**Trigger._decrypt_kwargs(Trigger.encrypt_kwargs(trigger.serialize()[1])))
 
 
-async def fire(trigger: DicomStoreExportTrigger) -> Json:
+async def fire(trigger: Any) -> Any:
     """Run a trigger and return its only event, as it arrives at the task."""
     events = []
     async with asyncio.timeout(BOUND_SECONDS):
         events = [event async for event in trigger.run()]
     (event,) = events
-    return dict(json.loads(json.dumps(event.payload)))
+    return json.loads(json.dumps(event.payload, default=str))
 
 
 @functools.cache

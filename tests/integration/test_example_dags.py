@@ -28,12 +28,13 @@ import json, runpy, sys
 for name in ("airflow_provider_dicom.emulator", "pydicom", "imagecodecs", "jpeg_ls", "openjpeg", "rle"):
     sys.modules[name] = None
 dag = runpy.run_path(sys.argv[1])["dag"]
+export = dag.get_task("export")
 print(json.dumps({
     "dag_id": dag.dag_id,
     "catchup": dag.catchup,
     "retries": [task.retries for task in dag.tasks],
     "params": dag.params.dump(),
-    "destination": getattr(dag.get_task("export"), "destination", None),
+    "destination": getattr(export, "partial_kwargs", vars(export)).get("destination"),
 }))
 """
 

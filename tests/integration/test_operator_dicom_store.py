@@ -9,12 +9,12 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, TaskDeferred
 from airflow.sdk.exceptions import AirflowTaskTimeout
 from airflow.sdk.execution_time.task_runner import _run_execute_callable
 from provider_rig import Run, StateStore
 
-from airflow_provider_dicom import exceptions
+from airflow_provider_dicom import exceptions, retrying
 from rig.contract import RESULT_KEYS
 from rig.servers import free_port, wait_for
 
@@ -422,9 +422,7 @@ def test_appending_is_repeated_when_certainly_nobody_accepted_it(
     assert len(accepted(control, store)) == 1
 
 
-@pytest.mark.parametrize(
-    ("status", "fails_for_good"), [(400, True), (404, True), (403, False), (401, False), (429, False)]
-)
+@pytest.mark.parametrize(("status", "fails_for_good"), [(400, True), (404, True), (403, False), (401, False)])
 def test_what_airflow_retries(status: int, fails_for_good: bool, operator: Any, control: Control) -> None:
     control.fault("export", status=status)
     with pytest.raises(exceptions.DicomExportError) as error:
@@ -466,6 +464,78 @@ def test_a_filter_file_that_cannot_be_written_is_explained(
     with pytest.raises(exceptions.DicomExportNotFoundError, match="The bucket must exist") as error:
         Run()(task)
     assert uri in str(error.value)
+    assert accepted(control, store) == []
+
+
+def test_an_empty_filter_file_never_exports_everything(
+    operator: Any,
+    instances: list[Uids],
+    bucket: str,
+    storage: StorageEmulator,
+    control: Control,
+    store: DicomStoreName,
+) -> None:
+    uri = f"gs://{bucket}/filters/tonight.txt"
+    for content in (b"", b"\n \n"):
+        storage.write(bucket, "filters/tonight.txt", content)
+        with pytest.raises(AirflowSkipException, match=r"tonight.txt is empty: there is nothing to export"):
+            Run()(operator(filter_uri=uri))
+    assert accepted(control, store) == []
+    storage.write(bucket, "filters/tonight.txt", f"/studies/{instances[0].study}\n".encode())
+    assert Run()(operator(filter_uri=uri))["success"] >= 1
+
+
+def test_a_filter_file_that_is_not_there_is_explained(
+    operator: Any, bucket: str, control: Control, store: DicomStoreName
+) -> None:
+    with pytest.raises(exceptions.DicomExportNotFoundError, match="Could not read the filter file"):
+        Run()(operator(filter_uri=f"gs://{bucket}/no-such-file.txt"))
+    assert accepted(control, store) == []
+
+
+def test_a_filter_file_that_changed_is_another_export(
+    operator: Any,
+    instances: list[Uids],
+    bucket: str,
+    storage: StorageEmulator,
+    control: Control,
+    store: DicomStoreName,
+) -> None:
+    name, uri = "filters/tonight.txt", f"gs://{bucket}/filters/tonight.txt"
+    run = Run()
+    study = f"/studies/{instances[0].study}"
+    for path, exports in ((study, 1), (study, 1), (f"{study}/series/{instances[0].series}", 2)):
+        storage.write(bucket, name, f"{path}\n".encode())
+        run(operator(filter_uri=uri))
+        assert len(accepted(control, store)) == exports
+
+
+@pytest.mark.parametrize("deferrable", MODES)
+def test_an_export_waits_its_turn_while_the_quota_is_used_up(
+    deferrable: bool,
+    operator: Any,
+    control: Control,
+    store: DicomStoreName,
+    instances: list[Uids],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(retrying, "FIRST_TURN", 0.05)
+    # More refusals than the hook repeats a request for.
+    control.fault("export", count=9, status=429)
+    run = Run()
+    assert run(operator(deferrable=deferrable))["success"] == 3
+    assert len(accepted(control, store)) == 1
+    waits = [deferral for deferral in run.deferrals if deferral.method_name == "submit_again"]
+    assert len(waits) == (2 if deferrable else 0)
+
+
+@pytest.mark.parametrize("deferrable", MODES)
+def test_an_export_does_not_wait_its_turn_longer_than_the_task_may_run(
+    deferrable: bool, operator: Any, control: Control, store: DicomStoreName
+) -> None:
+    control.fault("export", status=429)
+    with pytest.raises(exceptions.DicomExportTimeoutError, match="nothing was submitted"):
+        Run()(operator(deferrable=deferrable, execution_timeout=timedelta(seconds=20)))
     assert accepted(control, store) == []
 
 

@@ -11,11 +11,12 @@ from airflow.sdk import XComArg
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_dicom.connected import is_template
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 from airflow_provider_dicom.filter_file import resource_path_mistakes
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
 from airflow_provider_dicom.sensors.dicom_store import DicomStoreExportSensor
-from airflow_provider_dicom.waiting import is_template, seconds_mistake
+from airflow_provider_dicom.waiting import seconds_mistake
 
 GOOD: dict[str, Any] = {
     "task_id": "export",
@@ -138,6 +139,14 @@ def test_a_rendered_none_is_not_taken_for_a_filter_of_yesterday() -> None:
     task.resource_paths = None
     with pytest.raises(DicomExportInvalidRequestError, match="resource_paths=None"):
         task.execute({})  # type: ignore[typeddict-item]
+
+
+def test_a_filter_file_that_renders_to_nothing_is_not_everything() -> None:
+    task = DicomStoreExportOperator(**(GOOD | {"filter_uri": "{{ params.filter_uri }}"}))
+    task.destination = "gs://bucket/night/"
+    task.filter_uri = None
+    with pytest.raises(DicomExportInvalidRequestError, match="filter_uri=None"):
+        task.execute({})
 
 
 def test_an_empty_list_of_paths_skips_the_task() -> None:

@@ -171,7 +171,10 @@ for name in ("BaseOperator", "BaseSensorOperator", "BaseOperatorLink", "XCom", "
 before = set(sys.modules)
 import airflow_provider_dicom.exceptions
 import airflow_provider_dicom.links.dicom_store
+import airflow_provider_dicom.operators.check
 import airflow_provider_dicom.operators.dicom_store
+import airflow_provider_dicom.operators.selection
+import airflow_provider_dicom.results
 import airflow_provider_dicom.sensors.dicom_store
 print(*sorted(set(sys.modules) - before))
 print(*sorted(sys.modules))

@@ -1,0 +1,180 @@
+"""Operator that checks after an export whether everything has arrived."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Literal, get_args
+
+from airflow_provider_dicom.connected import ConnectedOperator
+from airflow_provider_dicom.destinations import parse_destination, parse_gcs_uri
+from airflow_provider_dicom.disk_set import DiskSet
+from airflow_provider_dicom.exceptions import DicomExportIncompleteError, DicomExportInvalidRequestError
+from airflow_provider_dicom.exported import exported_instances
+from airflow_provider_dicom.filter_file import read_filter
+from airflow_provider_dicom.resource_path import path_of_match, uids_of
+from airflow_provider_dicom.resources import raise_on
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
+    from airflow_provider_dicom.resources import DicomStoreName
+    from airflow_provider_dicom.results import DicomExportCheckResult
+
+OnMissing = Literal["fail", "warn"]
+
+#: How many of what is missing are named.
+SHOWN = 10
+#: Matches of a search that are held in memory at a time.
+PAGE_SIZE = 5_000
+
+
+class DicomStoreExportCheckOperator(ConnectedOperator):
+    """
+    Compares what an export has left at its destination with what should be there, and names what is missing.
+
+    Expected is each instance of the DICOM store, or of the filter file, at the time of the check. What has
+    arrived are the objects with their names, whatever their content, or the instances with rows in the table.
+
+    :param location: the location of the dataset, such as ``us-central1`` (templated).
+    :param dataset_id: the dataset's id (templated).
+    :param dicom_store_id: the DICOM store's id (templated).
+    :param destination: ``gs://bucket/prefix`` or ``bq://project.dataset.table`` of the export (templated).
+    :param filter_uri: ``gs://bucket/object`` of the export's filter file; all of the DICOM store is expected
+        if not given (templated).
+    :param on_missing: ``"fail"`` fails the task if something is missing, ``"warn"`` only says so in the log
+        and in the result (templated).
+    :param project_id: the DICOM store's project, which also pays for the query of a table; the connection's
+        if not given (templated).
+    :param gcp_conn_id: the Airflow connection (templated).
+    :param impersonation_chain: a service account to impersonate, or a chain of them (templated).
+    :param api_endpoint: another endpoint than Google's, such as a local Healthcare API (templated).
+    :raises DicomExportInvalidRequestError: if a parameter is wrong, at parse time where its value is known.
+    """
+
+    template_fields: Sequence[str] = (
+        "location",
+        "dataset_id",
+        "dicom_store_id",
+        "destination",
+        "filter_uri",
+        "on_missing",
+        "project_id",
+        "gcp_conn_id",
+        "impersonation_chain",
+        "api_endpoint",
+    )
+    ui_color = "#e8f0fe"
+
+    def __init__(
+        self,
+        *,
+        location: str,
+        dataset_id: str,
+        dicom_store_id: str,
+        destination: str,
+        filter_uri: str | None = None,
+        on_missing: OnMissing = "fail",
+        project_id: str | None = None,
+        gcp_conn_id: str = "google_cloud_default",
+        impersonation_chain: str | Sequence[str] | None = None,
+        api_endpoint: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.location = location
+        self.dataset_id = dataset_id
+        self.dicom_store_id = dicom_store_id
+        self.destination = destination
+        self.filter_uri = filter_uri
+        self.on_missing = on_missing
+        self.project_id = project_id
+        self.gcp_conn_id = gcp_conn_id
+        self.impersonation_chain = impersonation_chain
+        self.api_endpoint = api_endpoint
+        self._is_filtered = filter_uri is not None
+        raise_on(self._mistakes(self.unrendered()))
+
+    def execute(self, context: Context) -> DicomExportCheckResult:
+        """
+        Compare, and return the numbers.
+
+        :param context: the task's context.
+        :raises DicomExportIncompleteError: if something is missing and the parameters say so.
+        :raises DicomExportError: if the DICOM store or the destination cannot be looked into.
+        """
+        raise_on(self._mistakes(frozenset()))
+        found = exported_instances(
+            self.destination,
+            project_id=self.project_id,
+            gcp_conn_id=self.gcp_conn_id,
+            impersonation_chain=self.impersonation_chain,
+        )
+        # What has arrived comes last: what arrives in between is not taken for missing.
+        with self.hook() as hook, DiskSet(self._expected(hook)) as expected, DiskSet(found) as arrived:
+            result: DicomExportCheckResult = {
+                "destination": self.destination,
+                "expected": len(expected),
+                "arrived": len(arrived),
+                "missing": sum(1 for path in expected if path not in arrived),
+                "missing_paths": [*islice((path for path in expected if path not in arrived), SHOWN)],
+            }
+        return self._judged(result)
+
+    def _judged(self, result: DicomExportCheckResult) -> DicomExportCheckResult:
+        summary = (
+            f"{result['expected']} instances are expected in {self.destination}, and {result['missing']} of "
+            f"them are missing; {result['arrived']} are there"
+        )
+        if not result["missing"]:
+            self.log.info("%s.", summary)
+            return result
+        error = DicomExportIncompleteError(f"{summary}. Missing: {_named(result)}", result=result)
+        if self.on_missing == "fail":
+            raise error
+        self.log.warning("%s", error)
+        return result
+
+    def _expected(self, hook: DicomStoreHook) -> Iterator[str]:
+        store = hook.dicom_store_name(self.location, self.dataset_id, self.dicom_store_id, self.project_id)
+        if self.filter_uri is None:
+            yield from _instances_below(hook, store, [])
+            return
+        for path in read_filter(
+            self.filter_uri, gcp_conn_id=self.gcp_conn_id, impersonation_chain=self.impersonation_chain
+        ):
+            uids = uids_of(path)
+            # An instance is expected even if the DICOM store does not have it (any more).
+            yield from [path] if len(uids) == 3 else _instances_below(hook, store, uids)
+
+    def _mistakes(self, unrendered: frozenset[str]) -> Iterator[str]:
+        yield from self.store_mistakes(unrendered)
+        if "destination" not in unrendered:
+            try:
+                parse_destination(self.destination)
+            except DicomExportInvalidRequestError as error:
+                yield str(error)
+        # Rendered to nothing, it must not stand for everything.
+        if "filter_uri" not in unrendered and self._is_filtered:
+            try:
+                parse_gcs_uri(self.filter_uri, "filter_uri", is_object=True)
+            except DicomExportInvalidRequestError as error:
+                yield str(error)
+        if "on_missing" not in unrendered and self.on_missing not in get_args(OnMissing):
+            yield f"on_missing={self.on_missing!r} is not accepted; accepted: fail, warn."
+        yield from self.connection_mistakes(unrendered)
+
+
+def _instances_below(hook: DicomStoreHook, store: DicomStoreName, uids: Sequence[str]) -> Iterator[str]:
+    study_uid, series_uid, *_ = [*uids, None, None]
+    matches = hook.search(store, "instances", study_uid=study_uid, series_uid=series_uid, page_size=PAGE_SIZE)
+    for match in matches:
+        yield path_of_match(match, "instances", below=uids)
+
+
+def _named(result: DicomExportCheckResult) -> str:
+    more = result["missing"] - len(result["missing_paths"])
+    return ", ".join(result["missing_paths"]) + (f", and {more} more." if more else ".")

@@ -1,0 +1,66 @@
+"""Exports every DICOM store of a dataset every night, a few at a time.
+
+The Healthcare API has a quota for exports, and Google advises to run only a few at once. The pool keeps to
+that: it counts exports while they run, which is while their tasks are deferred. Create it once, with as many
+slots as exports may run at once::
+
+    airflow pools set dicom_exports 5 "Exports of DICOM stores" --include-deferred
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+# Where there is only Airflow 3: `from airflow.sdk import DAG, task`.
+from airflow.providers.common.compat.sdk import DAG, task
+
+from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
+
+if TYPE_CHECKING:
+    from airflow_provider_dicom.results import DicomExportResult
+
+with DAG(
+    dag_id="dicom_every_store",
+    schedule="0 1 * * *",
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,
+    default_args={"retries": 3, "retry_delay": timedelta(minutes=5)},
+    params={
+        "location": os.environ.get("DICOM_LOCATION", "europe-west3"),
+        "dataset": os.environ.get("DICOM_DATASET", "radiology"),
+        "bucket": os.environ.get("DICOM_BUCKET", "my-dicom-exports"),
+    },
+    tags=["dicom"],
+    doc_md=__doc__,
+) as dag:
+
+    @task
+    def list_stores(location: str, dataset_id: str) -> list[str]:
+        """List the ids of the dataset's DICOM stores."""
+        from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
+
+        with DicomStoreHook() as hook:
+            stores = hook.list_dicom_stores(hook.dataset_name(location, dataset_id))
+            return [store["name"].rpartition("/")[2] for store in stores]
+
+    export = DicomStoreExportOperator.partial(
+        task_id="export",
+        location="{{ params.location }}",
+        dataset_id="{{ params.dataset }}",
+        destination="gs://{{ params.bucket }}/every_store/{{ ds }}/{{ task.dicom_store_id }}/",
+        pool="dicom_exports",
+        # In the UI, a DICOM store's export goes by its name instead of a number.
+        map_index_template="{{ task.dicom_store_id }}",
+        execution_timeout=timedelta(hours=6),
+    ).expand(dicom_store_id=list_stores("{{ params.location }}", "{{ params.dataset }}"))
+
+    @task
+    def report(results: list[DicomExportResult]) -> str:
+        """Use the results of all exports."""
+        count = sum(result["success"] for result in results)
+        return f"{count} instances of {len(results)} DICOM stores are exported"
+
+    report(export.output)

@@ -1,0 +1,55 @@
+"""``gcp_storage_emulator`` in memory, with pages in its lists of objects, as Cloud Storage has them.
+
+A program for itself: run it with ``-P``, because its neighbours have the names of packages.
+"""
+
+from __future__ import annotations
+
+import runpy
+from typing import Any
+
+from gcp_storage_emulator.handlers import objects  # type: ignore[import-untyped]
+from gcp_storage_emulator.storage import Storage  # type: ignore[import-untyped]
+
+#: What Cloud Storage puts on a page at most.
+_MOST = 1000
+_list_all = objects.ls
+
+
+class _Caught:
+    """Stands in for the response, and keeps what was to be answered."""
+
+    def __init__(self, response: Any) -> None:
+        self._response = response
+        self.answer: dict[str, Any] | None = None
+
+    def json(self, answer: dict[str, Any]) -> None:
+        self.answer = answer
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "status":
+            self._response.status = value
+        super().__setattr__(name, value)
+
+
+def list_a_page(request: Any, response: Any, storage: Any, *args: Any, **kwargs: Any) -> None:
+    """Answer the objects after the one that ``pageToken`` names."""
+    caught = _Caught(response)
+    _list_all(request, caught, storage, *args, **kwargs)
+    if caught.answer is None:
+        return
+    after = request.query.get("pageToken", [""])[0]
+    size = min(int(request.query.get("maxResults", [_MOST])[0]), _MOST)
+    items = sorted((i for i in caught.answer["items"] if i["name"] > after), key=lambda i: str(i["name"]))
+    answer = {**caught.answer, "items": items[:size]}
+    if len(items) > size:
+        answer["nextPageToken"] = items[size - 1]["name"]
+    response.json(answer)
+
+
+if __name__ == "__main__":
+    # Before the server's module takes it into its table.
+    objects.ls = list_a_page
+    # Nobody reads what it writes down about all objects whenever one changes.
+    Storage._write_config_to_file = lambda _: None
+    runpy.run_module("gcp_storage_emulator", run_name="__main__", alter_sys=True)

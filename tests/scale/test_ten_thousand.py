@@ -1,0 +1,141 @@
+"""10,000 instances are searched, exported, checked, and exported again as far as they are new.
+
+Times are reported and not judged. Memory is: each task's peak may not grow with the number of instances.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import pytest
+
+from rig.dicom_files import Uids, create_store, upload_copies
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rig.servers import HealthcareEmulator, StorageEmulator
+
+BUCKET = "ten-thousand"
+DATASET = "projects/test-project/locations/europe-west3/datasets/radiology"
+STORE = "ten-thousand"
+#: No less than a page of everything that is read in pages, so that only what grows without bounds grows.
+HALF, ALL, NEW = 5_000, 10_000, 100
+INSTANCES_OF_A_STUDY = 100
+MOST_GROWTH_MIB = 12
+STEP = Path(__file__).with_name("step.py")
+SELECTION, EXPORT, CHECK = (
+    "airflow_provider_dicom.operators.selection:DicomStoreSearchOperator",
+    "airflow_provider_dicom.operators.dicom_store:DicomStoreExportOperator",
+    "airflow_provider_dicom.operators.check:DicomStoreExportCheckOperator",
+)
+
+
+class Step(TypedDict):
+    """What a task returned, how long it took, and the peak of its process's memory."""
+
+    result: Any
+    seconds: float
+    peak_mib: float
+
+
+def uids(numbers: range) -> Iterator[Uids]:
+    for number in numbers:
+        study = f"1.2.826.0.1.{number // INSTANCES_OF_A_STUDY}"
+        yield Uids(study, f"{study}.1", f"{study}.1.{number}")
+
+
+def store_instances(healthcare: HealthcareEmulator, numbers: range) -> None:
+    upload_copies(healthcare.url, f"{DATASET}/dicomStores/{STORE}", uids(numbers), study_date="20260329")
+
+
+def run_step(
+    healthcare: HealthcareEmulator, storage: StorageEmulator, operator: str, **arguments: Any
+) -> Step:
+    wanted = {
+        "operator": operator,
+        "arguments": {
+            "location": "europe-west3",
+            "dataset_id": "radiology",
+            "dicom_store_id": STORE,
+            **arguments,
+        },
+    }
+    connection = {
+        "conn_type": "google_cloud_platform",
+        "extra": {"is_anonymous": True, "project": "test-project"},
+    }
+    env = os.environ | {
+        "AIRFLOW_CONN_GOOGLE_CLOUD_DEFAULT": json.dumps(connection),
+        "HEALTHCARE_EMULATOR_HOST": healthcare.url,
+        "STORAGE_EMULATOR_HOST": storage.url,
+    }
+    command = [sys.executable, str(STEP), json.dumps(wanted)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    step: Step = json.loads(done.stdout.splitlines()[-1])
+    return step
+
+
+@pytest.fixture(scope="module")
+def steps(healthcare: HealthcareEmulator, storage: StorageEmulator) -> dict[tuple[str, int], Step]:
+    """Every task's step, by its name and the number of instances in the store."""
+
+    def run(operator: str, **arguments: Any) -> Step:
+        return run_step(healthcare, storage, operator, **arguments)
+
+    def night(folder: str, size: int, name: str = "") -> dict[tuple[str, int], Step]:
+        filter_uri = f"gs://{BUCKET}/filters/{folder}-{size}{name}.txt"
+        archive, destination = f"gs://{BUCKET}/{folder}/", f"gs://{BUCKET}/{folder}/"
+        common = {"filter_uri": filter_uri}
+        return {
+            (f"{name}search", size): run(
+                SELECTION,
+                level="instances",
+                exclude_exported_to=archive,
+                filters={"StudyDate": "20260329"},
+                **common,
+            ),
+            (f"{name}export", size): run(
+                EXPORT, destination=destination, deferrable=False, poll_interval=1.0, **common
+            ),
+            (f"{name}check", size): run(CHECK, destination=destination),
+        }
+
+    storage.create_bucket(BUCKET)
+    create_store(healthcare.url, f"{DATASET}/dicomStores/{STORE}")
+    store_instances(healthcare, range(HALF))
+    steps = night("half", HALF)
+    store_instances(healthcare, range(HALF, ALL))
+    steps |= night("all", ALL)
+    store_instances(healthcare, range(ALL, ALL + NEW))
+    steps |= night("all", ALL + NEW, "incremental ")
+    print("\n\n| task | instances in the store | seconds | peak MiB |\n| --- | ---: | ---: | ---: |")
+    for (name, size), step in steps.items():
+        print(f"| {name} | {size:,} | {step['seconds']:.1f} | {step['peak_mib']:.0f} |")
+    return steps
+
+
+def test_everything_is_exported(steps: dict[tuple[str, int], Step]) -> None:
+    for size in (HALF, ALL):
+        assert steps["search", size]["result"]["count"] == size
+        assert steps["export", size]["result"]["success"] == size
+        found = steps["check", size]["result"]
+        assert (found["expected"], found["arrived"], found["missing"]) == (size, size, 0)
+
+
+def test_only_what_is_new_is_exported_again(steps: dict[tuple[str, int], Step]) -> None:
+    size = ALL + NEW
+    assert steps["incremental search", size]["result"]["count"] == NEW
+    assert steps["incremental export", size]["result"]["success"] == NEW
+    assert steps["incremental check", size]["result"]["missing"] == 0
+
+
+@pytest.mark.parametrize("name", ["search", "export", "check"])
+def test_memory_does_not_grow(steps: dict[tuple[str, int], Step], name: str) -> None:
+    assert steps[name, ALL]["peak_mib"] - steps[name, HALF]["peak_mib"] < MOST_GROWTH_MIB
