@@ -56,6 +56,12 @@ def test_the_result_is_the_same_in_every_mode(
     assert datetime.fromisoformat(result["create_time"]) <= datetime.fromisoformat(result["end_time"])
     assert result["logs_url"].startswith("https://console.cloud.google.com/logs/query")
     assert run.ti.xcoms["operation_name"] == name
+    progress = run.ti.xcoms["progress"]
+    assert (progress["state"], progress["success"], progress["end_time"]) == (
+        "SUCCEEDED",
+        3,
+        result["end_time"],
+    )
     assert len(storage.objects(bucket, "nightly/")) == len(instances)
     assert len(run.deferrals) == deferrable
     if deferrable:
@@ -124,15 +130,18 @@ def test_failed_instances_count_against_max_failures(
 ) -> None:
     control.settings(failing_instances=[instances[0].instance])
     task = operator(max_failures=max_failures, deferrable=deferrable)
+    run = Run()
     if state is None:
         with pytest.raises(exceptions.DicomExportTooManyFailuresError, match="1 failed of 3") as error:
-            Run()(task)
+            run(task)
+        assert run.ti.xcoms["progress"]["state"] == "FAILED"
         assert error.value.operation_name
         assert error.value.counters
         assert error.value.counters.failure == 1
     else:
-        result = Run()(task)
+        result = run(task)
         assert (result["state"], result["success"], result["failure"]) == (state, 2, 1)
+        assert run.ti.xcoms["progress"]["state"] == "PARTIAL"
 
 
 @pytest.mark.parametrize("deferrable", MODES)
