@@ -22,10 +22,9 @@ from airflow_provider_dicom.exceptions import (
 from airflow_provider_dicom.export_request import ExportRequest
 from airflow_provider_dicom.filter_file import resource_path_mistakes, write_filter_file
 from airflow_provider_dicom.links.dicom_store import (
+    EXPORT_LINKS,
     OPERATION_NAME_KEY,
-    DicomExportDestinationLink,
-    DicomExportLogsLink,
-    DicomStoreLink,
+    store_links,
 )
 from airflow_provider_dicom.operation import describe_cancellation, describe_speed, is_cancelled, outcome
 from airflow_provider_dicom.polling import OperationWatch
@@ -100,7 +99,7 @@ class DicomStoreExportOperator(WaitsForOperation):
         "impersonation_chain",
         "api_endpoint",
     )
-    operator_extra_links = (DicomStoreLink(), DicomExportLogsLink(), DicomExportDestinationLink())
+    operator_extra_links = EXPORT_LINKS
     ui_color = "#e8f0fe"
 
     def __init__(
@@ -342,6 +341,7 @@ class DicomStoreExportOperator(WaitsForOperation):
     def _wait_on_worker(
         self, hook: DicomStoreHook, operation_name: str, context: Context, deadline: float | None
     ) -> Operation:
+        store_links(self, context["ti"], operation_name)
         throttle = Throttle()
 
         def show(operation: Operation) -> None:
