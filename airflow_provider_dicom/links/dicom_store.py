@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, TaskInstanceKey
 
     from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
+    from airflow_provider_dicom.progress import TaskInstance
 
 #: The XCom that holds the Operation's name; what was submitted under it is found again by it.
 OPERATION_NAME_KEY = "operation_name"
@@ -30,7 +31,15 @@ class _ExportLink(BaseOperatorLink):
         :param operator: the operator.
         :param ti_key: the task instance.
         """
-        operation_name = XCom.get_value(key=OPERATION_NAME_KEY, ti_key=ti_key)
+        return self.address(operator, XCom.get_value(key=OPERATION_NAME_KEY, ti_key=ti_key))
+
+    def address(self, operator: BaseOperator, operation_name: str | None) -> str:
+        """
+        Build the link's address for an Operation; empty if there is none.
+
+        :param operator: the operator.
+        :param operation_name: the full name of the Operation.
+        """
         if not operation_name:
             return ""
         try:
@@ -70,3 +79,20 @@ class DicomExportDestinationLink(_ExportLink):
 
     def _address(self, operator: DicomStoreExportOperator, operation: OperationName) -> str:
         return console.destination_url(parse_destination(operator.destination))
+
+
+#: What the export operator has.
+EXPORT_LINKS = (DicomStoreLink(), DicomExportLogsLink(), DicomExportDestinationLink())
+
+
+def store_links(operator: BaseOperator, task_instance: TaskInstance, operation_name: str) -> None:
+    """
+    Store the links of a task that stays on its worker; Airflow 3 itself does so when a task leaves it.
+
+    :param operator: the operator.
+    :param task_instance: the task instance.
+    :param operation_name: the full name of the Operation.
+    """
+    for link in EXPORT_LINKS:
+        if key := getattr(link, "xcom_key", None):  # Airflow 2 builds links when somebody looks
+            task_instance.xcom_push(key=key, value=link.address(operator, operation_name))

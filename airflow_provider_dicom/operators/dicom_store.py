@@ -27,10 +27,9 @@ from airflow_provider_dicom.exceptions import (
 from airflow_provider_dicom.export_request import ExportRequest
 from airflow_provider_dicom.filter_file import FilterFile, resource_path_mistakes, stored_filter
 from airflow_provider_dicom.links.dicom_store import (
+    EXPORT_LINKS,
     OPERATION_NAME_KEY,
-    DicomExportDestinationLink,
-    DicomExportLogsLink,
-    DicomStoreLink,
+    store_links,
 )
 from airflow_provider_dicom.operation import describe_cancellation, describe_speed, is_cancelled, outcome
 from airflow_provider_dicom.outlets import note_on_outlets
@@ -122,7 +121,7 @@ class DicomStoreExportOperator(WaitsForOperation):
         "impersonation_chain",
         "api_endpoint",
     )
-    operator_extra_links = (DicomStoreLink(), DicomExportLogsLink(), DicomExportDestinationLink())
+    operator_extra_links = EXPORT_LINKS
     ui_color = "#e8f0fe"
 
     def __init__(
@@ -477,6 +476,7 @@ class DicomStoreExportOperator(WaitsForOperation):
     def _wait_on_worker(
         self, hook: DicomStoreHook, operation_name: str, context: Context, deadline: float | None
     ) -> Operation:
+        store_links(self, context["ti"], operation_name)
         throttle = Throttle()
 
         def show(operation: Operation) -> None:

@@ -314,13 +314,20 @@ def test_progress_of_a_mapped_task(web: Web, ada: BrowserContext) -> None:
 
 def test_links_are_there_while_the_export_runs(web: Web) -> None:
     rest, run_id = web.airflow.rest, web.trigger("followed", {"destination": f"gs://{BUCKET}/links/"})
-    wait_for(
-        "the deferral", lambda: rest.task("followed", run_id, "export", 0)["state"] == "deferred", timeout=90
-    )
-    links = rest.get(f"dags/followed/dagRuns/{run_id}/taskInstances/export/links", map_index=0)["extra_links"]
-    assert set(links) == {"DICOM store", "Export logs", "Export destination"}
-    assert all(url.startswith("https://console.cloud.google.com/") for url in links.values())
-    assert links["Export destination"].endswith(f"/{BUCKET}/links")
+
+    def links(dag_id: str, run_id: str, map_index: int) -> dict[str, str] | None:
+        path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/export/links"
+        found: dict[str, str] = rest.get(path, map_index=map_index)["extra_links"]
+        return found if all(found.values()) else None
+
+    deferred = wait_for("the links", lambda: links("followed", run_id, 0), timeout=90)
+    assert rest.task("followed", run_id, "export", 0)["state"] == "deferred"
+    on_worker = wait_for("the links", lambda: links("on_worker", web.runs["on_worker"], -1), timeout=90)
+    assert rest.task("on_worker", web.runs["on_worker"], "export")["state"] == "running"
+    for found in (deferred, on_worker):
+        assert set(found) == {"DICOM store", "Export logs", "Export destination"}
+        assert all(url.startswith("https://console.cloud.google.com/") for url in found.values())
+    assert deferred["Export destination"].endswith(f"/{BUCKET}/links")
 
 
 def test_progress_of_an_export_on_the_worker(web: Web, nora: BrowserContext) -> None:
@@ -384,7 +391,7 @@ def test_a_task_that_exports_nothing_says_so(web: Web, ada: BrowserContext) -> N
 
 def test_people_hear_of_a_late_run_and_of_a_missing_role_at_once(web: Web) -> None:
     rest = web.airflow.rest
-    web.control.fault("dicomStores.export", status=403)
+    web.control.fault("export", status=403)
     try:
         yesterday = (datetime.now(UTC) - timedelta(days=1)).isoformat()
         run_id = web.trigger("dicom_nightly_with_notices", {}, logical_date=yesterday)

@@ -69,7 +69,8 @@ async function load({ path, mapIndex }) {
   ]);
   const value = entry?.value;
   const progress = typeof value === "string" ? JSON.parse(value) : (value ?? null);
-  if (progress && links.of !== progress.operation_name) {
+  // Airflow stores the links a moment after the deferral.
+  if (progress && (links.of !== progress.operation_name || Object.values(links.urls).includes(null))) {
     const answer = await getIfThere(`${path}/links?map_index=${mapIndex}`);
     links = { of: progress.operation_name, urls: answer?.extra_links ?? {} };
   }
