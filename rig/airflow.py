@@ -89,7 +89,7 @@ class AirflowStandalone(Server):
             }
             | (login_settings(home, users) if users else {})
             | dict(env or {}),
-            start_timeout=180.0,
+            start_timeout=300.0,
         )
 
     def launch(self) -> None:
