@@ -48,7 +48,8 @@ else:
             kwargs={
                 "from_email": os.environ.get("DICOM_NOTIFY_FROM", "airflow@example.org"),
                 "to": os.environ.get("DICOM_NOTIFY", "radiology-data@example.org"),
-                "subject": "DICOM export {{ dag_run.run_id }} is late",
+                # Here, dag_run is what Airflow's REST API tells of the run.
+                "subject": "DICOM export {{ dag_run.dag_run_id }} is late",
                 "html_content": "The nightly export has not ended yet. It goes on; its page in Airflow, tab "
                 "<i>DICOM export</i>, tells how far it is and how long it will take.",
             },

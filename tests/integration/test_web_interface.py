@@ -401,7 +401,7 @@ def test_people_hear_of_a_late_run_and_of_a_missing_role_at_once(web: Web) -> No
     assert rest.task("dicom_nightly_with_notices", run_id, "export")["try_number"] == 1
     log = rest.log("dicom_nightly_with_notices", run_id, "export")
     assert "DicomExportPermissionError" in log
-    assert "A role is missing" in log
+    assert "Retry policy decision" in log
     wait_for("the mail", lambda: web.mailbox.mails, timeout=90)
     (mail,) = web.mailbox.mails
     assert "To: radiology-data@example.org" in mail
