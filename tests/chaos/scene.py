@@ -107,17 +107,18 @@ class Scene:
         return self.rest.tasks(self.dag_id, self.run_id)
 
     def task(self, map_index: int = -1) -> Any:
-        """The task instance."""
-        return self.rest.task(self.dag_id, self.run_id, "export", map_index)
-
-    def state(self, map_index: int = -1) -> str | None:
-        """The task's state; None, too, while there is no such map index yet."""
+        """The task instance; None while there is no such map index yet."""
         try:
-            state: str | None = self.task(map_index)["state"]
+            return self.rest.task(self.dag_id, self.run_id, "export", map_index)
         except requests.HTTPError as error:
             if error.response.status_code == requests.codes.not_found:
                 return None
             raise
+
+    def state(self, map_index: int = -1) -> str | None:
+        """The task's state; None, too, while there is no such map index yet."""
+        task = self.task(map_index)
+        state: str | None = None if task is None else task["state"]
         return state
 
     def wait_for_state(self, *states: str, map_index: int = -1, timeout: float = BOUND) -> str:
@@ -156,15 +157,17 @@ class Scene:
 
     def may_end(self, map_index: int = -1) -> bool:
         """Whether the task waits for its export, on a worker or deferred, and long enough for Airflow."""
-        state = self.state(map_index)
-        return state == "running" or (
-            state == "deferred"
+        task = self.task(map_index)
+        if task is None:
+            return False
+        return task["state"] == "running" or (
+            task["state"] == "deferred"
             and is_exit_known(
                 self.stage.cluster["scheduler"].log_path,
                 self.dag_id,
                 self.run_id,
                 "export",
-                self.task(map_index)["try_number"],
+                task["try_number"],
                 map_index,
             )
         )

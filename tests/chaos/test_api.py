@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from scene import INSTANCES, Scene
 
+from airflow_provider_dicom.polling import REFUSALS_BELIEVED
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -51,6 +53,7 @@ def scenes(stage: Stage, bigquery: BigQueryEmulator) -> dict[str, Scene]:
         scenes[name] = Scene(stage, name, prepare=_prepare_submission(fault))
     for name in ("vanished", "done-with-error", "failures-above", "cancelled-elsewhere"):
         scenes[name] = Scene(stage, name, "once")
+    scenes["permission-revoked"] = Scene(stage, "permission-revoked")
     scenes["failures-below"] = Scene(stage, "failures-below", "lenient")
     scenes["append-lost"] = Scene(
         stage,
@@ -72,6 +75,23 @@ def test_polls_that_fail(scenes: dict[str, Scene], name: str) -> None:
     scene.wait_until("the faults to have come", lambda: scene.fired(*faults) >= wanted)
     scene.remove(*faults)
     assert scene.state() in ("deferred", "running")
+    scene.finish()
+    scene.assert_one_export(export)
+
+
+@pytest.mark.scenario(
+    "the permission to poll is revoked until the try has failed, then given back",
+    "the next try follows the same export to success",
+)
+def test_permission_revoked(scenes: dict[str, Scene]) -> None:
+    scene = scenes["permission-revoked"]
+    export = scene.followed()
+    # The trigger believes the third refusal; the worker asks once more.
+    refused = scene.fault("operations.get", status=403, count=REFUSALS_BELIEVED + 1)
+    scene.wait_for_try(2)
+    assert scene.fired(refused) == REFUSALS_BELIEVED + 1
+    assert "DicomExportPermissionError" in scene.log(1)
+    assert scene.remote_state(export) == "RUNNING"
     scene.finish()
     scene.assert_one_export(export)
 

@@ -37,6 +37,8 @@ def test_cleared_after_success(scenes: dict[str, Scene], stage: Stage) -> None:
     name = scene.followed()
     scene.finish()
     result = scene.result()
+    # What is cleared between the end of the task and that of its run, Airflow may never start again.
+    scene.wait_until("the end of the run", scene.run_ended)
     scene.clear()
     scene.wait_for_try(2)
     if not stage.keeps_task_state:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 COUNT = int(os.environ.get("CHAOS_STORM", "200"))
 SEED = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(10**6))
-BOUND = 420.0
+BOUND = 900.0
 #: Seconds from one killed process to the next; after so many kills it calms down.
 PAUSE, KILLS = 20.0, 6
 
