@@ -45,7 +45,7 @@ def test_no_more_exports_run_at_once_than_the_pool_has_slots(
     dags = tmp_path / "dags"
     dags.mkdir()
     text = (ROOT / "example_dags" / f"{DAG_ID}.py").read_text()
-    text = text.replace("execution_timeout=", "poll_interval=1.0, execution_timeout=")
+    text = text.replace("execution_timeout=", "poll_interval=10.0, execution_timeout=")
     text = text.replace("timedelta(minutes=5)", "timedelta(seconds=1)")
     (dags / f"{DAG_ID}.py").write_text(text)
     storage.create_bucket(BUCKET)
