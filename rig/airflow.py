@@ -48,6 +48,7 @@ class TaskInstance(TypedDict):
     queued_when: str | None
     start_date: str | None
     end_date: str | None
+    triggerer_job: dict[str, Any] | None
 
 
 class AirflowStandalone(Server):

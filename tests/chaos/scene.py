@@ -165,15 +165,15 @@ class Scene:
         """How many times a triggerer has begun to follow an export of this scene."""
         return len(list((self.stage.cluster.home / "logs").glob(f"**/run_id={self.run_id}/**/*.trigger.*")))
 
-    def wait_until_followed_by_the_living(self) -> None:
-        """Wait until the cluster has missed who was killed, and one that is alive follows the export."""
-        cluster = self.stage.cluster
+    def wait_until_followed_by_the_other(self) -> None:
+        """Wait until the cluster has missed one of its two triggerers, and the other one follows all."""
 
         def followed() -> bool:
-            job = self.task()["triggerer_job"]
-            return cluster.is_healthy() and job is not None and job["id"] in cluster.living_triggerers()
+            living = self.stage.cluster.living_triggerers()
+            jobs = [task["triggerer_job"] for task in self.tasks() if task["task_id"] == "export"]
+            return len(living) == 1 and all(job is not None and job["id"] in living for job in jobs)
 
-        self.wait_until("a living triggerer to follow", followed)
+        self.wait_until("the other triggerer to follow", followed)
 
     def operation_name(self, map_index: int = -1) -> str | None:
         """The name of the export that the task follows, as XCom tells it; None while there is none."""
