@@ -161,17 +161,22 @@ class Scene:
             )
         )
 
-    def trigger_logs(self) -> int:
-        """How many times a triggerer has begun to follow an export of this scene."""
-        return len(list((self.stage.cluster.home / "logs").glob(f"**/run_id={self.run_id}/**/*.trigger.*")))
+    def trigger_logs(self, job: str = "*") -> int:
+        """How many times a triggerer, or a certain one, has begun to follow an export of this scene."""
+        logs = self.stage.cluster.home / "logs"
+        return len(list(logs.glob(f"**/run_id={self.run_id}/**/*.trigger.{job}.log")))
 
     def wait_until_followed_by_the_other(self) -> None:
         """Wait until the cluster has missed one of its two triggerers, and the other one follows all."""
 
         def followed() -> bool:
             living = self.stage.cluster.living_triggerers()
+            if len(living) != 1:
+                return False
             jobs = [task["triggerer_job"] for task in self.tasks() if task["task_id"] == "export"]
-            return len(living) == 1 and all(job is not None and job["id"] in living for job in jobs)
+            return all(job is not None and job["id"] in living for job in jobs) and self.trigger_logs(
+                str(*living)
+            ) == len(jobs)
 
         self.wait_until("the other triggerer to follow", followed)
 

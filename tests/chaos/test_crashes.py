@@ -173,7 +173,6 @@ def test_hand_over(stage: Stage) -> None:
         scene.wait_until_followed_by_the_other()
         stage.cluster[triggerer].signal(signal.SIGCONT)
         stage.cluster.wait_until_healthy()
-    assert scene.trigger_logs() >= 2 * count, "both have followed each of them"
     stage.cluster[TRIGGERERS[0]].stop()
     scene.wait_until_followed_by_the_other()
     stage.cluster.restart(TRIGGERERS[0])
