@@ -301,7 +301,9 @@ async def test_what_the_list_does_not_show_is_asked_for_by_name(
     missing = await fire(trigger(gone))
     assert (missing["status"], missing["operation"]) == ("error", {"name": gone})
     assert counts(control)["operations.list"] >= 3
-    assert counts(control)["operations.get"] == polling.REFUSALS_BELIEVED
+    # The others may be asked for by name, too, while they are not due at the same time yet.
+    asked = [request["path"].endswith(gone) for request in control.requests()["recent"]]
+    assert sum(asked) == polling.REFUSALS_BELIEVED
     await asyncio.to_thread(control.step)
     assert {event["status"] for event in await asyncio.gather(*running)} == {"success"}
 
