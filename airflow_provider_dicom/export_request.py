@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 
 from airflow_provider_dicom import mime_types
 from airflow_provider_dicom.destinations import GcsUri, parse_destination, parse_gcs_uri
-from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
-from airflow_provider_dicom.resources import raise_on
+from airflow_provider_dicom.resources import raise_on, refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 WriteDisposition = Literal["WRITE_EMPTY", "WRITE_TRUNCATE", "WRITE_APPEND"]
 BigQuerySchema = Literal["flattened", "json"]
@@ -91,7 +89,7 @@ class ExportRequest:
 
     def _mistakes(self, unrendered: frozenset[str]) -> Iterator[str]:
         if "destination" not in unrendered:
-            yield from _refusal(parse_destination, self.destination, "destination")
+            yield from refusal(parse_destination, self.destination, "destination")
         yield from self._misplaced(unrendered)
         if "mime_type" not in unrendered and not self._has_sound_mime_type():
             yield (
@@ -103,7 +101,7 @@ class ExportRequest:
             if name not in unrendered and value is not None and not _is_one_of(value, accepted):
                 yield f"{name}={value!r} is not accepted; accepted: {', '.join(map(str, accepted))}."
         if "filter_uri" not in unrendered and self.filter_uri is not None:
-            yield from _refusal(partial(parse_gcs_uri, is_object=True), self.filter_uri, "filter_uri")
+            yield from refusal(parse_gcs_uri, self.filter_uri, "filter_uri", is_object=True)
 
     def _has_sound_mime_type(self) -> bool:
         if self.mime_type is None:
@@ -169,10 +167,3 @@ class ExportRequest:
 def _is_one_of(value: object, accepted: tuple[object, ...]) -> bool:
     # 1 == True, but JSON would send it as a number.
     return any(value == choice and type(value) is type(choice) for choice in accepted)
-
-
-def _refusal(parse: Callable[[object, str], object], value: object, parameter: str) -> Iterator[str]:
-    try:
-        parse(value, parameter)
-    except DicomExportInvalidRequestError as error:
-        yield str(error)

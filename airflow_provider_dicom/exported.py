@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from airflow_provider_dicom.cloud_storage import explained
 from airflow_provider_dicom.destinations import GcsUri, parse_destination
-from airflow_provider_dicom.exceptions import DicomExportNotFoundError, DicomExportPermissionError
 from airflow_provider_dicom.resource_path import is_resource_path
 from airflow_provider_dicom.resources import UID_PATTERN
 
@@ -74,21 +74,11 @@ def _object_names(
     prefix: GcsUri, gcp_conn_id: str, impersonation_chain: str | Sequence[str] | None
 ) -> Iterator[str]:
     from airflow.providers.google.cloud.hooks.gcs import GCSHook
-    from google.api_core.exceptions import Forbidden, NotFound
 
     directory = prefix.path if not prefix.path or prefix.path.endswith("/") else f"{prefix.path}/"
     client = GCSHook(gcp_conn_id=gcp_conn_id, impersonation_chain=impersonation_chain).get_conn()
-    try:
+    with explained(f"Could not list {prefix}", prefix.bucket, gcp_conn_id, role="roles/storage.objectViewer"):
         # Not GCSHook.list(), which holds all names in memory.
         blobs = client.list_blobs(prefix.bucket, prefix=directory, fields="items(name),nextPageToken")
         for blob in blobs:
             yield blob.name.removeprefix(directory)
-    except Forbidden as error:
-        raise DicomExportPermissionError(
-            f"Could not list {prefix}: {error}. Needed: roles/storage.objectViewer for the account of the "
-            f"connection {gcp_conn_id!r} on the bucket {prefix.bucket}. Grant it with: gcloud storage "
-            f"buckets add-iam-policy-binding gs://{prefix.bucket} --member=serviceAccount:CALLER_EMAIL "
-            "--role=roles/storage.objectViewer"
-        ) from error
-    except NotFound as error:
-        raise DicomExportNotFoundError(f"Could not list {prefix}: {error}") from error

@@ -10,18 +10,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from airflow_provider_dicom.cloud_storage import explained
 from airflow_provider_dicom.destinations import parse_gcs_uri
 from airflow_provider_dicom.disk_set import DiskSet
 from airflow_provider_dicom.exceptions import (
     DicomExportInvalidRequestError,
-    DicomExportNotFoundError,
-    DicomExportPermissionError,
     DicomExportUnavailableError,
 )
 from airflow_provider_dicom.resource_path import ACCEPTED, is_resource_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from contextlib import AbstractContextManager
 
 _SHOWN = 5
 #: What an upload holds in memory at a time; Cloud Storage wants multiples of 256 KiB.
@@ -193,20 +193,11 @@ def read_filter(
                 yield path
 
 
-@contextmanager
-def _explained(what: str, bucket: str, gcp_conn_id: str) -> Iterator[None]:
-    from google.api_core.exceptions import Forbidden, NotFound
-
-    try:
-        yield
-    except Forbidden as error:
-        raise DicomExportPermissionError(
-            f"{what}: {error}. Needed: roles/storage.objectUser for the account of the connection "
-            f"{gcp_conn_id!r} on the bucket {bucket}. Grant it with: gcloud storage buckets "
-            f"add-iam-policy-binding gs://{bucket} --member=serviceAccount:CALLER_EMAIL "
-            "--role=roles/storage.objectUser"
-        ) from error
-    except NotFound as error:
-        raise DicomExportNotFoundError(
-            f"{what}: {error}. The bucket must exist, and a file to read."
-        ) from error
+def _explained(what: str, bucket: str, gcp_conn_id: str) -> AbstractContextManager[None]:
+    return explained(
+        what,
+        bucket,
+        gcp_conn_id,
+        role="roles/storage.objectUser",
+        if_missing=". The bucket must exist, and a file to read.",
+    )

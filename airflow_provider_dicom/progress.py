@@ -101,8 +101,10 @@ class Throttle:
 
         :param operation: the Operation as the API returned it.
         """
+        if self._now() < self._not_before:
+            return False
         count = counters(operation)
-        if count == self._told or self._now() < self._not_before:
+        if count == self._told:
             return False
         self._told, self._not_before = count, self._now() + RECORD_PAUSE
         return True

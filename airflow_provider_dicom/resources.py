@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 MAX_ID_LENGTH = 256
 MAX_UID_LENGTH = 64
@@ -87,6 +87,20 @@ def raise_on(mistakes: Iterable[str]) -> None:
     """
     if text := " ".join(mistakes):
         raise DicomExportInvalidRequestError(text)
+
+
+def refusal(parse: Callable[..., object], *arguments: object, **options: object) -> Iterator[str]:
+    """
+    Say why a value is refused, where something takes it apart only if it is acceptable.
+
+    :param parse: what takes it apart.
+    :param arguments: the value, and what else ``parse`` has to know.
+    :param options: more of that.
+    """
+    try:
+        parse(*arguments, **options)
+    except DicomExportInvalidRequestError as error:
+        yield str(error)
 
 
 def _checked(**ids: str) -> None:

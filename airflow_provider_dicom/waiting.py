@@ -11,7 +11,7 @@ from airflow_provider_dicom.outlets import note_on_outlets
 from airflow_provider_dicom.progress import store_from_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from datetime import timedelta
     from typing import NoReturn
 
@@ -98,20 +98,20 @@ class WaitsForOperation(ConnectedOperator):
             operation = hook.get_operation(operation["name"])
         return operation if operation.get("done") else None
 
-    def judged(
-        self, operation: Operation, context: Context, judge: Callable[[Operation], DicomExportResult]
-    ) -> DicomExportResult:
+    def _outcome(self, operation: Operation) -> DicomExportResult:
+        raise NotImplementedError
+
+    def judged(self, operation: Operation, context: Context) -> DicomExportResult:
         """
         Judge how an export ended, and tell the progress page and the assets of it.
 
         :param operation: the finished Operation.
         :param context: the task's context.
-        :param judge: returns the result, or raises if it is not good enough.
         :raises DicomExportError: if it is not good enough.
         """
         is_good_enough = False
         try:
-            result = judge(operation)
+            result = self._outcome(operation)
             is_good_enough = True
         finally:
             store_from_worker(context["ti"], operation, is_good_enough=is_good_enough, log=self.log)

@@ -36,6 +36,11 @@ class Uids(NamedTuple):
     series: str
     instance: str
 
+    @property
+    def path(self) -> str:
+        """The instance's resource path, as filter files have it."""
+        return f"/studies/{self.study}/series/{self.series}/instances/{self.instance}"
+
 
 class UploadFailed(Exception):  # noqa: N818 - reads as what happened
     """The server did not take all the instances."""

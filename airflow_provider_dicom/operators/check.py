@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Literal, get_args
 from airflow_provider_dicom.connected import ConnectedOperator
 from airflow_provider_dicom.destinations import parse_destination, parse_gcs_uri
 from airflow_provider_dicom.disk_set import DiskSet
-from airflow_provider_dicom.exceptions import DicomExportIncompleteError, DicomExportInvalidRequestError
+from airflow_provider_dicom.exceptions import DicomExportIncompleteError
 from airflow_provider_dicom.exported import exported_instances
 from airflow_provider_dicom.filter_file import read_filter
 from airflow_provider_dicom.resource_path import path_of_match, uids_of
-from airflow_provider_dicom.resources import raise_on
+from airflow_provider_dicom.resources import raise_on, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -153,16 +153,10 @@ class DicomStoreExportCheckOperator(ConnectedOperator):
     def _mistakes(self, unrendered: frozenset[str]) -> Iterator[str]:
         yield from self.store_mistakes(unrendered)
         if "destination" not in unrendered:
-            try:
-                parse_destination(self.destination)
-            except DicomExportInvalidRequestError as error:
-                yield str(error)
+            yield from refusal(parse_destination, self.destination)
         # Rendered to nothing, it must not stand for everything.
         if "filter_uri" not in unrendered and self._is_filtered:
-            try:
-                parse_gcs_uri(self.filter_uri, "filter_uri", is_object=True)
-            except DicomExportInvalidRequestError as error:
-                yield str(error)
+            yield from refusal(parse_gcs_uri, self.filter_uri, "filter_uri", is_object=True)
         if "on_missing" not in unrendered and self.on_missing not in get_args(OnMissing):
             yield f"on_missing={self.on_missing!r} is not accepted; accepted: fail, warn."
         yield from self.connection_mistakes(unrendered)

@@ -520,7 +520,7 @@ class DicomStoreExportOperator(WaitsForOperation):
     def _finish(self, operation: Operation, context: Context) -> DicomExportResult:
         self._running_operation = None
         self._seen_operation = operation
-        result = self.judged(operation, context, self._outcome)
+        result = self.judged(operation, context)
         self.log.info(
             "Export ended as %s: %d exported, %d failed%s, from %s to %s. Operation: %s",
             result["state"],

@@ -16,7 +16,7 @@ from airflow_provider_dicom.exported import exported_instances
 from airflow_provider_dicom.filter_file import FilterFile
 from airflow_provider_dicom.high_water_mark import advance_mark, parse_time, read_mark
 from airflow_provider_dicom.resource_path import path_of_match
-from airflow_provider_dicom.resources import id_mistake, raise_on
+from airflow_provider_dicom.resources import id_mistake, raise_on, refusal
 from airflow_provider_dicom.waiting import seconds_mistake
 
 if TYPE_CHECKING:
@@ -43,10 +43,7 @@ class SelectsForExport(ConnectedOperator):
         if "level" not in unrendered and self.level not in get_args(SearchLevel):
             yield f"level={self.level!r} is not accepted; accepted: {', '.join(get_args(SearchLevel))}."
         if "filter_uri" not in unrendered:
-            try:
-                parse_gcs_uri(self.filter_uri, "filter_uri", is_object=True)
-            except DicomExportInvalidRequestError as error:
-                yield str(error)
+            yield from refusal(parse_gcs_uri, self.filter_uri, "filter_uri", is_object=True)
         yield from self.connection_mistakes(unrendered)
 
     def write_selection(self, paths: Iterable[str]) -> int:
@@ -184,10 +181,7 @@ class DicomStoreSearchOperator(SelectsForExport):
             yield f"filters is {type(self.filters).__name__}; accepted: a dictionary of attributes."
         if "exclude_exported_to" in unrendered or self.exclude_exported_to is None:
             return
-        try:
-            parse_destination(self.exclude_exported_to, "exclude_exported_to")
-        except DicomExportInvalidRequestError as error:
-            yield str(error)
+        yield from refusal(parse_destination, self.exclude_exported_to, "exclude_exported_to")
         if "level" not in unrendered and self.level != "instances":
             yield f"exclude_exported_to with level={self.level!r}; accepted: level='instances'."
 
@@ -293,18 +287,12 @@ class DicomMetadataQueryOperator(SelectsForExport):
 
     def _mistakes(self, unrendered: frozenset[str]) -> Iterator[str]:
         if "table" not in unrendered:
-            try:
-                _table(self.table)
-            except DicomExportInvalidRequestError as error:
-                yield str(error)
+            yield from refusal(_table, self.table)
         if "high_water_mark" not in unrendered and not self.high_water_mark:
             yield "high_water_mark is empty; accepted: the name of an Airflow Variable."
         # Rendered to nothing, it must not stand for a later time than the table was filled at.
         if "until" not in unrendered and self._is_until_given:
-            try:
-                parse_time(self.until, "until")
-            except DicomExportInvalidRequestError as error:
-                yield str(error)
+            yield from refusal(parse_time, self.until, "until")
         if mistake := seconds_mistake("settling_time", self.settling_time):
             yield mistake
         if "project_id" not in unrendered and self.project_id is not None:

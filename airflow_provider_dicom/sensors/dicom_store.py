@@ -21,7 +21,7 @@ from airflow_provider_dicom.exceptions import (
 )
 from airflow_provider_dicom.operation import outcome
 from airflow_provider_dicom.polling import REFUSALS_BELIEVED
-from airflow_provider_dicom.resources import OperationName, raise_on
+from airflow_provider_dicom.resources import OperationName, raise_on, refusal
 from airflow_provider_dicom.waiting import WaitsForOperation
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class DicomStoreExportSensor(WaitsForOperation, BaseSensorOperator):
         try:
             operation = self.operation_of(event)
             if operation is not None:
-                return self.judged(operation, context, self._outcome)
+                return self.judged(operation, context)
         except DicomExportTimeoutError as error:
             if self.soft_fail or self.never_fail:
                 raise AirflowSkipException(str(error)) from error
@@ -141,7 +141,7 @@ class DicomStoreExportSensor(WaitsForOperation, BaseSensorOperator):
                 return PokeReturnValue(is_done=False)
         if not operation.get("done"):
             return PokeReturnValue(is_done=False)
-        return PokeReturnValue(is_done=True, xcom_value=self.judged(operation, context, self._outcome))
+        return PokeReturnValue(is_done=True, xcom_value=self.judged(operation, context))
 
     def _outcome(self, operation: Operation) -> DicomExportResult:
         return outcome(operation, max_failures=self.max_failures)
@@ -157,10 +157,7 @@ class DicomStoreExportSensor(WaitsForOperation, BaseSensorOperator):
 
     def _mistakes(self, unrendered: frozenset[str]) -> Iterator[str]:
         if "operation_name" not in unrendered:
-            try:
-                OperationName.parse(self.operation_name)
-            except DicomExportError as error:
-                yield str(error)
+            yield from refusal(OperationName.parse, self.operation_name)
         yield from self.waiting_mistakes(unrendered)
 
 

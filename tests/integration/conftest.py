@@ -111,20 +111,27 @@ def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 @pytest.fixture
-def operator(anonymous: str, healthcare: HealthcareEmulator, store: DicomStoreName, bucket: str) -> Any:
+def where(anonymous: str, healthcare: HealthcareEmulator, store: DicomStoreName) -> dict[str, Any]:
+    """The parameters of all operators that name ``store`` and how to reach it."""
+    return {
+        "location": store.dataset.location,
+        "dataset_id": store.dataset.dataset_id,
+        "dicom_store_id": store.dicom_store_id,
+        "gcp_conn_id": anonymous,
+        "api_endpoint": healthcare.url,
+    }
+
+
+@pytest.fixture
+def operator(where: dict[str, Any], bucket: str) -> Any:
     """Builds operators that export ``store`` to ``bucket``."""
 
     def build(**changes: Any) -> DicomStoreExportOperator:
         arguments: dict[str, Any] = {
             "task_id": "export",
-            "location": store.dataset.location,
-            "dataset_id": store.dataset.dataset_id,
-            "dicom_store_id": store.dicom_store_id,
             "destination": f"gs://{bucket}/nightly",
-            "gcp_conn_id": anonymous,
-            "api_endpoint": healthcare.url,
             "poll_interval": 0.05,
         }
-        return DicomStoreExportOperator(**(arguments | changes))
+        return DicomStoreExportOperator(**(where | arguments | changes))
 
     return build

@@ -19,23 +19,14 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("quick")
 
 
-def path(uids: Uids) -> str:
-    return f"/studies/{uids.study}/series/{uids.series}/instances/{uids.instance}"
-
-
 @pytest.fixture
-def check(anonymous: str, healthcare: HealthcareEmulator, store: DicomStoreName, bucket: str) -> Any:
+def check(where: dict[str, Any], bucket: str) -> Any:
     def build(**changes: Any) -> DicomStoreExportCheckOperator:
         arguments: dict[str, Any] = {
             "task_id": "check",
-            "location": store.dataset.location,
-            "dataset_id": store.dataset.dataset_id,
-            "dicom_store_id": store.dicom_store_id,
             "destination": f"gs://{bucket}/nightly",
-            "gcp_conn_id": anonymous,
-            "api_endpoint": healthcare.url,
         }
-        return DicomStoreExportCheckOperator(**(arguments | changes))
+        return DicomStoreExportCheckOperator(**(where | arguments | changes))
 
     return build
 
@@ -59,9 +50,9 @@ def test_what_failed_is_missing_and_named(
     Run()(operator(max_failures=1))
     with pytest.raises(DicomExportIncompleteError, match="1 of them are missing; 2 are there") as raised:
         Run()(check())
-    assert path(lost) in str(raised.value)
+    assert lost.path in str(raised.value)
     assert raised.value.result is not None
-    assert raised.value.result["missing_paths"] == [path(lost)]
+    assert raised.value.result["missing_paths"] == [lost.path]
 
 
 def test_a_warning_does_not_fail(
@@ -84,7 +75,7 @@ def test_only_what_was_filtered_is_expected(
     second, third = Uids("1.2", "1.2.1", "1.2.1.1"), Uids("1.3", "1.3.1", "1.3.1.1")
     upload_copies(healthcare.url, str(store), [second, third])
     first = instances[0]
-    paths = [f"/studies/{first.study}", f"/studies/{second.study}/series/{second.series}", path(third)]
+    paths = [f"/studies/{first.study}", f"/studies/{second.study}/series/{second.series}", third.path]
     filter_uri = f"gs://{bucket}/filter.txt"
     Run()(operator(filter_uri=filter_uri, resource_paths=paths[:2]))
     assert Run()(check(filter_uri=filter_uri))["expected"] == 4
@@ -92,7 +83,7 @@ def test_only_what_was_filtered_is_expected(
     with pytest.raises(DicomExportIncompleteError) as raised:
         Run()(check(filter_uri=filter_uri))
     assert raised.value.result is not None
-    assert raised.value.result["missing_paths"] == [path(third)]
+    assert raised.value.result["missing_paths"] == [third.path]
     assert raised.value.result["expected"] == 5
 
 
@@ -124,7 +115,7 @@ def test_rows_of_a_table(
     monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", bigquery.url)
     bigquery.create_dataset("test-project", "checked")
     table = "bq://test-project.checked.t"
-    storage.write(bucket, "filter.txt", f"{path(instances[0])}\n{path(instances[1])}\n".encode())
+    storage.write(bucket, "filter.txt", f"{instances[0].path}\n{instances[1].path}\n".encode())
     Run()(operator(destination=table, filter_uri=f"gs://{bucket}/filter.txt"))
     # Appended rows do not make more instances.
     Run()(
@@ -133,7 +124,7 @@ def test_rows_of_a_table(
     assert Run()(check(destination=table, filter_uri=f"gs://{bucket}/filter.txt"))["arrived"] == 2
     with pytest.raises(DicomExportIncompleteError, match="1 of them are missing") as raised:
         Run()(check(destination=table))
-    assert path(instances[2]) in str(raised.value)
+    assert instances[2].path in str(raised.value)
 
 
 def test_few_are_named_of_many(check: Any, bucket: str, storage: StorageEmulator) -> None:

@@ -39,7 +39,7 @@ _numbers = itertools.count(1)
 
 
 def paths_of(uids: list[Uids]) -> list[str]:
-    return sorted(f"/studies/{u.study}/series/{u.series}/instances/{u.instance}" for u in uids)
+    return sorted(one.path for one in uids)
 
 
 @dataclass

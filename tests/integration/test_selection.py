@@ -15,30 +15,20 @@ from airflow_provider_dicom.metadata_table import MetadataTable
 from airflow_provider_dicom.operators.selection import DicomStoreSearchOperator
 
 if TYPE_CHECKING:
-    from airflow_provider_dicom.resources import DicomStoreName
     from rig.dicom_files import Uids
-    from rig.servers import BigQueryEmulator, HealthcareEmulator, StorageEmulator
+    from rig.servers import BigQueryEmulator, StorageEmulator
 
 pytestmark = pytest.mark.usefixtures("quick")
 
 
-def path(uids: Uids) -> str:
-    return f"/studies/{uids.study}/series/{uids.series}/instances/{uids.instance}"
-
-
 @pytest.fixture
-def search(anonymous: str, healthcare: HealthcareEmulator, store: DicomStoreName, bucket: str) -> Any:
+def search(where: dict[str, Any], bucket: str) -> Any:
     def build(**changes: Any) -> DicomStoreSearchOperator:
         arguments: dict[str, Any] = {
             "task_id": "search",
-            "location": store.dataset.location,
-            "dataset_id": store.dataset.dataset_id,
-            "dicom_store_id": store.dicom_store_id,
             "filter_uri": f"gs://{bucket}/f.txt",
-            "gcp_conn_id": anonymous,
-            "api_endpoint": healthcare.url,
         }
-        return DicomStoreSearchOperator(**(arguments | changes))
+        return DicomStoreSearchOperator(**(where | arguments | changes))
 
     return build
 
@@ -49,7 +39,7 @@ def test_a_search_pages_and_writes_only_uids(
     selection = Run()(search(level="instances", page_size=2))
     assert selection == {"filter_uri": f"gs://{bucket}/f.txt", "count": 3, "since": None, "until": None}
     lines = storage.read(bucket, "f.txt").decode().splitlines()
-    assert lines == sorted(path(uids) for uids in instances)
+    assert lines == sorted(uids.path for uids in instances)
 
 
 def test_filters_are_rendered_and_a_search_without_matches_skips(
@@ -68,11 +58,11 @@ def test_what_is_exported_already_is_left_out(
     search: Any, operator: Any, instances: list[Uids], bucket: str, storage: StorageEmulator
 ) -> None:
     first, *others = instances
-    storage.write(bucket, "first.txt", path(first).encode())
+    storage.write(bucket, "first.txt", first.path.encode())
     Run()(operator(destination=f"gs://{bucket}/nights/2026-03-29/", filter_uri=f"gs://{bucket}/first.txt"))
     arguments = {"level": "instances", "exclude_exported_to": f"gs://{bucket}/nights/"}
     assert Run()(search(**arguments))["count"] == 2
-    assert storage.read(bucket, "f.txt").decode().splitlines() == sorted(path(uids) for uids in others)
+    assert storage.read(bucket, "f.txt").decode().splitlines() == sorted(uids.path for uids in others)
     Run()(operator(destination=f"gs://{bucket}/nights/2026-03-30/", filter_uri=f"gs://{bucket}/f.txt"))
     with pytest.raises(AirflowSkipException, match="nothing to export"):
         Run()(search(**arguments))
@@ -99,7 +89,7 @@ def test_what_arrived_within_a_window(
         BigQueryTable("test-project", "selection", "t"), gcp_conn_id=anonymous, impersonation_chain=None
     )
     now = datetime.now(UTC)
-    everything = sorted(path(uids) for uids in instances)
+    everything = sorted(uids.path for uids in instances)
     assert sorted(table.arrived("instances", since=None, until=now)) == everything
     assert sorted(table.instances()) == everything
     assert list(table.arrived("instances", since=now, until=now + timedelta(days=1))) == []
