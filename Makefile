@@ -3,8 +3,10 @@
 
 # The interpreter for the virtual environments; empty: the first that is found, and is 3.11 or newer.
 PYTHON =
-# An older Airflow for the chaos suite, such as 3.1.8 or 2.11.2; empty: the pinned one.
+# An older Airflow for the chaos suite, such as 3.1-python3.12 or 2.11-python3.11; empty: the newest.
 AIRFLOW =
+# What of the support matrix is tested, such as "2.11-python3.12 lowest-python3.11"; empty: all of it.
+MATRIX =
 # More arguments for pytest.
 ARGS =
 
@@ -13,7 +15,7 @@ BIGQUERY_VENV = .venv-bigquery
 BENCH_VENV = .venv-bench
 UV = $(VENV)/bin/uv
 INSTALL = $(UV) pip install --quiet --compile-bytecode
-BUILD_INPUTS = pyproject.toml rig/constraints.txt
+BUILD_INPUTS = pyproject.toml rig/constraints/3.3.txt
 CHAOS_TESTS = tests/chaos
 # What an older Airflow does in another way: kills, crashes, and what a retry knows.
 CHAOS_TESTS_OLDER = tests/chaos/test_people.py tests/chaos/test_crashes.py tests/chaos/test_retries.py
@@ -21,7 +23,7 @@ CHAOS_TESTS_OLDER = tests/chaos/test_people.py tests/chaos/test_crashes.py tests
 QUICK = tests/unit --ignore=tests/unit/emulator --ignore=tests/unit/test_benchmarks.py
 COVERED = --cov --cov-branch --cov-report=term --cov-fail-under=90
 
-.PHONY: bench docs help demo test test-chaos test-scale quick watch lint lock clean
+.PHONY: bench docs help demo test test-chaos test-matrix test-scale quick watch lint lock clean
 
 help:
 	@echo "make demo   run an export from Airflow to Cloud Storage on this machine; needs no Google account"
@@ -29,7 +31,9 @@ help:
 	@echo "make quick  run the unit tests that need no local Healthcare API, in seconds; make watch: after each change"
 	@echo "make test-chaos  kill, stop and restart everything around exports, 12 minutes; as root, it installs"
 	@echo "            PostgreSQL and Redis; a part of it: make test-chaos ARGS='-k kills'"
-	@echo "            with an older Airflow: make test-chaos AIRFLOW=2.11.2"
+	@echo "            with an older Airflow: make test-chaos AIRFLOW=2.11-python3.12"
+	@echo "make test-matrix  the unit and integration tests, and a real Airflow, with each Airflow and Python"
+	@echo "            supported; a part of it: make test-matrix MATRIX='2.11-python3.12 lowest-python3.11'"
 	@echo "make test-scale  export 10,000 instances, and 50 DICOM stores a few at a time; 15 minutes"
 	@echo "make lint   ruff, mypy and codespell"
 	@echo "make docs   build the documentation, build/docs/index.html"
@@ -52,9 +56,15 @@ quick: $(VENV)/.tests-installed
 watch: $(VENV)/.tests-installed
 	$(VENV)/bin/watchfiles '$(VENV)/bin/python -m pytest -q $(QUICK) $(ARGS)' airflow_provider_dicom tests/unit
 
-test-chaos: $(VENV)/.chaos-installed $(BIGQUERY_VENV)/.installed $(AIRFLOW:%=.venv-airflow-%/.installed)
+test-chaos: $(VENV)/.chaos-installed $(BIGQUERY_VENV)/.installed
 	@sh rig/install_databases.sh
+	@$(VENV)/bin/python -m rig.environments $(AIRFLOW)
 	CHAOS_AIRFLOW=$(AIRFLOW) $(VENV)/bin/python -m pytest $(CHAOS_TESTS$(AIRFLOW:%=_OLDER)) $(ARGS)
+
+test-matrix: $(VENV)/.tests-installed $(BIGQUERY_VENV)/.installed
+	@sh rig/install_databases.sh
+	@sh rig/install_dcmtk.sh
+	@$(VENV)/bin/python -m rig.matrix --pytest '$(ARGS)' $(MATRIX)
 
 test-scale: $(VENV)/.tests-installed
 	$(VENV)/bin/python -m pytest -s tests/scale $(ARGS)
@@ -73,8 +83,7 @@ bench: $(BENCH_VENV)/.installed
 	$(BENCH_VENV)/bin/python -m benchmarks $(ARGS)
 
 lock: $(UV)
-	$(UV) pip compile --quiet --upgrade --universal --no-annotate --no-header --python-version 3.11 \
-		--all-extras --group dev --group docs --group chaos --output-file rig/constraints.txt pyproject.toml
+	sh rig/lock.sh $(UV)
 
 clean:
 	rm -rf $(VENV) $(BIGQUERY_VENV) $(BENCH_VENV) .venv-airflow-* .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* dist build
@@ -86,22 +95,22 @@ $(UV):
 
 $(VENV)/.demo-installed: $(UV) $(BUILD_INPUTS)
 	@echo "Installing Airflow, the provider and the emulators into $(VENV); it takes a minute or two, once"
-	@$(INSTALL) --python $(VENV) --constraint rig/constraints.txt --group rig --editable '.[emulator]'
+	@$(INSTALL) --python $(VENV) --constraint rig/constraints/3.3.txt --group rig --editable '.[emulator]'
 	@touch $@
 
 $(VENV)/.tests-installed: $(UV) $(BUILD_INPUTS)
 	@echo "Installing Airflow, the provider, the emulators and the test tools into $(VENV); it takes a minute or two, once"
-	@$(INSTALL) --python $(VENV) --constraint rig/constraints.txt --group dev --editable '.[emulator,openlineage]'
+	@$(INSTALL) --python $(VENV) --constraint rig/constraints/3.3.txt --group dev --editable '.[emulator,openlineage]'
 	@touch $@ $(VENV)/.demo-installed
 
 $(VENV)/.docs-installed: $(VENV)/.tests-installed
 	@echo "Installing Sphinx into $(VENV)"
-	@$(INSTALL) --python $(VENV) --constraint rig/constraints.txt --group docs
+	@$(INSTALL) --python $(VENV) --constraint rig/constraints/3.3.txt --group docs
 	@touch $@
 
 $(VENV)/.chaos-installed: $(VENV)/.tests-installed
 	@echo "Installing Celery and what it needs into $(VENV)"
-	@$(INSTALL) --python $(VENV) --constraint rig/constraints.txt --group chaos
+	@$(INSTALL) --python $(VENV) --constraint rig/constraints/3.3.txt --group chaos
 	@touch $@
 
 $(BIGQUERY_VENV)/.installed: $(UV) rig/bigquery-requirements.txt
@@ -115,12 +124,6 @@ $(BIGQUERY_VENV)/.installed: $(UV) rig/bigquery-requirements.txt
 $(BENCH_VENV)/.installed: $(UV) $(BUILD_INPUTS) benchmarks/requirements.txt
 	@echo "Installing Airflow, the provider and its peers into $(BENCH_VENV)"
 	@$(UV) venv --quiet --clear --python $(VENV)/bin/python $(BENCH_VENV)
-	@$(INSTALL) --python $(BENCH_VENV) --constraint rig/constraints.txt \
+	@$(INSTALL) --python $(BENCH_VENV) --constraint rig/constraints/3.3.txt \
 		--requirement benchmarks/requirements.txt --editable .
-	@touch $@
-
-.venv-airflow-$(AIRFLOW)/.installed: $(UV) $(BUILD_INPUTS)
-	@echo "Installing Airflow $(AIRFLOW) with Celery and the provider into .venv-airflow-$(AIRFLOW)"
-	@$(UV) venv --quiet --clear --python $(VENV)/bin/python .venv-airflow-$(AIRFLOW)
-	@$(INSTALL) --python .venv-airflow-$(AIRFLOW) --group chaos --editable . 'apache-airflow==$(AIRFLOW)'
 	@touch $@

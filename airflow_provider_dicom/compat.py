@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
-from airflow.providers.common.compat.sdk import AirflowException
+from airflow.providers.common.compat.sdk import AirflowException, BaseOperatorLink
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -25,8 +25,12 @@ except ImportError:
 
 #: Airflow 2 cannot show a page of a plugin beside a task's log.
 HAS_TASK_VIEWS = find_spec("airflow.sdk") is not None
+#: Airflow 3 builds a task's links on its worker and stores them; Airflow 2 builds them in the web server,
+#: where the task's templates are not rendered.
+BUILDS_LINKS_ON_WORKER = hasattr(BaseOperatorLink, "xcom_key")
 
 __all__ = [
+    "BUILDS_LINKS_ON_WORKER",
     "HAS_TASK_VIEWS",
     "TaskDeferralError",
     "TaskDeferralTimeout",

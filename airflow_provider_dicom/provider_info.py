@@ -43,6 +43,18 @@ def _connection_type() -> dict[str, Any]:
     }
 
 
+def _asset_uris() -> list[dict[str, Any]]:
+    module = "airflow_provider_dicom.assets.dicom_store"
+    return [
+        {
+            "schemes": ["dicomstore"],
+            "handler": f"{module}.sanitize_uri",
+            "factory": f"{module}.create_asset",
+            "to_openlineage_converter": f"{module}.convert_asset_to_openlineage",
+        }
+    ]
+
+
 def get_provider_info() -> dict[str, Any]:
     """Return the provider's metadata, as the ``apache_airflow_provider`` entry point has to."""
     return {
@@ -61,16 +73,9 @@ def get_provider_info() -> dict[str, Any]:
         "sensors": _modules("sensors"),
         "triggers": _modules("triggers"),
         "connection-types": [_connection_type()],
-        "asset-uris": [
-            {
-                "schemes": ["dicomstore"],
-                "handler": "airflow_provider_dicom.assets.dicom_store.sanitize_uri",
-                "factory": "airflow_provider_dicom.assets.dicom_store.create_asset",
-                "to_openlineage_converter": (
-                    "airflow_provider_dicom.assets.dicom_store.convert_asset_to_openlineage"
-                ),
-            }
-        ],
+        "asset-uris": _asset_uris(),
+        # Airflow 2's name for the same.
+        "dataset-uris": _asset_uris(),
         "plugins": [
             {
                 "name": "dicom_export",

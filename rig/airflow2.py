@@ -65,6 +65,13 @@ class RestClientV1(RestClient):
         given = {key: value for key, value in body.items() if value is not None}
         return str(self.call("POST", f"dags/{dag_id}/dagRuns", json=given)["dag_run_id"])
 
+    def links(self, dag_id: str, run_id: str, task_id: str) -> dict[str, str | None]:
+        """Return a task instance's extra links, by name."""
+        links: dict[str, str | None] = self.get(
+            f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/links"
+        )
+        return links
+
     def tasks(self, dag_id: str, run_id: str) -> list[TaskInstance]:
         """Return all task instances of a run, 100 at most."""
         found: list[TaskInstance] = self.get(f"dags/{dag_id}/dagRuns/{run_id}/taskInstances")[

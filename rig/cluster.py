@@ -240,6 +240,11 @@ class Cluster:
         if done.returncode:
             raise ServerFailed(f"Clearing {dag_id} {run_id} failed:\n{done.stderr[-2000:]}")
 
+    def processes(self) -> list[psutil.Process]:
+        """All that is running."""
+        servers = (self.postgres, self.redis, self.api_server, *self._parts.values())
+        return [process for server in servers for process in server.processes()]
+
     def restart(self, name: str) -> None:
         """Start a part again that was ended, and wait until all is healthy."""
         self[name].launch()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from rig.servers import ROOT
+from rig.environments import Environment
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,9 @@ class Release:
 
 
 def chosen_release() -> Release:
-    """Return what ``$CHAOS_AIRFLOW`` asks for, else the Airflow of this environment.
-
-    :raises FileNotFoundError: it is not installed where ``make`` would have put it.
-    """
+    """Return that of the environment that ``$CHAOS_AIRFLOW`` names, else the Airflow of this one."""
     asked = os.environ.get("CHAOS_AIRFLOW", "")
     if not asked:
         return Release(version("apache-airflow"), sys.executable)
-    python = ROOT / f".venv-airflow-{asked}" / "bin" / "python"
-    if not python.exists():
-        raise FileNotFoundError(f"{python} is not there; make test-chaos AIRFLOW={asked} installs it")
-    return Release(asked, str(python))
+    environment = Environment.named(asked)
+    return Release(environment.airflow_version, str(environment.interpreter))

@@ -1,8 +1,9 @@
-"""Real servers for the tests, one of each per run: Cloud Storage, BigQuery and the local Healthcare API."""
+"""Real servers for the tests, one of each per run, and which Airflow a test needs."""
 
 from __future__ import annotations
 
 import itertools
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +18,24 @@ if TYPE_CHECKING:
 
 DATASET = "projects/test-project/locations/europe-west3/datasets/radiology"
 _store_numbers = itertools.count(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker of tests that not every Airflow can pass."""
+    config.addinivalue_line("markers", "airflow(since, why): what the test needs is not in older ones")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave out what the installed Airflow lacks, and say what that is."""
+    installed = _line(version("apache-airflow"))
+    for mark in item.iter_markers("airflow"):
+        since, why = mark.args
+        if installed < _line(since):
+            pytest.skip(f"Airflow {since} and newer: {why}")
+
+
+def _line(release: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in release.split(".")[:2])
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
 
 from airflow_provider_dicom import console
+from airflow_provider_dicom.compat import BUILDS_LINKS_ON_WORKER
 from airflow_provider_dicom.destinations import parse_destination
 from airflow_provider_dicom.exceptions import DicomExportError
 from airflow_provider_dicom.resources import DicomStoreName, OperationName
@@ -24,6 +25,11 @@ OPERATION_NAME_KEY = "operation_name"
 class _ExportLink(BaseOperatorLink):
     """A link to what one submitted export is about."""
 
+    @property
+    def xcom_key(self) -> str:
+        """The key of the XCom that holds the address: Airflow 3's own, which Airflow 2 lacks."""
+        return f"_link_{type(self).__name__}"
+
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """
         Build the link's address; empty if there is nothing to link to yet.
@@ -31,6 +37,8 @@ class _ExportLink(BaseOperatorLink):
         :param operator: the operator.
         :param ti_key: the task instance.
         """
+        if not BUILDS_LINKS_ON_WORKER:
+            return XCom.get_value(key=self.xcom_key, ti_key=ti_key) or ""
         return self.address(operator, XCom.get_value(key=OPERATION_NAME_KEY, ti_key=ti_key))
 
     def address(self, operator: BaseOperator, operation_name: str | None) -> str:
@@ -87,12 +95,11 @@ EXPORT_LINKS = (DicomStoreLink(), DicomExportLogsLink(), DicomExportDestinationL
 
 def store_links(operator: BaseOperator, task_instance: TaskInstance, operation_name: str) -> None:
     """
-    Store the links of a task that stays on its worker; Airflow 3 itself does so when a task leaves it.
+    Store a task's links; Airflow 3 itself does so when the task leaves its worker.
 
     :param operator: the operator.
     :param task_instance: the task instance.
     :param operation_name: the full name of the Operation.
     """
     for link in EXPORT_LINKS:
-        if key := getattr(link, "xcom_key", None):  # Airflow 2 builds links when somebody looks
-            task_instance.xcom_push(key=key, value=link.address(operator, operation_name))
+        task_instance.xcom_push(key=link.xcom_key, value=link.address(operator, operation_name))

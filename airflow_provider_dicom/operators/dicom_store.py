@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from airflow.providers.common.compat.sdk import AirflowException, AirflowSkipException
 
 from airflow_provider_dicom.compat import (
+    BUILDS_LINKS_ON_WORKER,
     TaskDeferralError,
     TaskDeferralTimeout,
     context_not_resumed_in,
@@ -453,6 +454,8 @@ class DicomStoreExportOperator(WaitsForOperation):
         operation = self._seen_operation = attachment.operation
         name = self._running_operation = operation["name"]
         context["ti"].xcom_push(key=OPERATION_NAME_KEY, value=name)
+        if not (self.deferrable and BUILDS_LINKS_ON_WORKER):
+            store_links(self, context["ti"], name)
         if not self.wait_for_completion:
             self._running_operation = None
             note_on_outlets(context, self.outlets, {OPERATION_NAME_KEY: name})
@@ -476,7 +479,6 @@ class DicomStoreExportOperator(WaitsForOperation):
     def _wait_on_worker(
         self, hook: DicomStoreHook, operation_name: str, context: Context, deadline: float | None
     ) -> Operation:
-        store_links(self, context["ti"], operation_name)
         throttle = Throttle()
 
         def show(operation: Operation) -> None:

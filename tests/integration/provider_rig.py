@@ -6,7 +6,6 @@ import asyncio
 import base64
 import contextlib
 import functools
-import importlib
 import json
 import threading
 from dataclasses import dataclass, field
@@ -15,10 +14,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qs
 
-from airflow.models.trigger import Trigger
 from airflow.providers.common.compat.sdk import TaskDeferred
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+
+from rig.triggers import through_the_database
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,13 +94,6 @@ class Run:
                     {**(deferral.kwargs or {}), "event": event},
                     self.context,
                 )
-
-
-def through_the_database(trigger: Any) -> Any:
-    """Return a trigger as a triggerer gets it."""
-    module, _, name = trigger.serialize()[0].rpartition(".")
-    kind = getattr(importlib.import_module(module), name)
-    return kind(**Trigger._decrypt_kwargs(Trigger.encrypt_kwargs(trigger.serialize()[1])))
 
 
 async def fire(trigger: Any) -> Any:

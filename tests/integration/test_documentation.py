@@ -61,6 +61,7 @@ def test_every_block_is_of_a_language_that_is_tried() -> None:
     assert {block.language for block in BLOCKS} <= {"python", "shell"} | NOT_RUN
 
 
+@pytest.mark.airflow("3.3", "the pages show what is best there")
 def test_python_can_be_read_as_dag_files(tmp_path: Path) -> None:
     paths = []
     for number, block in enumerate(block for block in BLOCKS if block.language == "python"):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import warnings
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.common.compat.sdk import ParamValidationError
@@ -18,6 +18,9 @@ from airflow.providers.common.compat.sdk import ParamValidationError
 from airflow_provider_dicom import exceptions
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
 from rig.servers import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 README = (ROOT / "README.md").read_text()
 EXAMPLES = sorted((ROOT / "example_dags").glob("*.py"))
@@ -48,7 +51,16 @@ def read_dag(path: str, **env: str) -> dict[str, Any]:
     return dag
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def example(path: Path) -> Any:
+    """A test's parameter, left out where the example says that it needs a newer Airflow."""
+    marks = [
+        pytest.mark.airflow(since, "so the example says")
+        for since in re.findall(r"^Needs Airflow (\S+)\.", path.read_text(), re.MULTILINE)
+    ]
+    return pytest.param(path, id=path.stem, marks=marks)
+
+
+@pytest.mark.parametrize("path", map(example, EXAMPLES))
 def test_example_needs_no_emulator(path: Any, tmp_path: Any) -> None:
     dag = read_dag(str(path), AIRFLOW_HOME=str(tmp_path))
     assert dag["dag_id"] == path.stem
@@ -111,6 +123,7 @@ def test_the_on_demand_form_refuses(name: str, value: Any) -> None:
         params[name].resolve(value)
 
 
+@pytest.mark.airflow("3.3", "retry policies")
 @pytest.mark.parametrize(
     ("error", "action", "minutes"),
     [
@@ -128,6 +141,7 @@ def test_the_retry_policy_of_the_notices(error: Any, action: str, minutes: int |
     assert decision.retry_delay == (minutes and timedelta(minutes=minutes))
 
 
+@pytest.mark.airflow("3.0", "airflow.sdk; the README says what it is in 2.11")
 def test_readme_dag_can_be_read(tmp_path: Any) -> None:
     block, *_ = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     path = tmp_path / "readme.py"

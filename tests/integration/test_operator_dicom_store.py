@@ -9,9 +9,13 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, TaskDeferred
-from airflow.sdk.exceptions import AirflowTaskTimeout
-from airflow.sdk.execution_time.task_runner import _run_execute_callable
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+    TaskDeferred,
+)
+from around_tasks import execute
 from provider_rig import Run, StateStore
 
 from airflow_provider_dicom import exceptions, retrying
@@ -309,7 +313,7 @@ def test_an_execution_timeout_that_airflow_enforces_itself_cancels(
     run = Run(start_date=datetime.now(UTC) + timedelta(minutes=1))
     task = operator(deferrable=False, execution_timeout=timedelta(seconds=1), cancel_on_kill=cancel_on_kill)
     with pytest.raises(AirflowTaskTimeout):
-        _run_execute_callable(run.context, task.execute, task)
+        execute(task, run)
     assert control.requests()["counts"].get("operations.cancel", 0) == cancel_on_kill
     control.step()
 

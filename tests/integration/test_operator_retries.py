@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
-from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
-from airflow.sdk.execution_time.context import set_current_context
+from around_tasks import end_deferral, set_current_context
 from provider_rig import Run, StateStore
 
 from airflow_provider_dicom import exceptions
@@ -279,7 +278,7 @@ def test_a_deferral_that_airflow_times_out_cancels(
     with pytest.raises(
         exceptions.DicomExportTimeoutError, match="is cancelled, as the API confirms"
     ) as error:
-        task.resume_execution(TRIGGER_FAIL_REPR, {"error": TriggerFailureReason.TRIGGER_TIMEOUT}, run.context)
+        end_deferral(task, run, timed_out=True)
     assert error.value.operation_name == name
     assert hook.get_operation(name)["metadata"]["cancelRequested"]
 
@@ -306,7 +305,7 @@ def test_a_trigger_that_crashed_is_told_with_the_operations_name(
     with pytest.raises(TaskDeferred):
         task.execute(run.context)
     with pytest.raises(exceptions.DicomExportError, match="goes on") as error:
-        task.resume_execution(TRIGGER_FAIL_REPR, {"error": TriggerFailureReason.TRIGGER_FAILURE}, run.context)
+        end_deferral(task, run, timed_out=False)
     assert error.value.operation_name == run.ti.xcoms["operation_name"]
     assert "operations.cancel" not in control.requests()["counts"]
     control.step()

@@ -59,7 +59,7 @@ def test_airflow_lists_the_installed_wheel(wheel: Path, tmp_path: Path) -> None:
     clean = tmp_path / "venv"
     uv = (sys.executable, "-m", "uv")
     run(*uv, "venv", "--quiet", "--python", sys.executable, clean)
-    constraints = ROOT / "rig" / "constraints.txt"
+    constraints = ROOT / "rig" / "constraints" / "3.3.txt"
     run(*uv, "pip", "install", "--quiet", "--python", clean, "--constraint", constraints, wheel)
     airflow = {"AIRFLOW_HOME": str(tmp_path / "home"), "PYTHONPATH": ""}
     providers = run(clean / "bin" / "airflow", "providers", "list", "--output", "plain", **airflow)

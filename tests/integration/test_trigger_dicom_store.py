@@ -9,12 +9,10 @@ import json
 import threading
 import time
 import warnings
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
-from airflow.sdk.execution_time.xcom import XCom
+from around_tasks import XCom, attach, say_state
 from provider_rig import LoopProbe, fire
 
 from airflow_provider_dicom import polling, progress, watching
@@ -407,13 +405,12 @@ def task_state(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Sets what Airflow, which is not here, says of the task's state and of its XCom."""
 
     def say(state: str, operation_name: str | None = None) -> Any:
-        monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", lambda **_: {"run": {"export_7": state}})
-        monkeypatch.setattr(XCom, "get_one", lambda **_: operation_name)
-        return SimpleNamespace(dag_id="dag", run_id="run", task_id="export", map_index=7)
+        return say_state(monkeypatch, state, operation_name)
 
     return say
 
 
+@pytest.mark.airflow("3.0", "triggers store progress for the page beside the log")
 async def test_progress_is_stored_for_the_task(
     trigger: Any,
     submit: Any,
@@ -427,7 +424,7 @@ async def test_progress_is_stored_for_the_task(
     monkeypatch.setattr(progress, "RECORD_PAUSE", 0.0)
     control.settings(advance="manual")
     shown = trigger(submit())
-    shown._task_instance = task_state("deferred")
+    attach(shown, task_state("deferred"))
     running = asyncio.create_task(fire(shown))
     await until(lambda: stored)
     await asyncio.to_thread(control.step, shown.operation_name, 2)
@@ -441,6 +438,7 @@ async def test_progress_is_stored_for_the_task(
     }
 
 
+@pytest.mark.airflow("3.0", "triggers store progress for the page beside the log")
 async def test_polling_goes_on_while_progress_cannot_be_stored(
     trigger: Any,
     submit: Any,
@@ -462,7 +460,7 @@ async def test_polling_goes_on_while_progress_cannot_be_stored(
     names = [submit() for _ in range(3)]
     shown = [trigger(name) for name in names]
     for one in shown:
-        one._task_instance = task_state("deferred")
+        attach(one, task_state("deferred"))
     running = [asyncio.create_task(fire(one)) for one in shown]
     await until(lambda: sum(counts(control).values()) > 20)
     await asyncio.to_thread(control.step)
@@ -477,7 +475,7 @@ async def test_a_kill_cancels_the_export(
 ) -> None:
     control.settings(advance="manual")
     killed = trigger(submit())
-    killed._task_instance = task_state(state)
+    attach(killed, task_state(state))
     await killed.on_kill()
     follower = trigger(killed.operation_name, deadline=time.time() + 30)
     assert (await fire(follower))["status"] == "cancelled"
@@ -489,7 +487,7 @@ async def test_a_cleared_task_that_is_deferred_again(
 ) -> None:
     control.settings(advance="manual")
     killed = trigger(submit())
-    killed._task_instance = task_state("deferred", killed.operation_name if same else submit())
+    attach(killed, task_state("deferred", killed.operation_name if same else submit()))
     await killed.on_kill()
     assert counts(control).get("operations.cancel", 0) == (not same)
     control.step()
@@ -500,7 +498,7 @@ async def test_a_kill_that_airflow_breaks_off_cancels_all_the_same(
 ) -> None:
     control.settings(advance="manual")
     killed = trigger(submit())
-    killed._task_instance = task_state("failed")
+    attach(killed, task_state("failed"))
     control.fault("operations.cancel", latency_seconds=1.0, count=1)
     task = asyncio.create_task(killed.on_kill())
     await until(lambda: counts(control).get("operations.cancel"))
@@ -524,7 +522,7 @@ async def test_where_airflow_does_not_tell_of_kills_a_cancelled_trigger_finds_ou
     monkeypatch.setattr(module, "_AIRFLOW_TELLS_KILLS", False)
     control.settings(advance="manual")
     killed = trigger(submit())
-    killed._task_instance = task_state(state)
+    attach(killed, task_state(state))
     running = asyncio.create_task(fire(killed))
     await until(lambda: counts(control).get("operations.get"))
     running.cancel()
@@ -546,7 +544,7 @@ async def test_what_is_no_kill_cancels_nothing(
 ) -> None:
     control.settings(advance="manual")
     alive = trigger(submit(), **changes)
-    alive._task_instance = task_state("failed" if changes else "deferred")
+    attach(alive, task_state("failed" if changes else "deferred"))
     await alive.on_kill()
     assert "operations.cancel" not in counts(control)
 
@@ -561,7 +559,7 @@ async def test_a_kill_that_fails_is_told(
 ) -> None:
     control.settings(advance="manual")
     killed = trigger(submit())
-    killed._task_instance = task_state("failed")
+    attach(killed, task_state("failed"))
     control.fault("operations.cancel", status=403)
     await killed.on_kill()
     assert "could not be cancelled and may go on" in capsys.readouterr().out
@@ -579,7 +577,7 @@ async def test_a_kill_after_the_end_says_that_it_had_ended(
     ended = submit()
     control.step(ended)
     killed = trigger(ended)
-    killed._task_instance = task_state("failed")
+    attach(killed, task_state("failed"))
     control.fault("operations.cancel", status=400, message="The operation has already completed.")
     await killed.on_kill()
     assert "had ended before it could be cancelled" in capsys.readouterr().out

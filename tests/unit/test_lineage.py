@@ -55,6 +55,7 @@ def test_the_asset_of_a_store() -> None:
     assert (dataset.namespace, dataset.name) == ("healthcare.googleapis.com", str(STORE))
 
 
+@pytest.mark.airflow("3.0", "URIs in which not all is ASCII")
 def test_the_asset_of_a_store_with_unusual_ids() -> None:
     asset = assets.create_asset(
         project_id="example.com:p", location="l", dataset_id="日本", dicom_store_id="a.b"

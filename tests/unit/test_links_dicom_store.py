@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -32,11 +33,24 @@ def xcom(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return values
 
 
-def url(link: Any, **changes: Any) -> str:
-    return str(link().get_link(operator(**changes), ti_key=None))
+@pytest.fixture(params=["Airflow 3", "Airflow 2"])
+def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, xcom: dict[str, Any]) -> Any:
+    """Returns a link's address, built on the worker, or stored by the task and read by the web server."""
+    on_worker = request.param == "Airflow 3"
+    monkeypatch.setattr(links, "BUILDS_LINKS_ON_WORKER", on_worker)
+    task_instance = SimpleNamespace(xcom_push=lambda *, key, value: xcom.__setitem__(key, value))
+
+    def address(link: Any, **changes: Any) -> str:
+        task = operator(**changes)
+        if not on_worker:
+            links.store_links(task, task_instance, xcom["operation_name"])
+            task = operator(dicom_store_id="{{ params.x }}", destination="{{ params.x }}")
+        return str(link().get_link(task, ti_key=None))
+
+    return address
 
 
-def test_the_store(xcom: dict[str, Any]) -> None:
+def test_the_store(url: Any) -> None:
     parts = urlsplit(url(links.DicomStoreLink))
     assert parts.netloc == "console.cloud.google.com"
     assert unquote(parts.path) == (
@@ -45,7 +59,7 @@ def test_the_store(xcom: dict[str, Any]) -> None:
     assert parse_qs(parts.query) == {"project": ["my-project"]}
 
 
-def test_the_logs(xcom: dict[str, Any]) -> None:
+def test_the_logs(url: Any) -> None:
     address = url(links.DicomExportLogsLink)
     query = unquote(address.partition("query=")[2].partition("?")[0])
     assert 'resource.type="healthcare_dicom_store"' in query
@@ -61,7 +75,7 @@ def test_the_logs(xcom: dict[str, Any]) -> None:
         ("bq://warehouse.imaging.instances", "/bigquery"),
     ],
 )
-def test_the_destination(xcom: dict[str, Any], destination: str, expected: str) -> None:
+def test_the_destination(url: Any, destination: str, expected: str) -> None:
     parts = urlsplit(url(links.DicomExportDestinationLink, destination=destination))
     assert unquote(parts.path) == expected
     if destination.startswith("bq://"):
@@ -73,7 +87,7 @@ def test_the_destination(xcom: dict[str, Any], destination: str, expected: str) 
     "link", [links.DicomStoreLink, links.DicomExportLogsLink, links.DicomExportDestinationLink]
 )
 @pytest.mark.parametrize("value", [None, "", "nonsense", "projects/../x", 7, ["x"]], ids=repr)
-def test_without_an_operation_there_is_no_link(link: Any, value: Any, xcom: dict[str, Any]) -> None:
+def test_without_an_operation_there_is_no_link(link: Any, value: Any, url: Any, xcom: dict[str, Any]) -> None:
     xcom["operation_name"] = value
     assert url(link) == ""
 
@@ -85,7 +99,7 @@ def test_a_link_that_cannot_be_built_is_empty(xcom: dict[str, Any]) -> None:
     assert links.DicomExportDestinationLink().get_link(object(), ti_key=None) == ""
 
 
-def test_the_console_of_another_universe(xcom: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_console_of_another_universe(url: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOOGLE_CLOUD_HIGH_VALUE_COOKIE_DOMAIN", "example.goog")
     for link in (links.DicomStoreLink, links.DicomExportLogsLink, links.DicomExportDestinationLink):
         assert url(link).startswith("https://console.cloud.example.goog/")

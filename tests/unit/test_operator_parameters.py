@@ -6,8 +6,7 @@ import warnings
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import DAG, AirflowFailException, AirflowSkipException
-from airflow.sdk import XComArg
+from airflow.providers.common.compat.sdk import DAG, AirflowFailException, AirflowSkipException, XComArg
 from hypothesis import given
 from hypothesis import strategies as st
 

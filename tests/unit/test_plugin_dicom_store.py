@@ -75,7 +75,11 @@ def test_the_tab_is_the_tasks() -> None:
 
 LIST_PLUGINS = """
 from airflow import plugins_manager
-loaded, errors = plugins_manager._get_plugins()
+if hasattr(plugins_manager, "_get_plugins"):
+    loaded, errors = plugins_manager._get_plugins()
+else:  # before Airflow 3.3
+    plugins_manager.ensure_plugins_loaded()
+    loaded, errors = plugins_manager.plugins, plugins_manager.import_errors
 print([plugin.name for plugin in loaded].count("dicom_export"), [e for e in errors if "dicom" in str(e)])
 """
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import inspect
 import json
-import pkgutil
 from typing import Any
 
 import pytest
-from airflow.models.trigger import Trigger
 
 from airflow_provider_dicom.triggers.dicom_store import DicomStoreExportTrigger
+from rig.triggers import through_the_database
 
 NAME = "projects/p/locations/l/datasets/d/operations/77"
 
@@ -35,8 +34,7 @@ def test_a_trigger_comes_back_as_it_was(arguments: dict[str, Any]) -> None:
     classpath, kwargs = trigger.serialize()
     assert classpath == "airflow_provider_dicom.triggers.dicom_store.DicomStoreExportTrigger"
     assert json.loads(json.dumps(kwargs)) == kwargs, "primitives only"
-    stored = Trigger.encrypt_kwargs(kwargs)
-    copy = pkgutil.resolve_name(classpath)(**Trigger._decrypt_kwargs(stored))
+    copy = through_the_database(trigger)
     assert type(copy) is DicomStoreExportTrigger
     assert copy.serialize() == (classpath, kwargs)
     for name in kwargs:

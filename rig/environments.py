@@ -1,0 +1,113 @@
+"""The environments of the support matrix: an Airflow, a Python, and what is installed with them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rig.servers import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CONSTRAINTS = ROOT / "rig" / "constraints"
+#: With the oldest versions that pyproject.toml admits.
+LOWEST = "lowest"
+
+
+class EnvironmentMissing(Exception):  # noqa: N818 - reads as what happened
+    """An environment cannot be made on this machine."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One Airflow on one Python, in a virtual environment of its own.
+
+    :param airflow: which versions, as the files in ``rig/constraints`` are called: ``3.1``, ``lowest``.
+    :param python: such as ``3.12``.
+    """
+
+    airflow: str
+    python: str
+
+    @classmethod
+    def named(cls, name: str) -> Environment:
+        """Return the environment with a name such as ``3.1-python3.12``.
+
+        :raises EnvironmentMissing: it is none of the matrix.
+        """
+        found = {str(environment): environment for environment in MATRIX}
+        if name not in found:
+            raise EnvironmentMissing(f"{name!r} is none of {', '.join(found)}")
+        return found[name]
+
+    def __str__(self) -> str:
+        return f"{self.airflow}-python{self.python}"
+
+    @property
+    def folder(self) -> Path:
+        """Where it is installed."""
+        return ROOT / f".venv-airflow-{self}"
+
+    @property
+    def interpreter(self) -> Path:
+        """Its Python."""
+        return self.folder / "bin" / "python"
+
+    @property
+    def constraints(self) -> Path:
+        """The versions of everything that is installed."""
+        return CONSTRAINTS / f"{self.airflow}.txt"
+
+    @property
+    def airflow_version(self) -> str:
+        """The whole version of Airflow, such as ``3.1.8``."""
+        (version,) = re.findall(r"^apache-airflow==(\S+)", self.constraints.read_text(), re.MULTILINE)
+        return str(version)
+
+    def install(self) -> None:
+        """Make the environment, unless it is there and up to date.
+
+        :raises EnvironmentMissing: its Python is not on this machine.
+        """
+        inputs = (self.constraints, ROOT / "pyproject.toml")
+        wanted = hashlib.sha256(b"".join(path.read_bytes() for path in inputs)).hexdigest()
+        stamp = self.folder / ".installed"
+        if stamp.exists() and stamp.read_text() == wanted:
+            return
+        _uv("venv", "--clear", "--python", self._base_python(), self.folder)
+        _uv(
+            *("pip", "install", "--compile-bytecode", "--python", self.folder),
+            *("--constraint", self.constraints, "--group", "dev", "--group", "chaos"),
+            *("--editable", ".[emulator,openlineage]"),
+        )
+        stamp.write_text(wanted)
+
+    def _base_python(self) -> str:
+        asked = ["sh", ROOT / "rig" / "find_python.sh", self.python]
+        found = subprocess.run(asked, capture_output=True, text=True, check=False)
+        if found.returncode:
+            raise EnvironmentMissing(f"Python {self.python} is not on this machine")
+        return str(found.stdout).strip()
+
+
+def _uv(*arguments: str | Path) -> None:
+    subprocess.run([sys.executable, "-m", "uv", "--quiet", *arguments], cwd=ROOT, check=True)
+
+
+_PYTHONS = {
+    "2.11": ("3.11", "3.12"),
+    "3.1": ("3.11", "3.12", "3.13"),
+    "3.3": ("3.11", "3.12", "3.13", "3.14"),
+    LOWEST: ("3.11",),
+}
+MATRIX = [Environment(airflow, python) for airflow, pythons in _PYTHONS.items() for python in pythons]
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        print(f"Installing Airflow and the test tools into .venv-airflow-{name}, unless they are there")
+        Environment.named(name).install()

@@ -1,0 +1,26 @@
+#!/bin/sh
+# Pins what the demo and the tests are run with: the newest versions for each Airflow supported, and the oldest
+# ones that pyproject.toml admits. Its argument is uv.
+set -e
+cd "$(dirname "$0")/.."
+uv=$1
+pins=rig/constraints
+
+compile() {
+    "$uv" pip compile --quiet --upgrade --universal --no-annotate --no-header --python-version 3.11 "$@" pyproject.toml
+}
+
+newest() {
+    echo "apache-airflow==$2" | compile --all-extras --group dev --group docs --group chaos \
+        --constraint - --output-file "$pins/$1.txt"
+}
+
+newest 3.3 '3.3.*'
+newest 3.1 '3.1.*'
+newest 2.11 '2.11.*'
+
+# The test tools may be new.
+oldest=$(mktemp)
+trap 'rm -f "$oldest"' EXIT
+compile --all-extras --resolution lowest-direct --output-file "$oldest"
+compile --all-extras --group dev --group chaos --constraint "$oldest" --output-file "$pins/lowest.txt"
