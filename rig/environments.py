@@ -96,7 +96,8 @@ class Environment:
 
 
 def _uv(*arguments: str | Path) -> None:
-    subprocess.run([sys.executable, "-m", "uv", "--quiet", *arguments], cwd=ROOT, check=True)
+    command: list[str | Path] = [sys.executable, "-m", "uv", "--quiet", *arguments]
+    subprocess.run(command, cwd=ROOT, check=True)
 
 
 _PYTHONS = {
