@@ -1,4 +1,7 @@
-"""Writes the metadata of a DICOM store to a BigQuery table every night; the table is replaced as a whole.
+"""Writes the metadata of a DICOM store to BigQuery every night, each night into a table named for its date.
+
+Running a night again replaces its table only: with Airflow 3.3 each night is a partition. A query reads all nights
+as ``dicom_metadata_*``, and one as ``dicom_metadata_20260329``.
 
 The defaults of the parameters come from the environment; the Trigger form in Airflow's UI can change them for
 one run. Credentials come from the Airflow connection ``google_cloud_default``.
@@ -15,12 +18,22 @@ from airflow.providers.common.compat.sdk import DAG, task
 
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
 
+try:
+    from airflow.sdk import CronPartitionTimetable
+except ImportError:  # before Airflow 3.3
+    SCHEDULE = "0 3 * * *"
+    NIGHT = "{{ ds_nodash }}"
+else:
+    # Each night is a partition, and its key names it, whenever the run is started or started again.
+    SCHEDULE = CronPartitionTimetable("0 3 * * *", timezone="UTC", key_format="%Y-%m-%d")
+    NIGHT = "{{ (partition_key or ds) | replace('-', '') }}"
+
 if TYPE_CHECKING:
     from airflow_provider_dicom.results import DicomExportResult
 
 with DAG(
     dag_id="dicom_nightly_to_bigquery",
-    schedule="0 3 * * *",
+    schedule=SCHEDULE,
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
@@ -40,8 +53,8 @@ with DAG(
         location="{{ params.location }}",
         dataset_id="{{ params.dataset }}",
         dicom_store_id="{{ params.store }}",
-        destination="bq://{{ params.table }}",
-        # A second run replaces the table again; WRITE_APPEND would double the rows.
+        destination=f"bq://{{{{ params.table }}}}_{NIGHT}",
+        # A second run replaces the night's table; WRITE_APPEND would double the rows.
         write_disposition="WRITE_TRUNCATE",
         bigquery_schema="flattened",
         execution_timeout=timedelta(hours=6),

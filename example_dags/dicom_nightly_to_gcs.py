@@ -1,5 +1,7 @@
 """Exports a DICOM store to Cloud Storage every night, each night into a folder named for its date.
 
+Running a night again touches its folder only: with Airflow 3.3 each night is a partition.
+
 The defaults of the parameters come from the environment; the Trigger form in Airflow's UI can change them for
 one run. Credentials and project come from the Airflow connection ``google_cloud_default``.
 """
@@ -15,12 +17,22 @@ from airflow.providers.common.compat.sdk import DAG, task
 
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
 
+try:
+    from airflow.sdk import CronPartitionTimetable
+except ImportError:  # before Airflow 3.3
+    SCHEDULE = "0 2 * * *"
+    NIGHT = "{{ ds }}"
+else:
+    # Each night is a partition, and its key names it, whenever the run is started or started again.
+    SCHEDULE = CronPartitionTimetable("0 2 * * *", timezone="UTC", key_format="%Y-%m-%d")
+    NIGHT = "{{ partition_key or ds }}"
+
 if TYPE_CHECKING:
     from airflow_provider_dicom.results import DicomExportResult
 
 with DAG(
     dag_id="dicom_nightly_to_gcs",
-    schedule="0 2 * * *",
+    schedule=SCHEDULE,
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
@@ -40,7 +52,7 @@ with DAG(
         location="{{ params.location }}",
         dataset_id="{{ params.dataset }}",
         dicom_store_id="{{ params.store }}",
-        destination="gs://{{ params.bucket }}/dicom/{{ ds }}/",
+        destination=f"gs://{{{{ params.bucket }}}}/dicom/{NIGHT}/",
         execution_timeout=timedelta(hours=6),
     )
 

@@ -96,8 +96,7 @@ class Environment:
 
 
 def _uv(*arguments: str | Path) -> None:
-    command: list[str | Path] = [sys.executable, "-m", "uv", "--quiet", *arguments]
-    subprocess.run(command, cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-m", "uv", "--quiet", *map(str, arguments)], cwd=ROOT, check=True)
 
 
 _PYTHONS = {

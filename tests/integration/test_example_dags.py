@@ -17,12 +17,14 @@ from airflow.providers.common.compat.sdk import ParamValidationError
 
 from airflow_provider_dicom import exceptions
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
+from rig.releases import chosen_release
 from rig.servers import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 README = (ROOT / "README.md").read_text()
+NIGHT = "partition_key or ds" if chosen_release().line >= (3, 3) else "ds"
 EXAMPLES = sorted((ROOT / "example_dags").glob("*.py"))
 
 # What only the extra `emulator` brings is made impossible to import.
@@ -72,7 +74,7 @@ def test_example_takes_its_defaults_from_the_environment(tmp_path: Any) -> None:
     path = str(ROOT / "example_dags" / "dicom_nightly_to_gcs.py")
     dag = read_dag(path, AIRFLOW_HOME=str(tmp_path), DICOM_BUCKET="another-bucket")
     assert dag["params"]["bucket"] == "another-bucket"
-    assert dag["destination"] == "gs://{{ params.bucket }}/dicom/{{ ds }}/"
+    assert dag["destination"] == f"gs://{{{{ params.bucket }}}}/dicom/{{{{ {NIGHT} }}}}/"
 
 
 def test_the_on_demand_form_offers_only_what_the_operator_takes() -> None:
