@@ -1,7 +1,7 @@
 """Writes the metadata of a DICOM store to BigQuery every night, each night into a table named for its date.
 
-Running a night again replaces its table only: with Airflow 3.3 each night is a partition. A query reads all nights
-as ``dicom_metadata_*``, and one as ``dicom_metadata_20260329``.
+Running a night again replaces its table only: with Airflow 3.3 each night is a partition. A query finds one
+night in ``dicom_metadata_20260329``, and all of them in ``dicom_metadata_*``.
 
 The defaults of the parameters come from the environment; the Trigger form in Airflow's UI can change them for
 one run. Credentials come from the Airflow connection ``google_cloud_default``.

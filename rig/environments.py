@@ -88,8 +88,8 @@ class Environment:
         stamp.write_text(wanted)
 
     def _base_python(self) -> str:
-        asked = ["sh", ROOT / "rig" / "find_python.sh", self.python]
-        found = subprocess.run(asked, capture_output=True, text=True, check=False)
+        asked = ["sh", "rig/find_python.sh", self.python]
+        found = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False)
         if found.returncode:
             raise EnvironmentMissing(f"Python {self.python} is not on this machine")
         return str(found.stdout).strip()

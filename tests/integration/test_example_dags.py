@@ -62,7 +62,7 @@ def example(path: Path) -> Any:
     return pytest.param(path, id=path.stem, marks=marks)
 
 
-@pytest.mark.parametrize("path", map(example, EXAMPLES))
+@pytest.mark.parametrize("path", [example(path) for path in EXAMPLES])
 def test_example_needs_no_emulator(path: Any, tmp_path: Any) -> None:
     dag = read_dag(str(path), AIRFLOW_HOME=str(tmp_path))
     assert dag["dag_id"] == path.stem
