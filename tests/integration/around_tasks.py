@@ -25,8 +25,13 @@ if IS_AIRFLOW_2:
 else:
     from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
     from airflow.sdk.execution_time.context import set_current_context
-    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance, _run_execute_callable
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
     from airflow.sdk.execution_time.xcom import XCom
+
+try:
+    from airflow.sdk.execution_time.task_runner import _run_execute_callable
+except ImportError:
+    _run_execute_callable = None
 
 __all__ = [
     "IS_AIRFLOW_2",
@@ -41,8 +46,9 @@ __all__ = [
 
 def execute(task: BaseOperator, run: Run) -> Any:
     """Execute a task under its ``execution_timeout``."""
-    if not IS_AIRFLOW_2:
+    if _run_execute_callable is not None:
         return _run_execute_callable(run.context, task.execute, task)
+    # Before Airflow 3.3 it is in the middle of something longer.
     assert task.execution_timeout is not None
     try:
         with timeout(task.execution_timeout.total_seconds()):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 import tenacity
-from google.auth import _regional_access_boundary_utils
 from provider_rig import TokenServer
 
 from airflow_provider_dicom import polling, retrying, watching
@@ -56,10 +56,12 @@ def anonymous(connect: Connect) -> str:
 @pytest.fixture
 def token_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[TokenServer]:
     """Google's token endpoint and IAM Credentials API, on loopback."""
-    # google-auth would ask Google itself where the account may be used from.
-    monkeypatch.setattr(
-        _regional_access_boundary_utils._RegionalAccessBoundaryManager, "maybe_start_refresh", lambda *_: None
-    )
+    # google-auth would ask Google itself where the account may be used from; older ones don't.
+    if find_spec("google.auth._regional_access_boundary_utils"):
+        asking = (
+            "google.auth._regional_access_boundary_utils._RegionalAccessBoundaryManager.maybe_start_refresh"
+        )
+        monkeypatch.setattr(asking, lambda *_: None)
     with TokenServer() as server:
         yield server
 
