@@ -1,20 +1,26 @@
-"""The wheel, built from this tree and installed beside Airflow in a clean environment."""
+"""What is released: built from this tree, and installed beside Airflow in a clean environment."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from email.parser import Parser
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import pytest
+from packaging.requirements import Requirement
 
 import airflow_provider_dicom
+from rig.environments import MATRIX
 from rig.servers import ROOT
 
 if TYPE_CHECKING:
+    from email.message import Message
     from pathlib import Path
 
 
@@ -26,41 +32,109 @@ def run(*command: str | Path, **env: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the source distribution, and the wheel that is built from it."""
+    folder = tmp_path_factory.mktemp("released")
+    run(sys.executable, "-m", "uv", "build", "--quiet", "--out-dir", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(released: Path) -> Path:
     """The wheel."""
-    folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "uv", "build", "--quiet", "--wheel", "--out-dir", folder)
-    (path,) = folder.glob("*.whl")
+    (path,) = released.glob("*.whl")
     return path
+
+
+def files_of(folder: str) -> set[str]:
+    """What is in a folder of this tree, apart from what Python leaves there."""
+    paths = (ROOT / folder).rglob("*")
+    return {str(p.relative_to(ROOT)) for p in paths if p.is_file() and "__pycache__" not in p.parts}
+
+
+def test_source_distribution_holds_what_it_should_and_nothing_else(released: Path) -> None:
+    (path,) = released.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    pages = {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml"}
+    # hatchling adds these two by itself.
+    added = {"PKG-INFO", ".gitignore"}
+    assert names == files_of("airflow_provider_dicom") | files_of("example_dags") | pages | added
+
+
+def test_the_index_will_take_it(released: Path) -> None:
+    checked = run(sys.executable, "-m", "twine", "--no-color", "check", "--strict", *released.glob("airflow_provider_dicom-*"))
+    assert checked.count("PASSED") == 2
+
+
+def test_the_version_stands_in_one_place() -> None:
+    version = re.escape(airflow_provider_dicom.__version__)
+    places = {
+        name
+        for name in (*files_of("airflow_provider_dicom"), "pyproject.toml")
+        if re.search(rf"[\"']{version}[\"']", (ROOT / name).read_text(errors="replace"))
+    }
+    assert places == {"airflow_provider_dicom/__init__.py"}
 
 
 def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-    expected = {
-        str(path.relative_to(ROOT))
-        for path in (ROOT / "airflow_provider_dicom").rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    }
-    assert {name for name in names if ".dist-info/" not in name} == expected
+    inside = {name for name in names if ".dist-info/" not in name}
+    assert inside == files_of("airflow_provider_dicom")
     assert "airflow_provider_dicom/py.typed" in names
 
 
-def test_wheel_metadata(wheel: Path) -> None:
+def fields_of(wheel: Path) -> Message:
+    """The wheel's metadata."""
     with zipfile.ZipFile(wheel) as archive:
         (metadata,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
-        fields = Parser().parsestr(archive.read(metadata).decode())
+        return Parser().parsestr(archive.read(metadata).decode())
+
+
+def test_wheel_metadata(wheel: Path) -> None:
+    fields = fields_of(wheel)
     assert fields["Name"] == "airflow-provider-dicom"
     assert fields["Version"] == airflow_provider_dicom.__version__
     assert fields["License-Expression"] == "Apache-2.0"
 
 
-def test_airflow_lists_the_installed_wheel(wheel: Path, tmp_path: Path) -> None:
-    clean = tmp_path / "venv"
-    uv = (sys.executable, "-m", "uv")
-    run(*uv, "venv", "--quiet", "--python", sys.executable, clean)
-    constraints = ROOT / "rig" / "constraints" / "3.3.txt"
-    run(*uv, "pip", "install", "--quiet", "--python", clean, "--constraint", constraints, wheel)
+def test_no_more_is_needed_than_promised(wheel: Path) -> None:
+    needed = [Requirement(line) for line in fields_of(wheel).get_all("Requires-Dist", [])]
+    assert {str(r.marker) for r in needed if r.marker} == {'extra == "emulator"', 'extra == "openlineage"'}
+    assert {requirement.name for requirement in needed if not requirement.marker} == {
+        "apache-airflow",
+        "apache-airflow-providers-google",
+        "apache-airflow-providers-common-compat",
+        "google-auth",
+    }
+
+
+@pytest.fixture(scope="module")
+def beside_airflow(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with Airflow and the Google provider, into which plain pip has installed the wheel."""
+    clean = tmp_path_factory.mktemp("clean") / "venv"
+    uv = (sys.executable, "-m", "uv", "--quiet")
+    run(*uv, "venv", "--seed", "--python", sys.executable, clean)
+    there = ["apache-airflow", "apache-airflow-providers-google", "apache-airflow-providers-common-compat"]
+    constraints = next(e.constraints for e in MATRIX if e.airflow_version == version("apache-airflow"))
+    run(*uv, "pip", "install", "--python", clean, "--constraint", constraints, *there)
+    pip = (clean / "bin" / "python", "-m", "pip", "--disable-pip-version-check")
+    before = set(run(*pip, "freeze", PYTHONPATH="").splitlines())
+    run(*pip, "install", "--quiet", wheel, PYTHONPATH="")
+    after = set(run(*pip, "freeze", PYTHONPATH="").splitlines())
+    assert before <= after, "nothing that was there has moved"
+    assert {line.partition(" @")[0] for line in after - before} == {"airflow-provider-dicom"}
+    return clean
+
+
+def test_all_of_it_fits_together(beside_airflow: Path) -> None:
+    python = beside_airflow / "bin" / "python"
+    assert "No broken requirements" in run(python, "-m", "pip", "check", PYTHONPATH="")
+
+
+def test_airflow_lists_the_installed_wheel(beside_airflow: Path, tmp_path: Path) -> None:
+    clean = beside_airflow
     airflow = {"AIRFLOW_HOME": str(tmp_path / "home"), "PYTHONPATH": ""}
     providers = run(clean / "bin" / "airflow", "providers", "list", "--output", "plain", **airflow)
     (ours,) = [line for line in providers.splitlines() if line.startswith("airflow-provider-dicom ")]

@@ -1,0 +1,95 @@
+"""The table of what needs which version, held against the Airflow that is installed."""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib.metadata import metadata
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import pytest
+from airflow.providers.common.compat.sdk import Asset, BaseHook, BaseOperatorLink, Context
+
+from airflow_provider_dicom import compat
+from airflow_provider_dicom.assets.dicom_store import create_asset
+from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
+from airflow_provider_dicom.links.dicom_store import EXPORT_LINKS
+from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
+from airflow_provider_dicom.provider_info import get_provider_info
+from rig.environments import MATRIX
+from rig.releases import chosen_release
+from rig.servers import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PAGE = (ROOT / "docs" / "versions.md").read_text()
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line[:1] == "|"
+]
+HEAD, TABLE = ROWS[0], {row[0]: row[1:] for row in ROWS[2:]}
+INSTALLED = ".".join(map(str, chosen_release().line))
+
+
+def is_in_sdk(*names: str) -> bool:
+    """Whether ``airflow.sdk`` has all of these."""
+    if find_spec("airflow.sdk") is None:
+        return False
+    import airflow.sdk
+
+    return all(hasattr(airflow.sdk, name) for name in names)
+
+
+def asset_of(dataset_id: str) -> bool:
+    """Whether a DICOM store can be an asset."""
+    try:
+        asset = create_asset(project_id="p", location="l", dataset_id=dataset_id, dicom_store_id="s")
+    except ValueError:
+        return False
+    return isinstance(asset, Asset)
+
+
+def python_of(version: str) -> bool:
+    """Whether Airflow and the matrix admit a Python."""
+    admitted = metadata("apache-airflow")["Requires-Python"]
+    below = re.search(r"<\s*3\.(\d+)", admitted)
+    ours = {environment.python for environment in MATRIX if environment.airflow == INSTALLED}
+    return version in ours and (below is None or int(version[2:]) < int(below[1]))
+
+
+#: What decides each line; other tests try what it says.
+PROBES: dict[str, Callable[[], bool]] = {
+    "export, deferred": lambda: callable(DicomStoreExportOperator.execute_complete),
+    "a kill, a clear": lambda: callable(compat.task_state) and callable(DicomStoreExportOperator.on_kill),
+    "never twice": lambda: "durable" in DicomStoreExportOperator.__init__.__annotations__,
+    "a retry or a cleared": lambda: "task_state_store" in getattr(Context, "__annotations__", {}),
+    "extra links": lambda: all(isinstance(link, BaseOperatorLink) and link.xcom_key for link in EXPORT_LINKS),
+    "the connection type": lambda: (
+        issubclass(DicomStoreHook, BaseHook) and bool(DicomStoreHook.test_connection)
+    ),
+    "lineage": lambda: find_spec("airflow.providers.openlineage") is not None,
+    "`dicomstore://`": lambda: asset_of("d") and bool(get_provider_info()["dataset-uris"]),
+    "the same for stores": lambda: asset_of("日本"),
+    "the tab": lambda: compat.HAS_TASK_VIEWS,
+    "nightly runs": lambda: is_in_sdk("CronPartitionTimetable", "PartitionedAssetTimetable"),
+    "retry policies": lambda: is_in_sdk("ExceptionRetryPolicy", "DeadlineAlert"),
+    **{f"Python 3.{minor}": (lambda minor=minor: python_of(f"3.{minor}")) for minor in range(11, 15)},
+}
+
+
+def test_every_line_has_a_probe() -> None:
+    assert HEAD[1:] == ["2.11", "3.1", "3.3"]
+    found = {line: [name for name in PROBES if line.startswith(name)] for line in TABLE}
+    assert [len(names) for names in found.values()] == [1] * len(PROBES)
+
+
+@pytest.mark.parametrize("line", TABLE, ids=lambda line: line[:20])
+def test_what_the_table_says_is_so(line: str) -> None:
+    (probe,) = [probe for name, probe in PROBES.items() if line.startswith(name)]
+    assert probe() == (TABLE[line][HEAD.index(INSTALLED) - 1] == "yes")
+
+
+def test_the_installed_python_is_in_the_table() -> None:
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert TABLE[f"Python {version}"][HEAD.index(INSTALLED) - 1] == "yes"
