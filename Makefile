@@ -23,18 +23,19 @@ CHAOS_TESTS_OLDER = tests/chaos/test_people.py tests/chaos/test_crashes.py tests
 QUICK = tests/unit --ignore=tests/unit/emulator --ignore=tests/unit/test_benchmarks.py
 COVERED = --cov --cov-branch --cov-report=term --cov-fail-under=90
 
-.PHONY: bench docs help demo test test-chaos test-matrix test-scale quick watch lint lock clean
+.PHONY: bench docs help demo test test-chaos test-matrix test-scale test-system quick watch lint lock clean
 
 help:
 	@echo "make demo   run an export from Airflow to Cloud Storage on this machine; needs no Google account"
 	@echo "make test   set up and run the whole test suite; a part of it: make test COVERED= ARGS='-k deferrable'"
 	@echo "make quick  run the unit tests that need no local Healthcare API, in seconds; make watch: after each change"
-	@echo "make test-chaos  kill, stop and restart everything around exports, 12 minutes; as root, it installs"
+	@echo "make test-chaos  kill, stop and restart everything around exports, 17 minutes; as root, it installs"
 	@echo "            PostgreSQL and Redis; a part of it: make test-chaos ARGS='-k kills'"
 	@echo "            with an older Airflow: make test-chaos AIRFLOW=2.11-python3.12"
 	@echo "make test-matrix  the unit and integration tests, and a real Airflow, with each Airflow and Python"
 	@echo "            supported; a part of it: make test-matrix MATRIX='2.11-python3.12 lowest-python3.11'"
 	@echo "make test-scale  export 10,000 instances, and 50 DICOM stores a few at a time; 15 minutes"
+	@echo "make test-system  the example DAGs against a real Google project, if its environment variables are set"
 	@echo "make lint   ruff, mypy and codespell"
 	@echo "make docs   build the documentation, build/docs/index.html"
 	@echo "make bench  measure the trigger beside other providers', 25 minutes; ARGS=--quick: 4 minutes"
@@ -68,6 +69,10 @@ test-matrix: $(VENV)/.tests-installed $(BIGQUERY_VENV)/.installed
 
 test-scale: $(VENV)/.tests-installed
 	$(VENV)/bin/python -m pytest -s tests/scale $(ARGS)
+
+# The system tests say what they need.
+test-system: $(VENV)/.tests-installed
+	$(VENV)/bin/python -m pytest -rs tests/system $(ARGS)
 
 lint: $(VENV)/.tests-installed
 	$(VENV)/bin/ruff check .

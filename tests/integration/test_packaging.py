@@ -63,7 +63,15 @@ def test_source_distribution_holds_what_it_should_and_nothing_else(released: Pat
 
 
 def test_the_index_will_take_it(released: Path) -> None:
-    checked = run(sys.executable, "-m", "twine", "--no-color", "check", "--strict", *released.glob("airflow_provider_dicom-*"))
+    checked = run(
+        sys.executable,
+        "-m",
+        "twine",
+        "--no-color",
+        "check",
+        "--strict",
+        *released.glob("airflow_provider_dicom-*"),
+    )
     assert checked.count("PASSED") == 2
 
 
