@@ -60,6 +60,7 @@ def test_a_file_without_paths_is_never_written() -> None:
         file.upload("gs://bucket/f.txt", gcp_conn_id="none", impersonation_chain=None)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_paths() -> None:
     peaks = []
     for unique in (1_000, 50_000):

@@ -134,6 +134,7 @@ def test_without_an_operation_there_are_only_datasets() -> None:
     assert not lineage.outputs[0].outputFacets
 
 
+@pytest.mark.slow
 def test_openlineage_is_not_needed() -> None:
     program = """
 import sys

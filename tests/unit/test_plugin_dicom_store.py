@@ -84,6 +84,7 @@ print([plugin.name for plugin in loaded].count("dicom_export"), [e for e in erro
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lazy", ["True", "False"])
 def test_airflow_loads_it_once_however_it_finds_providers(lazy: str, tmp_path: Path) -> None:
     settings = {"AIRFLOW_HOME": str(tmp_path), "AIRFLOW__CORE__LAZY_DISCOVER_PROVIDERS": lazy}
@@ -101,6 +102,7 @@ def test_metadata_and_entry_point_name_the_same_plugin() -> None:
     assert entry_point.load() is DicomExportPlugin
 
 
+@pytest.mark.slow
 def test_workers_load_no_web_framework_for_it() -> None:
     program = (
         f"import sys, {module.__name__}; print([n for n in ('starlette', 'fastapi') if n in sys.modules])"

@@ -162,6 +162,7 @@ def test_all_modules_of_provider_info_hold_a_class_of_their_kind() -> None:
                 assert own, f"{name} has no {base.__name__}"
 
 
+@pytest.mark.slow
 def test_dag_files_stay_cheap_to_parse() -> None:
     """Airflow itself brings some HTTP libraries in; what counts is what comes on top."""
     program = """
