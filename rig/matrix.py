@@ -41,6 +41,8 @@ WARNINGS = (
     "default",
     "error:::airflow_provider_dicom",
     "error::ResourceWarning",
+    # Airflow's own: Python 3.13 is the first to tell.
+    "ignore:unclosed database in <sqlite3:ResourceWarning",
     "error::pytest.PytestUnraisableExceptionWarning",
 )
 

@@ -13,6 +13,7 @@ from airflow_provider_dicom import connection, permissions
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 from airflow_provider_dicom.hooks.dicom_store import DicomStoreAsyncHook, DicomStoreHook
 from airflow_provider_dicom.provider_info import get_provider_info
+from rig.releases import chosen_release
 from rig.servers import free_port
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ def connect_to(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fields], Connection
 
 def test_the_form_has_googles_fields_and_the_dicom_stores() -> None:
     widgets = ProvidersManager().connection_form_widgets
+    if not widgets and chosen_release().line == (3, 1):
+        pytest.skip("Airflow 3.1 without the FAB provider knows nobody's fields outside its API server")
     prefix, google = f"extra__{connection.CONN_TYPE}__", "extra__google_cloud_platform__"
     ours = {name.removeprefix(prefix) for name in widgets if name.startswith(prefix)}
     googles = {name.removeprefix(google) for name in widgets if name.startswith(google)}
