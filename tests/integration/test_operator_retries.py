@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from provider_rig import Run, StateStore
 from airflow_provider_dicom import exceptions
 from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
 from airflow_provider_dicom.submitting import STATE_KEY
+from rig.servers import wait_for
 
 if TYPE_CHECKING:
     from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
@@ -191,6 +193,29 @@ def test_a_cleared_task_does_not_inherit_the_cancellation(
         hook.cancel_operation(name)
         control.settings(advance="time")
         assert run(task)["operation_name"] != name
+    assert len(exports(control, store)) == 2
+
+
+def test_nor_when_it_waits_on_the_worker_meanwhile(
+    operator: Any, control: Control, store: DicomStoreName, instances: list[Uids], hook: Any
+) -> None:
+    control.settings(advance="manual")
+    run = Run()
+    name = first_try(operator(), run)
+    control.reset_requests()
+
+    def cancel() -> None:
+        # Once to re-attach, and then to wait.
+        wait_for("polls", lambda: control.requests()["counts"].get("operations.get", 0) > 2, timeout=60)
+        hook.cancel_operation(name)
+        control.settings(advance="time")
+
+    canceller = threading.Thread(target=cancel)
+    canceller.start()
+    try:
+        assert run(operator(deferrable=False))["operation_name"] != name
+    finally:
+        canceller.join()
     assert len(exports(control, store)) == 2
 
 
