@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -227,11 +228,12 @@ def test_nothing_can_be_reached_from_elsewhere(
     runs: dict[str, Run], storage: StorageEmulator, bigquery: BigQueryEmulator, healthcare: HealthcareEmulator
 ) -> None:
     servers = (runs["no_wait"].airflow, storage, bigquery, healthcare)
-    listening = {
-        connection.laddr.ip.removeprefix("::ffff:")
-        for server in servers
-        for process in server.processes()
-        for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    }
+    listening = set()
+    for process in (process for server in servers for process in server.processes()):
+        with contextlib.suppress(psutil.NoSuchProcess):  # a task's, which has just ended
+            listening |= {
+                connection.laddr.ip.removeprefix("::ffff:")
+                for connection in process.net_connections("inet")
+                if connection.status == psutil.CONN_LISTEN
+            }
     assert listening == {"127.0.0.1"}
