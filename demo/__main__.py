@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import fcntl
 import logging
+import os
 import shutil
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -33,6 +35,14 @@ def _interrupt(number: int, _: FrameType | None) -> NoReturn:
     raise Interrupted(number)
 
 
+def _again_if_lost(lost: sys.UnraisableHookArgs) -> None:
+    """Repeat a signal that came while Python was tidying up, where exceptions go nowhere."""
+    if isinstance(lost.exc_value, Interrupted):
+        threading.Timer(0.05, os.kill, (os.getpid(), lost.exc_value.number)).start()
+    else:
+        sys.__unraisablehook__(lost)
+
+
 def main() -> int:
     """Run the demo and return the exit status."""
     parser = argparse.ArgumentParser(
@@ -42,6 +52,7 @@ def main() -> int:
     state: Path = parser.parse_args().state
     view = View()
     logging.disable(logging.WARNING)
+    sys.unraisablehook = _again_if_lost
     for number in _SIGNALS:
         signal.signal(number, _interrupt)
     state.mkdir(parents=True, exist_ok=True)

@@ -149,6 +149,28 @@ def test_interrupted_while_it_starts(
     assert demo.left_running() == []
 
 
+def test_a_signal_while_python_tidies_up_is_not_lost(tmp_path: Path) -> None:
+    program = """
+import os, signal, sys, time, weakref
+from demo import __main__ as demo
+
+class Thing: pass
+
+def run(*_):
+    thing = Thing()
+    weakref.finalize(thing, signal.raise_signal, signal.SIGTERM)
+    del thing
+    time.sleep(60)
+
+demo.Demo.run = run
+sys.argv = ["demo", "--state", sys.argv[1]]
+sys.exit(demo.main())
+"""
+    command = [sys.executable, "-c", program, tmp_path / "state"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 128 + signal.SIGTERM, done.stdout + done.stderr
+
+
 def test_a_server_that_does_not_start_is_explained(demos: list[RunningDemo], tmp_path: Path) -> None:
     broken = tmp_path / "broken" / "gcp_storage_emulator"
     broken.mkdir(parents=True)
