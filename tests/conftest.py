@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import pytest
 
 from rig.control import Control
 from rig.dicom_files import create_store
+from rig.releases import chosen_release
 from rig.servers import BigQueryEmulator, HealthcareEmulator, StorageEmulator
 
 if TYPE_CHECKING:
@@ -27,15 +27,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Leave out what the installed Airflow lacks, and say what that is."""
-    installed = _line(version("apache-airflow"))
     for mark in item.iter_markers("airflow"):
         since, why = mark.args
-        if installed < _line(since):
+        if chosen_release().line < tuple(map(int, since.split("."))):
             pytest.skip(f"Airflow {since} and newer: {why}")
-
-
-def _line(release: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in release.split(".")[:2])
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from importlib.metadata import version
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout, timeout
 from airflow.triggers.base import BaseTrigger
+
+from rig.releases import chosen_release
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator
     from provider_rig import Run
 
-IS_AIRFLOW_2 = version("apache-airflow").startswith("2.")
+IS_AIRFLOW_2 = chosen_release().is_second
 
 if IS_AIRFLOW_2:
     from airflow.models.taskinstance import set_current_context
@@ -34,7 +35,6 @@ except ImportError:
     _run_execute_callable = None
 
 __all__ = [
-    "IS_AIRFLOW_2",
     "XCom",
     "attach",
     "end_deferral",
