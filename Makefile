@@ -20,7 +20,7 @@ CHAOS_TESTS = tests/chaos
 # What an older Airflow does in another way: kills, crashes, and what a retry knows.
 CHAOS_TESTS_OLDER = tests/chaos/test_people.py tests/chaos/test_crashes.py tests/chaos/test_retries.py
 # The provider's own unit tests, in seconds.
-QUICK = tests/unit --ignore=tests/unit/emulator --ignore=tests/unit/test_benchmarks.py -m 'not slow'
+QUICK = tests/unit --ignore=tests/unit/emulator --ignore=tests/unit/benchmarks -m 'not slow'
 COVERED = --cov --cov-branch --cov-report=term --cov-fail-under=90
 
 .PHONY: bench docs help demo test test-chaos test-matrix test-scale test-system quick watch lint lock clean

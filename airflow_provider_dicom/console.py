@@ -6,11 +6,11 @@ import os
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
-from airflow_provider_dicom.destinations import GcsUri
+from airflow_provider_dicom.api.destinations import GcsUri
 
 if TYPE_CHECKING:
-    from airflow_provider_dicom.destinations import Destination
-    from airflow_provider_dicom.resources import DicomStoreName
+    from airflow_provider_dicom.api.destinations import Destination
+    from airflow_provider_dicom.api.resource_names import DicomStoreName
 
 
 def _base() -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
 if TYPE_CHECKING:
-    from airflow_provider_dicom.operation import Counters, Operation
+    from airflow_provider_dicom.longrunning.outcome import Counters, Operation
     from airflow_provider_dicom.results import DicomExportCheckResult
 
 
@@ -41,7 +41,7 @@ class DicomExportError(AirflowException):
         """How far the export had come, where an Operation was seen."""
         if self.operation is None:
             return None
-        from airflow_provider_dicom.operation import counters
+        from airflow_provider_dicom.longrunning.outcome import counters
 
         return counters(self.operation)
 
@@ -50,7 +50,7 @@ class DicomExportError(AirflowException):
         """The address of the Operation's logs, where an Operation is concerned."""
         if self.operation_name is None:
             return None
-        from airflow_provider_dicom.operation import logs_url
+        from airflow_provider_dicom.longrunning.outcome import logs_url
 
         return logs_url(self.operation or {"name": self.operation_name})
 

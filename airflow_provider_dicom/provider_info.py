@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_provider_dicom import connection
+from airflow_provider_dicom import connection_type
 
 _INTEGRATION = "Google Cloud Healthcare DICOM stores"
 
@@ -28,17 +28,17 @@ def _connection_type() -> dict[str, Any]:
             "description": field.description,
             "schema": {"type": ["string", "null"]},
         }
-        for name, field in connection.FIELDS.items()
+        for name, field in connection_type.FIELDS.items()
     }
     return {
         "hook-class-name": "airflow_provider_dicom.hooks.dicom_store.DicomStoreHook",
-        "hook-name": connection.HOOK_NAME,
-        "connection-type": connection.CONN_TYPE,
+        "hook-name": connection_type.HOOK_NAME,
+        "connection-type": connection_type.CONN_TYPE,
         "conn-fields": {"project": google_fields["project"], **fields, **google_fields},
         "ui-field-behaviour": {
-            "hidden-fields": list(connection.HIDDEN_FIELDS),
+            "hidden-fields": list(connection_type.HIDDEN_FIELDS),
             "relabeling": {},
-            "placeholders": connection.PLACEHOLDERS,
+            "placeholders": connection_type.PLACEHOLDERS,
         },
     }
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from airflow_provider_dicom.api.resource_names import DatasetName, DicomStoreName
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
-from airflow_provider_dicom.resources import DatasetName, DicomStoreName
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
@@ -66,7 +66,7 @@ def convert_asset_to_openlineage(asset: Asset, lineage_context: object) -> Datas
     """
     from airflow.providers.common.compat.openlineage.facet import Dataset
 
-    from airflow_provider_dicom.lineage import dataset_of_store
+    from airflow_provider_dicom.lineage.datasets import dataset_of_store
 
     namespace, name = dataset_of_store(_store_of(urlsplit(asset.uri)))
     return Dataset(namespace=namespace, name=name)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import uvicorn
 
-from airflow_provider_dicom.emulator.app import create_app
-from airflow_provider_dicom.emulator.connections import ConnectionProtocol
+from airflow_provider_dicom.emulator.server.app import create_app
+from airflow_provider_dicom.emulator.server.connections import ConnectionProtocol
 from airflow_provider_dicom.emulator.state import MIB, Limits, ServerState
 
 _BACKLOG = 2048

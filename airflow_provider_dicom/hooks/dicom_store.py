@@ -25,8 +25,18 @@ from google.auth.credentials import AnonymousCredentials, TokenState
 from google.auth.exceptions import GoogleAuthError
 from yarl import URL
 
-from airflow_provider_dicom import api, connection, permissions, replies
-from airflow_provider_dicom.endpoint import Endpoint, configured_endpoint, universe_endpoint
+from airflow_provider_dicom import connection_type
+from airflow_provider_dicom.api import methods, permissions, responses
+from airflow_provider_dicom.api.endpoint import Endpoint, configured_endpoint, universe_endpoint
+from airflow_provider_dicom.api.resource_names import DatasetName, DicomStoreName, OperationName
+from airflow_provider_dicom.api.retry import retry_options
+from airflow_provider_dicom.api.transport import (
+    CONNECT_TIMEOUT,
+    READ_TIMEOUT,
+    USER_AGENT,
+    connection_error,
+    credentials_error,
+)
 from airflow_provider_dicom.exceptions import (
     DicomExportAuthenticationError,
     DicomExportError,
@@ -36,17 +46,8 @@ from airflow_provider_dicom.exceptions import (
     DicomExportTransientError,
     DicomExportUnavailableError,
 )
-from airflow_provider_dicom.lineage import report_export
-from airflow_provider_dicom.polling import CONFIRMATION_PAUSES
-from airflow_provider_dicom.resources import DatasetName, DicomStoreName, OperationName
-from airflow_provider_dicom.retrying import retry_options
-from airflow_provider_dicom.transport import (
-    CONNECT_TIMEOUT,
-    READ_TIMEOUT,
-    USER_AGENT,
-    connection_error,
-    credentials_error,
-)
+from airflow_provider_dicom.lineage.datasets import report_export
+from airflow_provider_dicom.longrunning.polling import CONFIRMATION_PAUSES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
@@ -55,12 +56,12 @@ if TYPE_CHECKING:
 
     from google.auth.credentials import Credentials
 
-    from airflow_provider_dicom.api import ApiRequest, SearchFilters, SearchLevel
+    from airflow_provider_dicom.api.export_request import ExportRequest
+    from airflow_provider_dicom.api.methods import ApiRequest, SearchFilters, SearchLevel
+    from airflow_provider_dicom.api.permissions import CallerPermission
     from airflow_provider_dicom.api_types import DicomJson, DicomStore, DicomStoreMetrics
-    from airflow_provider_dicom.export_request import ExportRequest
-    from airflow_provider_dicom.operation import Operation, OperationPage
-    from airflow_provider_dicom.permissions import CallerPermission
-    from airflow_provider_dicom.polling import OperationWatch
+    from airflow_provider_dicom.longrunning.outcome import Operation, OperationPage
+    from airflow_provider_dicom.longrunning.polling import OperationWatch
 
 _CONNECTING_FAILED = (
     urllib3.exceptions.NewConnectionError,
@@ -83,8 +84,8 @@ class DicomStoreHook(GoogleBaseHook):
     :param api_endpoint: another endpoint than Google's, such as a regional one or a local Healthcare API.
     """
 
-    conn_type = connection.CONN_TYPE
-    hook_name = connection.HOOK_NAME
+    conn_type = connection_type.CONN_TYPE
+    hook_name = connection_type.HOOK_NAME
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
@@ -95,7 +96,7 @@ class DicomStoreHook(GoogleBaseHook):
         google_fields = super().get_connection_form_widgets()
         own_fields = {
             name: StringField(field.label, description=field.description, widget=BS3TextFieldWidget())
-            for name, field in connection.FIELDS.items()
+            for name, field in connection_type.FIELDS.items()
         }
         return {"project": google_fields["project"], **own_fields, **google_fields}
 
@@ -103,9 +104,9 @@ class DicomStoreHook(GoogleBaseHook):
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
         """Return how the form's fields look, for Airflow versions that do not take it from the metadata."""
         return {
-            "hidden_fields": list(connection.HIDDEN_FIELDS),
+            "hidden_fields": list(connection_type.HIDDEN_FIELDS),
             "relabeling": {},
-            "placeholders": dict(connection.PLACEHOLDERS),
+            "placeholders": dict(connection_type.PLACEHOLDERS),
         }
 
     def __init__(
@@ -191,7 +192,7 @@ class DicomStoreHook(GoogleBaseHook):
         :raises DicomExportSubmissionUnknownError: if the export may or may not have been accepted.
         :raises DicomExportError: if it was not accepted.
         """
-        submission = api.export(store, request)
+        submission = methods.export(store, request)
         try:
             operation = cast("Operation", self._send(submission))
             if not isinstance(operation, dict) or not operation.get("name"):
@@ -224,7 +225,7 @@ class DicomStoreHook(GoogleBaseHook):
         :raises DicomExportError: if the API refuses.
         """
         return cast(
-            "Operation", self._send(api.get_operation(OperationName.parse(operation_name)), num_retries)
+            "Operation", self._send(methods.get_operation(OperationName.parse(operation_name)), num_retries)
         )
 
     def wait_for_operation(self, watch: OperationWatch) -> Operation:
@@ -256,7 +257,7 @@ class DicomStoreHook(GoogleBaseHook):
         :param page_size: Operations on a page.
         :raises DicomExportError: if the API refuses.
         """
-        request = api.list_operations(dataset, filter_=filter_, page_size=page_size)
+        request = methods.list_operations(dataset, filter_=filter_, page_size=page_size)
         return cast("Iterator[Operation]", self._pages(request, "operations"))
 
     def cancel_operation(self, operation_name: str) -> None:
@@ -268,7 +269,7 @@ class DicomStoreHook(GoogleBaseHook):
         :param operation_name: the full name of the Operation.
         :raises DicomExportError: if the API refuses.
         """
-        self._send(api.cancel_operation(OperationName.parse(operation_name)))
+        self._send(methods.cancel_operation(OperationName.parse(operation_name)))
 
     def cancel_and_confirm(self, operation_name: str) -> Operation:
         """
@@ -301,7 +302,7 @@ class DicomStoreHook(GoogleBaseHook):
         :param store: the DICOM store.
         :raises DicomExportError: if the API refuses.
         """
-        return cast("DicomStore", self._send(api.get_dicom_store(store)))
+        return cast("DicomStore", self._send(methods.get_dicom_store(store)))
 
     def list_dicom_stores(
         self, dataset: DatasetName, *, filter_: str | None = None, page_size: int | None = None
@@ -316,7 +317,7 @@ class DicomStoreHook(GoogleBaseHook):
         :param page_size: DICOM stores on a page.
         :raises DicomExportError: if the API refuses.
         """
-        request = api.list_dicom_stores(dataset, filter_=filter_, page_size=page_size)
+        request = methods.list_dicom_stores(dataset, filter_=filter_, page_size=page_size)
         return cast("Iterator[DicomStore]", self._pages(request, "dicomStores"))
 
     def get_dicom_store_metrics(self, store: DicomStoreName) -> DicomStoreMetrics:
@@ -328,7 +329,7 @@ class DicomStoreHook(GoogleBaseHook):
         :param store: the DICOM store.
         :raises DicomExportError: if the API refuses.
         """
-        return cast("DicomStoreMetrics", self._send(api.get_dicom_store_metrics(store)))
+        return cast("DicomStoreMetrics", self._send(methods.get_dicom_store_metrics(store)))
 
     def test_iam_permissions(
         self, resource: DicomStoreName | DatasetName, permissions: Iterable[str]
@@ -342,7 +343,7 @@ class DicomStoreHook(GoogleBaseHook):
         :param permissions: the IAM permissions to ask about.
         :raises DicomExportError: if the API refuses.
         """
-        answer = cast("dict[str, list[str]]", self._send(api.test_iam_permissions(resource, permissions)))
+        answer = cast("dict[str, list[str]]", self._send(methods.test_iam_permissions(resource, permissions)))
         return answer.get("permissions", [])
 
     def test_connection(self) -> tuple[bool, str]:
@@ -358,7 +359,7 @@ class DicomStoreHook(GoogleBaseHook):
         # exist, testIamPermissions only says that the caller has no permission.
         refusal = None
         try:
-            self._send(api.get_dicom_store(store), 0)
+            self._send(methods.get_dicom_store(store), 0)
         except DicomExportPermissionError as error:
             refusal = error
         missing = self._missing(store, (permissions.GET_STORE, permissions.EXPORT))
@@ -381,7 +382,7 @@ class DicomStoreHook(GoogleBaseHook):
     def _missing(
         self, resource: DicomStoreName | DatasetName, needed: tuple[CallerPermission, ...]
     ) -> list[CallerPermission]:
-        request = api.test_iam_permissions(resource, [one.permission for one in needed])
+        request = methods.test_iam_permissions(resource, [one.permission for one in needed])
         answer = cast("dict[str, list[str]]", self._send(request, 0))
         return [one for one in needed if one.permission not in answer.get("permissions", [])]
 
@@ -410,12 +411,12 @@ class DicomStoreHook(GoogleBaseHook):
         :param page_size: matches on a page; as many as the API gives if not given.
         :raises DicomExportError: if the API refuses, or has more matches than it shows.
         """
-        limit = page_size or api.MAX_SEARCH_LIMIT[level]
+        limit = page_size or methods.MAX_SEARCH_LIMIT[level]
         fields = tuple(include_fields)
         pairs = tuple(filters.items() if hasattr(filters, "items") else filters)
         offset = 0
         while True:
-            request = api.search(
+            request = methods.search(
                 store,
                 level,
                 study_uid=study_uid,
@@ -518,7 +519,9 @@ class DicomStoreHook(GoogleBaseHook):
             raise connection_error(request, cause or error, not_accepted=not_accepted) from _shown(
                 request, error
             )
-        return replies.decode(request, response.status_code, response.headers, response.content, self.caller)
+        return responses.decode(
+            request, response.status_code, response.headers, response.content, self.caller
+        )
 
 
 class DicomStoreAsyncHook(GoogleBaseAsyncHook):
@@ -580,7 +583,7 @@ class DicomStoreAsyncHook(GoogleBaseAsyncHook):
         :param num_retries: how often to try again; as the connection has it if not given.
         :raises DicomExportError: if the API refuses.
         """
-        request = api.get_operation(OperationName.parse(operation_name))
+        request = methods.get_operation(OperationName.parse(operation_name))
         return cast("Operation", await self._send(request, num_retries))
 
     async def list_operations(
@@ -596,7 +599,7 @@ class DicomStoreAsyncHook(GoogleBaseAsyncHook):
         :param page_size: Operations on a page.
         :raises DicomExportError: if the API refuses.
         """
-        request = api.list_operations(dataset, filter_=filter_, page_size=page_size)
+        request = methods.list_operations(dataset, filter_=filter_, page_size=page_size)
         while True:
             page = cast("OperationPage", await self._send(request))
             for operation in page.get("operations", []):
@@ -614,7 +617,7 @@ class DicomStoreAsyncHook(GoogleBaseAsyncHook):
         :param operation_name: the full name of the Operation.
         :raises DicomExportError: if the API refuses.
         """
-        await self._send(api.cancel_operation(OperationName.parse(operation_name)))
+        await self._send(methods.cancel_operation(OperationName.parse(operation_name)))
 
     async def cancel_and_confirm(self, operation_name: str) -> Operation:
         """
@@ -684,7 +687,7 @@ class DicomStoreAsyncHook(GoogleBaseAsyncHook):
 
     async def _send_once(self, hook: DicomStoreHook, request: ApiRequest) -> object:
         try:
-            return replies.decode(request, *await self._signed_exchange(hook, request), hook.caller)
+            return responses.decode(request, *await self._signed_exchange(hook, request), hook.caller)
         except DicomExportAuthenticationError:
             # The connection may have been given a new key since it was loaded.
             self._loaded_hook = None

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, cast
 from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
 
 from airflow_provider_dicom import console
+from airflow_provider_dicom.api.destinations import parse_destination
+from airflow_provider_dicom.api.resource_names import DicomStoreName, OperationName
 from airflow_provider_dicom.compat import BUILDS_LINKS_ON_WORKER
-from airflow_provider_dicom.destinations import parse_destination
 from airflow_provider_dicom.exceptions import DicomExportError
-from airflow_provider_dicom.resources import DicomStoreName, OperationName
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, TaskInstanceKey
 
+    from airflow_provider_dicom.longrunning.progress import TaskInstance
     from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
-    from airflow_provider_dicom.progress import TaskInstance
 
 #: The XCom that holds the Operation's name; what was submitted under it is found again by it.
 OPERATION_NAME_KEY = "operation_name"

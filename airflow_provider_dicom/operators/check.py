@@ -5,14 +5,14 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Literal, get_args
 
-from airflow_provider_dicom.connected import ConnectedOperator
-from airflow_provider_dicom.destinations import parse_destination, parse_gcs_uri
-from airflow_provider_dicom.disk_set import DiskSet
+from airflow_provider_dicom.api.destinations import parse_destination, parse_gcs_uri
+from airflow_provider_dicom.api.dicomweb import path_of_match, uids_of
+from airflow_provider_dicom.api.resource_names import raise_on, refusal
 from airflow_provider_dicom.exceptions import DicomExportIncompleteError
-from airflow_provider_dicom.exported import exported_instances
-from airflow_provider_dicom.filter_file import read_filter
-from airflow_provider_dicom.resource_path import path_of_match, uids_of
-from airflow_provider_dicom.resources import raise_on, refusal
+from airflow_provider_dicom.operators._base import ConnectedOperator
+from airflow_provider_dicom.selection.disk_set import DiskSet
+from airflow_provider_dicom.selection.exported import exported_instances
+from airflow_provider_dicom.selection.filter_file import read_filter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_dicom.api.resource_names import DicomStoreName
     from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
-    from airflow_provider_dicom.resources import DicomStoreName
     from airflow_provider_dicom.results import DicomExportCheckResult
 
 OnMissing = Literal["fail", "warn"]

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowSkipException
 
+from airflow_provider_dicom.api.export_request import ExportRequest
+from airflow_provider_dicom.api.resource_names import DicomStoreName, OperationName, raise_on
+from airflow_provider_dicom.api.retry import turn_pause
 from airflow_provider_dicom.compat import (
     BUILDS_LINKS_ON_WORKER,
     TaskDeferralError,
@@ -25,21 +28,23 @@ from airflow_provider_dicom.exceptions import (
     DicomExportQuotaExhaustedError,
     DicomExportTimeoutError,
 )
-from airflow_provider_dicom.export_request import ExportRequest
-from airflow_provider_dicom.filter_file import FilterFile, resource_path_mistakes, stored_filter
 from airflow_provider_dicom.links.dicom_store import (
     EXPORT_LINKS,
     OPERATION_NAME_KEY,
     store_links,
 )
-from airflow_provider_dicom.operation import describe_cancellation, describe_speed, is_cancelled, outcome
-from airflow_provider_dicom.outlets import note_on_outlets
-from airflow_provider_dicom.polling import OperationWatch
-from airflow_provider_dicom.progress import Throttle, store_from_worker
-from airflow_provider_dicom.resources import DicomStoreName, OperationName, raise_on
-from airflow_provider_dicom.retrying import turn_pause
-from airflow_provider_dicom.submitting import Submitter
-from airflow_provider_dicom.waiting import WaitsForOperation
+from airflow_provider_dicom.longrunning.outcome import (
+    describe_cancellation,
+    describe_speed,
+    is_cancelled,
+    outcome,
+)
+from airflow_provider_dicom.longrunning.polling import OperationWatch
+from airflow_provider_dicom.longrunning.progress import Throttle, store_from_worker
+from airflow_provider_dicom.operators._outlets import note_on_outlets
+from airflow_provider_dicom.operators._submission import Submitter
+from airflow_provider_dicom.operators._waiting import WaitsForOperation
+from airflow_provider_dicom.selection.filter_file import FilterFile, resource_path_mistakes, stored_filter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -50,9 +55,9 @@ if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
-    from airflow_provider_dicom.operation import Operation
+    from airflow_provider_dicom.longrunning.outcome import Operation
+    from airflow_provider_dicom.operators._submission import Attachment
     from airflow_provider_dicom.results import DicomExportResult
-    from airflow_provider_dicom.submitting import Attachment
     from airflow_provider_dicom.triggers.dicom_store import ExportEvent
 
 #: How long after the deadline Airflow itself ends a deferral whose trigger did not.
@@ -325,7 +330,7 @@ class DicomStoreExportOperator(WaitsForOperation):
         return self._lineage(self._seen_operation)
 
     def _lineage(self, operation: Operation | None) -> OperatorLineage[Dataset, RunFacet]:
-        from airflow_provider_dicom.openlineage import export_lineage
+        from airflow_provider_dicom.lineage.facets import export_lineage
 
         return export_lineage(self.export_request, self._store_for_lineage(operation), operation)
 

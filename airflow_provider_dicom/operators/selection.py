@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, get_args
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
-from airflow_provider_dicom.api import SearchLevel
-from airflow_provider_dicom.connected import ConnectedOperator
-from airflow_provider_dicom.destinations import BigQueryTable, parse_destination, parse_gcs_uri
-from airflow_provider_dicom.disk_set import DiskSet
+from airflow_provider_dicom.api.destinations import BigQueryTable, parse_destination, parse_gcs_uri
+from airflow_provider_dicom.api.dicomweb import path_of_match
+from airflow_provider_dicom.api.methods import SearchLevel
+from airflow_provider_dicom.api.resource_names import id_mistake, raise_on, refusal
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
-from airflow_provider_dicom.exported import exported_instances
-from airflow_provider_dicom.filter_file import FilterFile
-from airflow_provider_dicom.high_water_mark import advance_mark, parse_time, read_mark
-from airflow_provider_dicom.resource_path import path_of_match
-from airflow_provider_dicom.resources import id_mistake, raise_on, refusal
-from airflow_provider_dicom.waiting import seconds_mistake
+from airflow_provider_dicom.operators._base import ConnectedOperator
+from airflow_provider_dicom.operators._waiting import seconds_mistake
+from airflow_provider_dicom.selection.disk_set import DiskSet
+from airflow_provider_dicom.selection.exported import exported_instances
+from airflow_provider_dicom.selection.filter_file import FilterFile
+from airflow_provider_dicom.selection.high_water_mark import advance_mark, parse_time, read_mark
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -259,7 +259,7 @@ class DicomMetadataQueryOperator(SelectsForExport):
         :raises AirflowSkipException: if nothing arrived.
         :raises DicomExportError: if BigQuery refuses, or the file cannot be written.
         """
-        from airflow_provider_dicom.metadata_table import MetadataTable
+        from airflow_provider_dicom.selection.inventory import MetadataTable
 
         raise_on(self._mistakes(frozenset()))
         since = read_mark(self.high_water_mark)

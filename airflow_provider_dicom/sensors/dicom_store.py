@@ -14,15 +14,15 @@ from airflow.providers.common.compat.sdk import (
     PokeReturnValue,
 )
 
+from airflow_provider_dicom.api.resource_names import OperationName, raise_on, refusal
 from airflow_provider_dicom.exceptions import (
     DicomExportError,
     DicomExportTimeoutError,
     DicomExportTransientError,
 )
-from airflow_provider_dicom.operation import outcome
-from airflow_provider_dicom.polling import REFUSALS_BELIEVED
-from airflow_provider_dicom.resources import OperationName, raise_on, refusal
-from airflow_provider_dicom.waiting import WaitsForOperation
+from airflow_provider_dicom.longrunning.outcome import outcome
+from airflow_provider_dicom.longrunning.polling import REFUSALS_BELIEVED
+from airflow_provider_dicom.operators._waiting import WaitsForOperation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_dicom.operation import Operation
+    from airflow_provider_dicom.longrunning.outcome import Operation
     from airflow_provider_dicom.results import DicomExportResult
     from airflow_provider_dicom.triggers.dicom_store import ExportEvent
 

@@ -13,15 +13,15 @@ from airflow_provider_dicom.compat import HAS_TASK_VIEWS, push_value, pushed_val
 from airflow_provider_dicom.exceptions import DicomExportError, DicomExportTimeoutError
 from airflow_provider_dicom.hooks.dicom_store import DicomStoreAsyncHook
 from airflow_provider_dicom.links.dicom_store import OPERATION_NAME_KEY
-from airflow_provider_dicom.operation import describe_cancellation, is_cancelled
-from airflow_provider_dicom.polling import OperationWatch
-from airflow_provider_dicom.progress import PROGRESS_KEY, BackgroundRecord
-from airflow_provider_dicom.watching import wait_for_operation
+from airflow_provider_dicom.longrunning.outcome import describe_cancellation, is_cancelled
+from airflow_provider_dicom.longrunning.polling import OperationWatch
+from airflow_provider_dicom.longrunning.progress import PROGRESS_KEY, BackgroundRecord
+from airflow_provider_dicom.triggers._shared_poller import wait_for_operation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from airflow_provider_dicom.operation import Operation
+    from airflow_provider_dicom.longrunning.outcome import Operation
 
 
 #: Airflow 3.3+ calls ``on_kill``; before that, a trigger is only cancelled, for whatever reason.

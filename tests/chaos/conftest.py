@@ -6,12 +6,12 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
-from scene import BUCKET, Stage
-from table import Table
 
 from rig.cluster import Cluster
 from rig.releases import chosen_release
 from rig.servers import ROOT, HealthcareEmulator
+from tests.support.chaos_scene import BUCKET, Stage
+from tests.support.chaos_table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

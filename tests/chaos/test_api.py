@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from scene import INSTANCES, Scene
 
-from airflow_provider_dicom.polling import REFUSALS_BELIEVED
+from airflow_provider_dicom.longrunning.polling import REFUSALS_BELIEVED
+from tests.support.chaos_scene import INSTANCES, Scene
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scene import Stage
-
     from rig.servers import BigQueryEmulator
+    from tests.support.chaos_scene import Stage
 
 #: Polls that fail in ten minutes with the longest pause of 30 s.
 TEN_MINUTES = 20

@@ -6,14 +6,13 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from scene import INSTANCES, Scene
 
 from rig.cluster import TRIGGERERS, WORKERS
+from tests.support.chaos_scene import INSTANCES, Scene
 
 if TYPE_CHECKING:
-    from scene import Stage
-
     from rig.servers import BigQueryEmulator
+    from tests.support.chaos_scene import Stage
 
 
 def _kill_workers(stage: Stage) -> None:

@@ -6,12 +6,12 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from scene import Scene
 
 from rig.cluster import TRIGGERERS
+from tests.support.chaos_scene import Scene
 
 if TYPE_CHECKING:
-    from scene import Stage
+    from tests.support.chaos_scene import Stage
 
 ACTIONS = {
     "marked-failed": lambda scene: scene.set_state("failed"),

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from scene import Scene
 
 from rig.servers import wait_for
+from tests.support.chaos_scene import Scene
 
 if TYPE_CHECKING:
-    from scene import Stage
-
     from rig.servers import BigQueryEmulator
+    from tests.support.chaos_scene import Stage
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from scene import Scene
 
 from rig.cluster import TRIGGERERS, WORKERS
 from rig.servers import wait_for
+from tests.support.chaos_scene import Scene
 
 if TYPE_CHECKING:
-    from scene import Stage
+    from tests.support.chaos_scene import Stage
 
 COUNT = int(os.environ.get("CHAOS_STORM", "200"))
 SEED = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(10**6))

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 import tenacity
-from provider_rig import TokenServer
 
-from airflow_provider_dicom import polling, retrying, watching
+from airflow_provider_dicom.api import retry
+from airflow_provider_dicom.api.resource_names import DatasetName, DicomStoreName
+from airflow_provider_dicom.longrunning import polling
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
-from airflow_provider_dicom.resources import DatasetName, DicomStoreName
 from airflow_provider_dicom.sensors import dicom_store as sensor
+from airflow_provider_dicom.triggers import _shared_poller
 from rig.dicom_files import sample_files, upload
+from tests.support.provider_rig import TokenServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,11 +77,11 @@ def keyfile(connect: Connect, token_server: TokenServer) -> str:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses too short to wait for."""
-    monkeypatch.setattr(retrying, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(polling, "FIRST_PAUSE", 0.02)
     monkeypatch.setattr(sensor._confirmed_refusals, "wait", tenacity.wait_fixed(0.02))
-    monkeypatch.setattr(watching, "GRID", 0.01)
-    monkeypatch.setattr(watching, "SLOWDOWN", (0.02, 0.1))
+    monkeypatch.setattr(_shared_poller, "GRID", 0.01)
+    monkeypatch.setattr(_shared_poller, "SLOWDOWN", (0.02, 0.1))
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import pytest
 
 from rig.dicom_files import Uids, create_store, upload_copies
+from rig.servers import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,7 @@ STORE = "ten-thousand"
 HALF, ALL, NEW = 5_000, 10_000, 100
 INSTANCES_OF_A_STUDY = 100
 MOST_GROWTH_MIB = 12
-STEP = Path(__file__).with_name("step.py")
+STEP = ROOT / "tests" / "support" / "scale_step.py"
 SELECTION, EXPORT, CHECK = (
     "airflow_provider_dicom.operators.selection:DicomStoreSearchOperator",
     "airflow_provider_dicom.operators.dicom_store:DicomStoreExportOperator",

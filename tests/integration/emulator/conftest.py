@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import httplib2
 import pytest
-from discovery_check import Json, discovery_document, execute
 from googleapiclient.discovery import build_from_document
 
 from rig.servers import loopback_session, wait_for
+from tests.support.discovery_check import Json, discovery_document, execute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

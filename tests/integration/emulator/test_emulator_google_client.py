@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from discovery_check import execute
 from googleapiclient.errors import HttpError
 
 from rig.dicom_files import sample_files, upload
+from tests.support.discovery_check import execute
 
 if TYPE_CHECKING:
     from collections.abc import Callable

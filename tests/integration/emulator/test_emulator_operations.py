@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from discovery_check import execute
 from googleapiclient.errors import HttpError
 
 from rig.dicom_files import sample_files, upload
 from rig.servers import wait_for
+from tests.support.discovery_check import execute
 
 if TYPE_CHECKING:
     from collections.abc import Callable

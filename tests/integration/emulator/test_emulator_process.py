@@ -10,11 +10,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from discovery_check import validate
 
 from rig.control import Control
 from rig.dicom_files import create_store, sample_files, upload
 from rig.servers import HealthcareEmulator, free_port, wait_for
+from tests.support.discovery_check import validate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

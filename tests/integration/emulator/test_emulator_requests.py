@@ -6,7 +6,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from discovery_check import Json, discovery_document
+
+from tests.support.discovery_check import Json, discovery_document
 
 if TYPE_CHECKING:
     import requests

@@ -14,18 +14,18 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud.bigquery import Client, LoadJobConfig, SchemaField, Table
 from pydicom import dcmread
 
-from airflow_provider_dicom.emulator import bigquery_destination
-from airflow_provider_dicom.emulator.bigquery_destination import BigQueryDestination
 from airflow_provider_dicom.emulator.errors import ApiError
-from airflow_provider_dicom.emulator.instances import StoredInstance
-from airflow_provider_dicom.emulator.transcode import CannotTranscode
+from airflow_provider_dicom.emulator.exports import bigquery_destination
+from airflow_provider_dicom.emulator.exports.bigquery_destination import BigQueryDestination
+from airflow_provider_dicom.emulator.imaging.transcode import CannotTranscode
+from airflow_provider_dicom.emulator.models.instances import StoredInstance
 from rig.dicom_files import sample_files
 from rig.servers import LOOPBACK, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from airflow_provider_dicom.emulator.bigquery_schema import SchemaKind
+    from airflow_provider_dicom.emulator.exports.bigquery_schema import SchemaKind
     from rig.servers import BigQueryEmulator
 
 # pydicom's files are there to exercise a parser: many of their values draw a warning.

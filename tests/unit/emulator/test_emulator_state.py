@@ -12,10 +12,10 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 
-from airflow_provider_dicom.emulator import dicom_files
-from airflow_provider_dicom.emulator.archive import Archive, ResourcePath
 from airflow_provider_dicom.emulator.errors import ApiError
-from airflow_provider_dicom.emulator.operations import EXPORT_METHOD, Operations, State
+from airflow_provider_dicom.emulator.models import dicom_files
+from airflow_provider_dicom.emulator.models.archive import Archive, ResourcePath
+from airflow_provider_dicom.emulator.models.operations import EXPORT_METHOD, Operations, State
 from airflow_provider_dicom.emulator.state import Limits, ServerState
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def test_attributes_in_batches(archive: Archive, monkeypatch: pytest.MonkeyPatch
     files = [_add(archive, name) for name in ("CT_small.dcm", "MR_small.dcm", "JPEG2000.dcm", "rtplan.dcm")]
     expected = sorted(file.instance_uid for file in files)
     for size in (1, 2, 3, 4, 5):
-        monkeypatch.setattr("airflow_provider_dicom.emulator.archive._BATCH", size)
+        monkeypatch.setattr("airflow_provider_dicom.emulator.models.archive._BATCH", size)
         found = archive.instance_attributes(STORE, ResourcePath())
         assert sorted(attributes["00080018"]["Value"][0] for attributes in found) == expected
 

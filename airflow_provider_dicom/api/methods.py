@@ -1,0 +1,220 @@
+"""The requests that this provider sends, built here for the sync and the async hook alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import quote, urlencode
+
+from airflow_provider_dicom.api import permissions
+from airflow_provider_dicom.api.resource_names import DicomStoreName, raise_on, uid_mistake
+from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
+
+if TYPE_CHECKING:
+    from airflow_provider_dicom.api.export_request import ExportRequest
+    from airflow_provider_dicom.api.permissions import CallerPermission
+    from airflow_provider_dicom.api.resource_names import DatasetName, OperationName
+
+MAX_SEARCH_OFFSET = 1_000_000
+MAX_SEARCH_LIMIT = {"studies": 5_000, "series": 5_000, "instances": 50_000}
+
+SearchLevel = Literal["studies", "series", "instances"]
+SearchFilters = Mapping[str, str | int] | Iterable[tuple[str, str | int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApiRequest:
+    """
+    One request to the API, and what an error message has to know about it.
+
+    :param action: what is being done, to follow "Could not".
+    :param http_method: the HTTP method.
+    :param path: the quoted path, from ``/v1/`` on.
+    :param query: the query parameters.
+    :param body: the JSON body.
+    :param permission: the IAM permission that the caller needs.
+    :param dataset: the dataset that the request is about.
+    :param store: the DICOM store that the request is about.
+    :param operation_name: the full name of the Operation that the request is about.
+    :param export: what the request exports, if it does.
+    :param answer: the JSON type of a good answer.
+    """
+
+    action: str
+    http_method: Literal["GET", "POST"] = "GET"
+    path: str
+    query: tuple[tuple[str, str], ...] = ()
+    body: Mapping[str, object] | None = None
+    permission: CallerPermission
+    dataset: DatasetName
+    store: DicomStoreName | None = None
+    operation_name: str | None = None
+    export: ExportRequest | None = field(default=None, repr=False)
+    answer: type[dict[str, object]] | type[list[object]] = dict
+
+    @property
+    def target(self) -> str:
+        """The quoted path with its query."""
+        return f"{self.path}?{urlencode(self.query)}" if self.query else self.path
+
+    def page(self, token: str) -> ApiRequest:
+        """
+        Ask for another page of the same list.
+
+        :param token: ``nextPageToken`` of the page before.
+        """
+        return replace(
+            self, query=(*(pair for pair in self.query if pair[0] != "pageToken"), ("pageToken", token))
+        )
+
+
+def _path(name: object, suffix: str = "") -> str:
+    kind, project_id, *rest = str(name).split("/")
+    # ":" stands in domain-scoped project ids; elsewhere it would begin a custom method.
+    quoted = (kind, quote(project_id, safe=":"), *(quote(part, safe="") for part in rest))
+    return f"/v1/{'/'.join(quoted)}{suffix}"
+
+
+def _paging(filter_: str | None, page_size: int | None) -> tuple[tuple[str, str], ...]:
+    pairs = (("filter", filter_), ("pageSize", page_size))
+    return tuple((name, str(value)) for name, value in pairs if value is not None)
+
+
+def export(store: DicomStoreName, request: ExportRequest) -> ApiRequest:
+    """Build ``dicomStores.export``."""
+    return ApiRequest(
+        action=f"export {store} to {request.destination}",
+        http_method="POST",
+        path=_path(store, ":export"),
+        body=dict(request.body()),
+        permission=permissions.EXPORT,
+        dataset=store.dataset,
+        store=store,
+        export=request,
+    )
+
+
+def get_dicom_store(store: DicomStoreName) -> ApiRequest:
+    """Build ``dicomStores.get``."""
+    return ApiRequest(
+        action=f"get {store}",
+        path=_path(store),
+        permission=permissions.GET_STORE,
+        dataset=store.dataset,
+        store=store,
+    )
+
+
+def list_dicom_stores(dataset: DatasetName, *, filter_: str | None, page_size: int | None) -> ApiRequest:
+    """Build ``dicomStores.list``."""
+    return ApiRequest(
+        action=f"list the DICOM stores of {dataset}",
+        path=_path(dataset, "/dicomStores"),
+        query=_paging(filter_, page_size),
+        permission=permissions.LIST_STORES,
+        dataset=dataset,
+    )
+
+
+def get_dicom_store_metrics(store: DicomStoreName) -> ApiRequest:
+    """Build ``dicomStores.getDICOMStoreMetrics``."""
+    return ApiRequest(
+        action=f"get the metrics of {store}",
+        path=_path(store, ":getDICOMStoreMetrics"),
+        permission=permissions.GET_STORE,
+        dataset=store.dataset,
+        store=store,
+    )
+
+
+def test_iam_permissions(resource: DicomStoreName | DatasetName, wanted: Iterable[str]) -> ApiRequest:
+    """Build ``testIamPermissions`` of a DICOM store or a dataset."""
+    store = resource if isinstance(resource, DicomStoreName) else None
+    return ApiRequest(
+        action=f"test the permissions on {resource}",
+        http_method="POST",
+        path=_path(resource, ":testIamPermissions"),
+        body={"permissions": list(wanted)},
+        permission=permissions.GET_STORE,
+        dataset=resource.dataset if isinstance(resource, DicomStoreName) else resource,
+        store=store,
+    )
+
+
+def get_operation(name: OperationName) -> ApiRequest:
+    """Build ``operations.get``."""
+    return ApiRequest(
+        action=f"get the state of {name}",
+        path=_path(name),
+        permission=permissions.GET_OPERATION,
+        dataset=name.dataset,
+        operation_name=str(name),
+    )
+
+
+def list_operations(dataset: DatasetName, *, filter_: str | None, page_size: int | None) -> ApiRequest:
+    """Build ``operations.list``."""
+    return ApiRequest(
+        action=f"list the operations of {dataset}",
+        path=_path(dataset, "/operations"),
+        query=_paging(filter_, page_size),
+        permission=permissions.LIST_OPERATIONS,
+        dataset=dataset,
+    )
+
+
+def cancel_operation(name: OperationName) -> ApiRequest:
+    """Build ``operations.cancel``."""
+    return ApiRequest(
+        action=f"cancel {name}",
+        http_method="POST",
+        path=_path(name, ":cancel"),
+        body={},
+        permission=permissions.CANCEL_OPERATION,
+        dataset=name.dataset,
+        operation_name=str(name),
+    )
+
+
+def search(
+    store: DicomStoreName,
+    level: SearchLevel,
+    *,
+    study_uid: str | None,
+    series_uid: str | None,
+    filters: SearchFilters,
+    include_fields: Iterable[str],
+    limit: int,
+    offset: int,
+) -> ApiRequest:
+    """Build one page of a QIDO-RS search; the discovery document has no query parameters for it."""
+    uids = {"study_uid": study_uid, "series_uid": series_uid}
+    mistakes = [m for name, uid in uids.items() if uid is not None and (m := uid_mistake(name, uid))]
+    if series_uid is not None and study_uid is None:
+        mistakes.append(f"series_uid={series_uid!r} without study_uid; accepted: both.")
+    if level not in MAX_SEARCH_LIMIT:
+        mistakes.append(f"level={level!r} is not accepted; accepted: {', '.join(MAX_SEARCH_LIMIT)}.")
+    raise_on(mistakes)
+    scope = f"studies/{study_uid}/" if study_uid else ""
+    scope += f"series/{series_uid}/" if series_uid else ""
+    pairs = filters.items() if isinstance(filters, Mapping) else filters
+    if offset > MAX_SEARCH_OFFSET:
+        raise DicomExportInvalidRequestError(
+            f"The search for {level} in {store} has more than {MAX_SEARCH_OFFSET} matches, and the API shows "
+            "no more; accepted: a narrower search, such as one range of StudyDate after another."
+        )
+    return ApiRequest(
+        action=f"search {level} in {store}",
+        path=_path(store, f"/dicomWeb/{scope}{level}"),
+        query=(
+            *((name, str(value)) for name, value in pairs),
+            *(("includefield", name) for name in include_fields),
+            ("limit", str(limit)),
+            ("offset", str(offset)),
+        ),
+        answer=list,
+        permission=permissions.SEARCH,
+        dataset=store.dataset,
+        store=store,
+    )

@@ -1,0 +1,218 @@
+"""STOW-RS: uploads (PS3.18, 10.5)."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, BinaryIO
+
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.concurrency import run_in_threadpool
+
+from airflow_provider_dicom.emulator.errors import ApiError
+from airflow_provider_dicom.emulator.messages import body_chunks, dicomweb_url, json_response
+from airflow_provider_dicom.emulator.models import dicom_files
+from airflow_provider_dicom.emulator.models.archive import AlreadyStoredError
+from airflow_provider_dicom.emulator.models.dicom_files import NotDicomError
+from airflow_provider_dicom.emulator.resource_path import ResourcePath
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from starlette.responses import Response
+
+    from airflow_provider_dicom.emulator.messages import Call
+    from airflow_provider_dicom.emulator.models.archive import Archive
+    from airflow_provider_dicom.emulator.models.dicom_files import Attributes, DicomFile
+
+#: The only reason that the real API gives; what it means is in a private attribute next to it.
+PROCESSING_FAILURE = 272
+_CHUNK_BYTES = 1024 * 1024
+
+
+@dataclass
+class _Part:
+    """One part of an upload, in a file of its own."""
+
+    path: Path
+    file: BinaryIO
+    content_type: str = ""
+
+
+@dataclass
+class _Upload:
+    """Takes an upload apart as it arrives; written to by one thread at a time.
+
+    :param directory: where the parts go.
+    """
+
+    directory: Path
+    parts: list[_Part] = field(default_factory=list)
+    ended: bool = False
+    _header: bytes = b""
+    _value: bytes = b""
+
+    def parser(self, boundary: bytes) -> MultipartParser:
+        """Return what calls the other methods."""
+        return MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self.begin_part,
+                "on_part_data": lambda data, start, end: self.write(data[start:end]),
+                "on_part_end": self.end_part,
+                "on_header_field": self._on_header_field,
+                "on_header_value": self._on_header_value,
+                "on_header_end": self._on_header_end,
+                "on_end": self._on_end,
+            },
+        )
+
+    def begin_part(self) -> None:
+        path = self.directory / uuid.uuid4().hex
+        self.parts.append(_Part(path, path.open("wb")))
+
+    def write(self, data: bytes) -> None:
+        self.parts[-1].file.write(data)
+
+    def end_part(self) -> None:
+        self.parts[-1].file.close()
+
+    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _on_header_end(self) -> None:
+        if self._header.lower() == b"content-type":
+            self.parts[-1].content_type = self._value.decode("latin-1")
+        self._header = self._value = b""
+
+    def _on_end(self) -> None:
+        self.ended = True
+
+    def discard(self) -> None:
+        """Delete what was not taken into a store."""
+        for part in self.parts:
+            part.file.close()
+            part.path.unlink(missing_ok=True)
+
+
+async def store_instances(call: Call) -> Response:
+    """Store the files of an upload; each for itself."""
+    store = call.names["parent"]
+    archive = call.state.archive
+    await run_in_threadpool(archive.store, store)
+    study = ResourcePath.parse(call.names["dicomWebPath"]).study
+    upload = _Upload(archive.incoming)
+    try:
+        await _receive(call, upload)
+        outcomes = [
+            await run_in_threadpool(_store_part, archive, store, study, part) for part in upload.parts
+        ]
+    finally:
+        await run_in_threadpool(upload.discard)
+    return _response(call, study, outcomes)
+
+
+async def _receive(call: Call, upload: _Upload) -> None:
+    kind, options = parse_options_header(call.request.headers.get("content-type"))
+    if kind == b"multipart/related":
+        if options.get(b"type", b"application/dicom") != b"application/dicom":
+            raise ApiError.of_http_status(
+                415, 'only multipart/related; type="application/dicom" can be stored'
+            )
+        if not options.get(b"boundary"):
+            raise ApiError.invalid_argument("the Content-Type has no boundary")
+        parser = upload.parser(options[b"boundary"])
+        try:
+            async for chunk in _gathered(call):
+                await run_in_threadpool(parser.write, chunk)
+        except MultipartParseError as error:
+            raise ApiError.invalid_argument(f"malformed multipart body: {error}") from error
+        if not upload.ended:
+            raise ApiError.invalid_argument("malformed multipart body: it ends before its last boundary")
+        if not upload.parts:
+            raise ApiError.invalid_argument("the multipart body has no parts")
+    elif kind == b"application/dicom":
+        upload.begin_part()
+        async for chunk in _gathered(call):
+            await run_in_threadpool(upload.write, chunk)
+        upload.end_part()
+    else:
+        raise ApiError.of_http_status(
+            415, 'the Content-Type must be multipart/related; type="application/dicom" or application/dicom'
+        )
+
+
+async def _gathered(call: Call) -> AsyncIterator[bytes]:
+    """Return the body in pieces that are worth a change of threads."""
+    gathered = bytearray()
+    async for chunk in body_chunks(call.request, call.state.limits.upload):
+        gathered += chunk
+        if len(gathered) >= _CHUNK_BYTES:
+            yield bytes(gathered)
+            gathered.clear()
+    if gathered:
+        yield bytes(gathered)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    file: DicomFile | None
+    failure: str | None
+
+
+def _store_part(archive: Archive, store: str, study: str | None, part: _Part) -> _Outcome:
+    kind, _ = parse_options_header(part.content_type)
+    if kind not in (b"", b"application/dicom"):
+        return _Outcome(None, f"a part of type {part.content_type!r} is not application/dicom")
+    try:
+        file = dicom_files.read(part.path)
+    except NotDicomError as error:
+        return _Outcome(None, str(error))
+    if study not in (None, file.study_uid):
+        return _Outcome(file, "its StudyInstanceUID is not the one of the URL")
+    try:
+        archive.add(store, part.path, file)
+    except AlreadyStoredError:
+        return _Outcome(
+            file,
+            "An instance already exists in this DICOM Store with the same Study/Series/SOPInstance UID, "
+            "but the DICOM files differ (checksum mismatch).",
+        )
+    return _Outcome(file, None)
+
+
+def _response(call: Call, study: str | None, outcomes: list[_Outcome]) -> Response:
+    base = dicomweb_url(call.request, call.names["parent"])
+    stored = [_reference(outcome, base) for outcome in outcomes if outcome.failure is None]
+    failed = [_reference(outcome, None) for outcome in outcomes if outcome.failure is not None]
+    answer: Attributes = {}
+    studies = {outcome.file.study_uid for outcome in outcomes if outcome.file and not outcome.failure}
+    if study is not None or len(studies) == 1:
+        answer["00081190"] = {"vr": "UR", "Value": [f"{base}/studies/{study or studies.pop()}"]}
+    if failed:
+        answer["00081198"] = {"vr": "SQ", "Value": failed}
+    if stored:
+        answer["00081199"] = {"vr": "SQ", "Value": stored}
+    status = 200 if not failed else 202 if stored else 409
+    return json_response(answer, status, "application/dicom+json")
+
+
+def _reference(outcome: _Outcome, base: str | None) -> Attributes:
+    reference: Attributes = {}
+    file = outcome.file
+    if file is not None:
+        reference["00081150"] = {"vr": "UI", "Value": [file.sop_class_uid]}
+        reference["00081155"] = {"vr": "UI", "Value": [file.instance_uid]}
+        if base is not None:
+            url = f"{base}{ResourcePath(file.study_uid, file.series_uid, file.instance_uid)}"
+            reference["00081190"] = {"vr": "UR", "Value": [url]}
+    if outcome.failure is not None:
+        reference["00081197"] = {"vr": "US", "Value": [PROCESSING_FAILURE]}
+        reference["00090010"] = {"vr": "LO", "Value": ["GOOGLE"]}
+        reference["00091097"] = {"vr": "LT", "Value": [outcome.failure]}
+    return reference

@@ -1,0 +1,93 @@
+"""Frames as anyone looks at them: PNG and JPEG, with windows, palettes and colour spaces applied."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from PIL import Image
+from pydicom.dataset import Dataset
+from pydicom.pixels.processing import (
+    apply_color_lut,
+    apply_modality_lut,
+    apply_voi,
+    apply_windowing,
+    convert_color_space,
+)
+
+from airflow_provider_dicom.emulator.imaging.pixel_codecs import GREYSCALE, CannotTranscode, Frame, decode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+JPEG_QUALITY = 90
+# Functional groups of enhanced multi-frame instances that decide how a frame looks.
+_LOOK_SEQUENCES = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
+
+
+def consumer_images(ds: Dataset, kind: Literal["PNG", "JPEG"]) -> Iterator[bytes]:
+    """Yield every frame as an 8-bit image file.
+
+    :raises CannotTranscode: the photometric interpretation is unknown.
+    """
+    for index, (frame, photometric) in enumerate(decode(ds)):
+        image = Image.fromarray(_as_seen(frame, photometric, _with_look_of_frame(ds, index)))
+        file = io.BytesIO()
+        image.save(file, kind, **({"quality": JPEG_QUALITY} if kind == "JPEG" else {}))
+        yield file.getvalue()
+
+
+def _as_seen(frame: Frame, photometric: str, ds: Dataset) -> NDArray[np.uint8]:
+    if photometric in GREYSCALE:
+        grey = _windowed(frame, ds)
+        return 255 - grey if photometric == "MONOCHROME1" else grey
+    if photometric == "PALETTE COLOR":
+        colour = apply_color_lut(frame, ds)
+        return (colour >> 8).astype(np.uint8) if colour.dtype.itemsize == 2 else colour.astype(np.uint8)
+    if photometric == "RGB":
+        return _to_8_bits(frame, ds)
+    if photometric == "YBR_FULL":
+        return convert_color_space(_to_8_bits(frame, ds), "YBR_FULL", "RGB")
+    raise CannotTranscode(f"no rendering for the photometric interpretation {photometric}")
+
+
+def _windowed(frame: Frame, ds: Dataset) -> NDArray[np.uint8]:
+    values = apply_modality_lut(frame, ds)
+    if ds.get("VOILUTSequence"):
+        # The table's entries may be of fewer bits than their cells.
+        top = (1 << int(ds.VOILUTSequence[0].LUTDescriptor[2])) - 1
+        return _scaled(apply_voi(values, ds), 0, top)
+    if ds.get("WindowWidth") is not None and ds.get("WindowCenter") is not None:
+        # Values far outside show what the window maps to black and to white.
+        low, high = apply_windowing(np.array([-1e12, 1e12]), ds)
+        return _scaled(apply_windowing(values, ds), low, high)
+    return _scaled(values, values.min(), values.max())
+
+
+def _scaled(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
+    spread = float(high) - float(low)
+    if spread <= 0:
+        return np.zeros(values.shape, np.uint8)
+    return np.clip(np.rint((values.astype(np.float64) - float(low)) / spread * 255), 0, 255).astype(np.uint8)
+
+
+def _to_8_bits(frame: Frame, ds: Dataset) -> NDArray[np.uint8]:
+    bits = int(ds.BitsStored)
+    return frame.astype(np.uint8) if bits <= 8 else (frame >> (bits - 8)).astype(np.uint8)
+
+
+def _with_look_of_frame(ds: Dataset, index: int) -> Dataset:
+    groups = [*ds.get("SharedFunctionalGroupsSequence", [])[:1]]
+    groups += ds.get("PerFrameFunctionalGroupsSequence", [])[index : index + 1]
+    looks = [item for group in groups for name in _LOOK_SEQUENCES for item in group.get(name, [])[:1]]
+    if not looks:
+        return ds
+    look = Dataset()
+    for keyword in ("BitsStored", "PixelRepresentation", "PhotometricInterpretation"):
+        look[keyword] = ds[keyword]
+    for item in looks:
+        look.update(item)
+    return look

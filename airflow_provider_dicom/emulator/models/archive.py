@@ -1,0 +1,382 @@
+"""Datasets, DICOM stores and the instances in them."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TextIO, TypedDict
+
+from airflow_provider_dicom.emulator.errors import ApiError
+from airflow_provider_dicom.emulator.models import dicom_files
+from airflow_provider_dicom.emulator.models.database import Database
+from airflow_provider_dicom.emulator.models.instances import StoredInstance
+from airflow_provider_dicom.emulator.names import dataset_of
+from airflow_provider_dicom.emulator.resource_path import EVERYTHING, ResourcePath
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from airflow_provider_dicom.emulator.discovery import JsonObject
+    from airflow_provider_dicom.emulator.models.dicom_files import Attributes, DicomFile
+
+
+#: So many instances' attributes are in memory at once.
+_BATCH = 500
+
+
+class AlreadyStoredError(Exception):
+    """A different file with the same UIDs is in the store."""
+
+
+class Metrics(TypedDict):
+    """How much a store, a study or a series holds."""
+
+    studies: int
+    series: int
+    instances: int
+    blob_bytes: int
+    structured_bytes: int
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Everything in a data directory.
+
+    :param directory: where it is.
+    :param lock: held as long as the process lives, so that no second one uses the directory.
+    """
+
+    directory: Path
+    database: Database
+    lock: TextIO
+
+    @classmethod
+    def open(cls, directory: Path) -> Archive:
+        """Open a data directory, made if it is missing.
+
+        :raises RuntimeError: another process has it open.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = _lock(directory / "lock")
+        archive = cls(directory, Database(directory / "state.sqlite3"), lock)
+        shutil.rmtree(archive.incoming, ignore_errors=True)
+        archive.incoming.mkdir()
+        archive.files.mkdir(exist_ok=True)
+        return archive
+
+    @property
+    def incoming(self) -> Path:
+        """The directory of uploads that are not stored yet."""
+        return self.directory / "incoming"
+
+    @property
+    def files(self) -> Path:
+        """The directory of the stored files."""
+        return self.directory / "files"
+
+    def close(self) -> None:
+        """Close the state, and let another process have the directory."""
+        self.database.close()
+        self.lock.close()
+
+    # -- datasets
+
+    def create_dataset(self, name: str, body: JsonObject) -> None:
+        """Create a dataset.
+
+        :raises ApiError: it exists.
+        """
+        with self.database.transaction() as connection:
+            made = connection.execute(
+                "INSERT OR IGNORE INTO datasets VALUES (?, ?)", (name, json.dumps(body))
+            ).rowcount
+        if not made:
+            raise ApiError.already_exists(f"dataset {name} already exists")
+
+    def dataset(self, name: str) -> JsonObject:
+        """Return a dataset.
+
+        :raises ApiError: there is none of that name.
+        """
+        rows = self.database.rows("SELECT body FROM datasets WHERE name = ?", (name,))
+        if not rows:
+            raise ApiError.not_found(f"dataset {name} does not exist")
+        return _resource(name, rows[0][0])
+
+    def datasets(self, parent: str, after: str, limit: int) -> list[JsonObject]:
+        """Return a page of the datasets of ``projects/P/locations/L``, by name."""
+        prefix = f"{parent}/datasets/"
+        rows = self.database.rows(
+            "SELECT name, body FROM datasets WHERE substr(name, 1, ?) = ? AND name > ? ORDER BY name LIMIT ?",
+            (len(prefix), prefix, after, limit),
+        )
+        return [_resource(name, body) for name, body in rows]
+
+    def delete_dataset(self, name: str) -> None:
+        """Delete a dataset with all stores in it.
+
+        :raises ApiError: there is none of that name.
+        """
+        self.dataset(name)
+        for (store,) in self.database.rows("SELECT name FROM stores WHERE dataset = ?", (name,)):
+            self.delete_store(store)
+        with self.database.transaction() as connection:
+            connection.execute("DELETE FROM datasets WHERE name = ?", (name,))
+
+    # -- DICOM stores
+
+    def create_store(self, name: str, body: JsonObject) -> JsonObject:
+        """Create a store, and its dataset if that is missing.
+
+        :raises ApiError: the store exists.
+        """
+        dataset = dataset_of(name)
+        with self.database.transaction() as connection:
+            connection.execute("INSERT OR IGNORE INTO datasets VALUES (?, '{}')", (dataset,))
+            made = connection.execute(
+                "INSERT OR IGNORE INTO stores VALUES (?, ?, ?)", (name, dataset, json.dumps(body))
+            ).rowcount
+        if not made:
+            raise ApiError.already_exists(f"DICOM store {name} already exists")
+        return self.store(name)
+
+    def store(self, name: str) -> JsonObject:
+        """Return a store.
+
+        :raises ApiError: there is none of that name.
+        """
+        rows = self.database.rows("SELECT body FROM stores WHERE name = ?", (name,))
+        if not rows:
+            raise _no_store(name)
+        return _resource(name, rows[0][0])
+
+    def update_store(self, name: str, changes: JsonObject) -> JsonObject:
+        """Replace some fields of a store.
+
+        :raises ApiError: there is none of that name.
+        """
+        body = {**self.store(name), **changes}
+        body.pop("name")
+        with self.database.transaction() as connection:
+            connection.execute("UPDATE stores SET body = ? WHERE name = ?", (json.dumps(body), name))
+        return self.store(name)
+
+    def stores(self, dataset: str, after: str = "") -> Iterator[JsonObject]:
+        """Return the stores of a dataset by name, from the one after a given name.
+
+        :raises ApiError: there is no such dataset.
+        """
+        self.dataset(dataset)
+        rows = self.database.rows(
+            "SELECT name, body FROM stores WHERE dataset = ? AND name > ? ORDER BY name", (dataset, after)
+        )
+        return (_resource(name, body) for name, body in rows)
+
+    def delete_store(self, name: str) -> None:
+        """Delete a store with everything in it.
+
+        :raises ApiError: there is none of that name.
+        """
+        self.store(name)
+        self.delete_instances(name, EVERYTHING)
+        with self.database.transaction() as connection:
+            connection.execute("DELETE FROM stores WHERE name = ?", (name,))
+
+    # -- instances
+
+    def add(self, store: str, upload: Path, file: DicomFile) -> None:
+        """Take an uploaded file into a store.
+
+        The same file again changes nothing, as in the real API.
+
+        :raises ApiError: there is no such store, or not any more.
+        :raises AlreadyStoredError: the store holds another file with the same UIDs.
+        """
+        kept = self.files / uuid.uuid4().hex
+        key = (store, file.study_uid, file.series_uid, file.instance_uid)
+        attributes = file.attributes
+        with self.database.transaction() as connection:
+            if not connection.execute("SELECT 1 FROM stores WHERE name = ?", (store,)).fetchone():
+                raise _no_store(store)
+            stored = connection.execute(
+                "SELECT sha256 FROM instances WHERE store = ? AND study = ? AND series = ? AND instance = ?",
+                key,
+            ).fetchone()
+            if stored is not None:
+                if stored[0] != file.sha256:
+                    raise AlreadyStoredError
+                return
+            upload.rename(kept)
+            connection.execute(
+                "INSERT INTO instances VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*key, file.sop_class_uid, kept.name, file.sha256, file.size, _now(), json.dumps(attributes)),
+            )
+            of_study = dicom_files.select(attributes, dicom_files.STUDY_TAGS)
+            of_series = dicom_files.select(attributes, dicom_files.STUDY_TAGS | dicom_files.SERIES_TAGS)
+            modality = next(iter(attributes.get("00080060", {}).get("Value", [])), None)
+            connection.execute(
+                "INSERT OR IGNORE INTO studies VALUES (?, ?, ?)", (*key[:2], json.dumps(of_study))
+            )
+            connection.execute(
+                "INSERT OR IGNORE INTO series VALUES (?, ?, ?, ?, ?)",
+                (*key[:3], modality, json.dumps(of_series)),
+            )
+
+    def instances(self, store: str, below: ResourcePath = EVERYTHING) -> list[StoredInstance]:
+        """Return the instances of a store, or of a part of it, by their UIDs."""
+        condition, parameters = below.where()
+        rows = self.database.rows(
+            "SELECT study, series, instance, file, last_updated FROM instances"  # noqa: S608
+            f" WHERE store = ?{condition} ORDER BY study, series, instance",
+            (store, *parameters),
+        )
+        return [
+            StoredInstance(study, series, instance, self.files / file, store, datetime.fromisoformat(updated))
+            for study, series, instance, file, updated in rows
+        ]
+
+    def delete_instances(self, store: str, below: ResourcePath) -> int:
+        """Delete a part of a store, and return how many instances that were."""
+        doomed = self.instances(store, below)
+        condition, parameters = below.where()
+        with self.database.transaction() as connection:
+            connection.execute(
+                f"DELETE FROM instances WHERE store = ?{condition}",  # noqa: S608
+                (store, *parameters),
+            )
+            connection.execute(
+                "DELETE FROM series WHERE store = ? AND NOT EXISTS (SELECT 1 FROM instances i WHERE"
+                " i.store = series.store AND i.study = series.study AND i.series = series.series)",
+                (store,),
+            )
+            connection.execute(
+                "DELETE FROM studies WHERE store = ? AND NOT EXISTS (SELECT 1 FROM instances i WHERE"
+                " i.store = studies.store AND i.study = studies.study)",
+                (store,),
+            )
+        for instance in doomed:
+            instance.path.unlink(missing_ok=True)
+        return len(doomed)
+
+    def metrics(self, store: str, below: ResourcePath = EVERYTHING) -> Metrics:
+        """Return how much a store, or a part of it, holds."""
+        condition, parameters = below.where()
+        ((studies, series, instances, blob, structured),) = self.database.rows(
+            "SELECT count(DISTINCT study), count(DISTINCT study || '/' || series), count(*),"  # noqa: S608
+            " coalesce(sum(size), 0), coalesce(sum(length(attributes)), 0)"
+            f" FROM instances WHERE store = ?{condition}",
+            (store, *parameters),
+        )
+        return {
+            "studies": int(studies),
+            "series": int(series),
+            "instances": int(instances),
+            "blob_bytes": int(blob),
+            "structured_bytes": int(structured),
+        }
+
+    # -- attributes, for searches
+
+    def study_attributes(self, store: str, below: ResourcePath) -> Iterator[Attributes]:
+        """Return the attributes of studies, with those that the server computes (PS3.18, 10.6.3)."""
+        condition, parameters = ResourcePath(below.study).where()
+        counts: dict[str, tuple[int, int]] = {
+            study: (int(series), int(instances))
+            for study, series, instances in self.database.rows(
+                "SELECT study, count(DISTINCT series), count(*) FROM instances"  # noqa: S608
+                f" WHERE store = ?{condition} GROUP BY study",
+                (store, *parameters),
+            )
+        }
+        modalities = self._values_of_study("modality", "series", store, condition, parameters)
+        sop_classes = self._values_of_study("sop_class", "instances", store, condition, parameters)
+        for study, attributes in self.database.rows(
+            f"SELECT study, attributes FROM studies WHERE store = ?{condition} ORDER BY study",  # noqa: S608
+            (store, *parameters),
+        ):
+            series, instances = counts.get(study, (0, 0))
+            yield {
+                **json.loads(attributes),
+                "00080061": _element("CS", modalities.get(study, [])),
+                "00080062": _element("UI", sop_classes.get(study, [])),
+                "00201206": _element("IS", [series]),
+                "00201208": _element("IS", [instances]),
+            }
+
+    def _values_of_study(
+        self, column: str, table: str, store: str, condition: str, parameters: Iterable[str]
+    ) -> dict[str, list[str]]:
+        values: dict[str, list[str]] = {}
+        for study, value in self.database.rows(
+            f"SELECT DISTINCT study, {column} FROM {table}"  # noqa: S608
+            f" WHERE store = ?{condition} AND {column} IS NOT NULL ORDER BY study, {column}",
+            (store, *parameters),
+        ):
+            values.setdefault(study, []).append(value)
+        return values
+
+    def series_attributes(self, store: str, below: ResourcePath) -> Iterator[Attributes]:
+        """Return the attributes of series, with those that the server computes."""
+        condition, parameters = ResourcePath(below.study, below.series).where()
+        counts = {
+            (study, series): int(instances)
+            for study, series, instances in self.database.rows(
+                "SELECT study, series, count(*) FROM instances"  # noqa: S608
+                f" WHERE store = ?{condition} GROUP BY study, series",
+                (store, *parameters),
+            )
+        }
+        for study, series, attributes in self.database.rows(
+            "SELECT study, series, attributes FROM series"  # noqa: S608
+            f" WHERE store = ?{condition} ORDER BY study, series",
+            (store, *parameters),
+        ):
+            yield {**json.loads(attributes), "00201209": _element("IS", [counts.get((study, series), 0)])}
+
+    def instance_attributes(self, store: str, below: ResourcePath) -> Iterator[Attributes]:
+        """Return the attributes of instances, read only as far as they are looked at."""
+        condition, parameters = below.where()
+        last = ("", "", "")
+        while True:
+            rows = self.database.rows(
+                "SELECT study, series, instance, attributes FROM instances"  # noqa: S608
+                f" WHERE store = ?{condition} AND (study, series, instance) > (?, ?, ?)"
+                " ORDER BY study, series, instance LIMIT ?",
+                (store, *parameters, *last, _BATCH),
+            )
+            for *_, attributes in rows:
+                yield json.loads(attributes)
+            if len(rows) < _BATCH:
+                return
+            last = rows[-1][0], rows[-1][1], rows[-1][2]
+
+
+def _lock(path: Path) -> TextIO:
+    held = path.open("w")
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise RuntimeError(f"{path.parent} is in use by another process") from error
+    return held
+
+
+def _no_store(name: str) -> ApiError:
+    return ApiError.not_found(f"DICOM store {name} does not exist")
+
+
+def _resource(name: str, body: str) -> JsonObject:
+    return {"name": name, **json.loads(body)}
+
+
+def _element(vr: str, values: Iterable[str | int]) -> dict[str, object]:
+    values = list(values)
+    return {"vr": vr, "Value": values} if values else {"vr": vr}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()

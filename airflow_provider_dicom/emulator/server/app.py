@@ -1,0 +1,62 @@
+"""The server as one ASGI application."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+
+from airflow_provider_dicom.emulator.errors import ApiError
+from airflow_provider_dicom.emulator.messages import error_response
+from airflow_provider_dicom.emulator.server import control
+from airflow_provider_dicom.emulator.server.dispatch import Api
+from airflow_provider_dicom.emulator.server.front import Front
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from fastapi import Request, Response
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from airflow_provider_dicom.emulator.state import ServerState
+
+
+def create_app(state: ServerState) -> ASGIApp:
+    """Return the server: the API below ``/v1/``, the control endpoint and ``/healthz`` beside it.
+
+    :param state: what it serves; closed when the application is shut down.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await state.runner.recover()
+        yield
+        await state.close()
+
+    side = FastAPI(title="Local Healthcare API: control", lifespan=lifespan)
+    side.state.server = state
+    side.include_router(control.router)
+
+    @side.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @side.exception_handler(ApiError)
+    async def refused(_: Request, error: ApiError) -> Response:
+        return error_response(error)
+
+    @side.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        return error_response(ApiError.invalid_argument(control.describe(error.errors())))
+
+    front = Front(state, Api(state))
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
+            await front(scope, receive, send)
+        else:
+            await side(scope, receive, send)
+
+    return app

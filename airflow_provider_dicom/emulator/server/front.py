@@ -1,0 +1,188 @@
+"""What every request to the API passes first: the log, access tokens and faults."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from starlette.datastructures import Headers
+from starlette.responses import Response
+
+from airflow_provider_dicom.emulator.errors import ApiError
+from airflow_provider_dicom.emulator.messages import error_response
+from airflow_provider_dicom.emulator.server import routes
+from airflow_provider_dicom.emulator.server.connections import connection_of
+
+if TYPE_CHECKING:
+    from starlette.types import Message, Receive, Scope, Send
+
+    from airflow_provider_dicom.emulator.faults import Fault
+    from airflow_provider_dicom.emulator.requests_log import RequestRecord
+    from airflow_provider_dicom.emulator.server.dispatch import Api
+    from airflow_provider_dicom.emulator.server.routes import Target
+    from airflow_provider_dicom.emulator.state import ServerState
+
+_UNAUTHENTICATED = (
+    "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other "
+    "valid authentication credential. See https://developers.google.com/identity/sign-in/web/devconsole-project."
+)
+_MESSAGES = {
+    401: _UNAUTHENTICATED,
+    429: "Quota exceeded for quota metric 'Requests' and limit 'Requests per minute per region' "
+    "of service 'healthcare.googleapis.com'.",
+    500: "Internal error encountered.",
+    502: "Bad Gateway",
+    503: "The service is currently unavailable.",
+    504: "Deadline expired before operation could complete.",
+}
+_HTML = """<!DOCTYPE html>
+<html lang=en>
+  <meta charset=utf-8>
+  <title>Error {status} (Server Error)!!1</title>
+  <p><b>{status}.</b> <ins>That's an error.</ins>
+  <p>The server encountered a temporary error and could not complete your request.
+  <p>Please try again in 30 seconds.  <ins>That's all we know.</ins>
+"""
+
+
+class _Answer:
+    """Stands in for a client, so that the answer can be changed before it is sent."""
+
+    def __init__(self) -> None:
+        self.start: Message = {}
+        self.body = b""
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.start = message
+        else:
+            self.body += message.get("body", b"")
+
+
+class Front:
+    """Stands before the API, as Google's front end does.
+
+    Plain ASGI, because it must be able to say nothing at all.
+
+    :param state: where the faults, the tokens and the log are.
+    :param api: what carries the requests out.
+    """
+
+    def __init__(self, state: ServerState, api: Api) -> None:
+        self._state = state
+        self._api = api
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or don't."""
+        target = routes.find(scope["method"], scope["path"])
+        headers = Headers(scope=scope)
+        record = self._record(target, scope, headers)
+
+        async def recording(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record["status"] = message["status"]
+            await send(message)
+
+        if self._state.tokens is not None and _token(headers) not in self._state.tokens:
+            await _refusal(401, None, target)(scope, receive, recording)
+            return
+        fault = self._state.faults.draw(record["route"], scope["path"])
+        if fault is None:
+            await self._api(target, scope, receive, recording)
+        else:
+            await self._misbehave(fault, target, scope, receive, recording)
+
+    def _record(self, target: Target | None, scope: Scope, headers: Headers) -> RequestRecord:
+        record: RequestRecord = {
+            "route": target.route.name if target else routes.UNKNOWN,
+            "method": scope["method"],
+            "path": scope["path"],
+            "query": scope["query_string"].decode("latin-1"),
+            "status": 0,
+            "authorization": "bearer" if _token(headers) is not None else "none",
+            "user_agent": headers.get("user-agent", ""),
+        }
+        self._state.requests.add(record, connection_of(scope).number)
+        return record
+
+    async def _misbehave(
+        self, fault: Fault, target: Target | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        if fault.latency_seconds:
+            await asyncio.sleep(fault.latency_seconds)
+        if fault.reset == "before":
+            await _reset(scope, receive)
+            return
+        if fault.vanish and target is not None:
+            with suppress(ApiError):
+                await self._state.runner.vanish(target.names.get("name", ""))
+        answer = _Answer()
+        if fault.status is not None:
+            await _refusal(fault.status, fault, target)(scope, receive, answer)
+        else:
+            await self._api(target, scope, receive, answer)
+        if fault.hold_seconds:
+            await asyncio.sleep(fault.hold_seconds)
+        if fault.reset == "after":
+            await _reset(scope, receive)
+        elif fault.body == "truncated":
+            await _send_half(answer, scope, receive, send)
+        else:
+            await _spoilt(answer, fault)(scope, receive, send)
+
+
+def _token(headers: Headers) -> str | None:
+    kind, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if kind.lower() == "bearer" else None
+
+
+def _refusal(status: int, fault: Fault | None, target: Target | None) -> Response:
+    """Return an error as Google's front end answers it."""
+    message = _MESSAGES.get(status, "The request was refused.")
+    if status == 403 and target is not None:
+        message = target.denial()
+    if fault is not None and fault.message is not None:
+        message = fault.message
+    response = error_response(ApiError.of_http_status(status, message))
+    if status == 401:
+        response.headers["www-authenticate"] = (
+            'Bearer realm="https://accounts.google.com/", error="invalid_token"'
+        )
+    if fault is not None and fault.retry_after is not None:
+        response.headers["retry-after"] = str(fault.retry_after)
+    return response
+
+
+def _spoilt(answer: _Answer, fault: Fault) -> Response:
+    """Return an answer with the body that the fault wants."""
+    status: int = answer.start["status"]
+    headers = Headers(raw=answer.start["headers"])
+    content, kind = answer.body, headers.get("content-type")
+    if fault.body == "html":
+        content, kind = _HTML.format(status=status).encode(), "text/html; charset=UTF-8"
+    elif fault.body == "empty":
+        content = b""
+    kept = {name: value for name, value in headers.items() if name not in ("content-length", "content-type")}
+    return Response(content, status, kept, kind)
+
+
+async def _send_half(answer: _Answer, scope: Scope, receive: Receive, send: Send) -> None:
+    await send(answer.start)
+    await send(
+        {"type": "http.response.body", "body": answer.body[: len(answer.body) // 2], "more_body": True}
+    )
+    connection_of(scope).hang_up()
+    await _disconnected(receive)
+
+
+async def _reset(scope: Scope, receive: Receive) -> None:
+    connection_of(scope).reset()
+    # Only then does the server not answer for an application that said nothing.
+    await _disconnected(receive)
+
+
+async def _disconnected(receive: Receive) -> None:
+    message: dict[str, Any] = {}
+    while message.get("type") != "http.disconnect":
+        message = dict(await receive())

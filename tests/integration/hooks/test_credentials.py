@@ -1,0 +1,296 @@
+"""Tokens: fetched by google-auth from a real key, once, anew when they expire, and off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import google.auth.iam
+import pytest
+
+from airflow_provider_dicom import exceptions
+from airflow_provider_dicom.hooks.dicom_store import DicomStoreAsyncHook, DicomStoreHook
+from airflow_provider_dicom.triggers.dicom_store import DicomStoreExportTrigger
+from tests.support.provider_rig import LoopProbe, TokenServer, fire
+
+if TYPE_CHECKING:
+    from airflow_provider_dicom.api.resource_names import DicomStoreName
+    from rig.control import Control
+    from rig.servers import HealthcareEmulator
+
+pytestmark = pytest.mark.usefixtures("quick")
+CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
+CLOUD_HEALTHCARE = "https://www.googleapis.com/auth/cloud-healthcare"
+
+
+def authorizations(control: Control) -> set[str]:
+    return {request["authorization"] for request in control.requests()["recent"]}
+
+
+@pytest.mark.parametrize("scope", [None, CLOUD_PLATFORM, CLOUD_HEALTHCARE])
+async def test_one_token_serves_many_calls_with_either_scope(
+    scope: str | None,
+    connect: Any,
+    token_server: TokenServer,
+    healthcare: HealthcareEmulator,
+    store: DicomStoreName,
+    control: Control,
+) -> None:
+    extra = {} if scope is None else {"scope": scope}
+    conn_id = connect(keyfile_dict=json.dumps(token_server.keyfile()), **extra)
+    control.tokens(["token-1", "token-2"])
+    with DicomStoreHook(conn_id, api_endpoint=healthcare.url) as hook:
+        for _ in range(4):
+            hook.get_dicom_store(store)
+    assert token_server.tokens == ["token-1"]
+    async with DicomStoreAsyncHook(conn_id, api_endpoint=healthcare.url) as async_hook:
+        name = f"{store.dataset}/operations/1"
+        answers = await asyncio.gather(
+            *(async_hook.get_operation(name) for _ in range(8)), return_exceptions=True
+        )
+    assert {type(answer) for answer in answers} == {exceptions.DicomExportNotFoundError}
+    assert token_server.tokens == ["token-1", "token-2"]
+    assert {request["claims"]["scope"] for request in token_server.requests} == {scope or CLOUD_PLATFORM}
+    assert authorizations(control) == {"bearer"}
+
+
+async def test_a_token_that_the_api_no_longer_accepts_is_renewed_once(
+    keyfile: str,
+    token_server: TokenServer,
+    healthcare: HealthcareEmulator,
+    store: DicomStoreName,
+    control: Control,
+) -> None:
+    control.tokens(["token-1", "token-2"])
+    name = f"{store.dataset}/operations/1"
+    with DicomStoreHook(keyfile, api_endpoint=healthcare.url) as hook:
+        async with DicomStoreAsyncHook(keyfile, api_endpoint=healthcare.url) as async_hook:
+            hook.get_dicom_store(store)
+            with pytest.raises(exceptions.DicomExportNotFoundError):
+                await async_hook.get_operation(name)
+            control.tokens(["token-3", "token-4"])
+            hook.get_dicom_store(store)
+            answers = await asyncio.gather(
+                *(async_hook.get_operation(name) for _ in range(8)), return_exceptions=True
+            )
+            assert {type(answer) for answer in answers} == {exceptions.DicomExportNotFoundError}
+            assert len(token_server.tokens) == 4
+            control.tokens([])
+            with pytest.raises(exceptions.DicomExportAuthenticationError, match="new token did not help"):
+                hook.get_dicom_store(store)
+            assert len(token_server.tokens) == 5
+            with pytest.raises(exceptions.DicomExportAuthenticationError, match="new token did not help"):
+                await async_hook.get_operation(name)
+            assert len(token_server.tokens) == 6
+
+
+async def test_who_hears_of_it_late_takes_the_token_that_is_there(
+    keyfile: str,
+    token_server: TokenServer,
+    healthcare: HealthcareEmulator,
+    store: DicomStoreName,
+    control: Control,
+) -> None:
+    name = f"{store.dataset}/operations/1"
+    async with DicomStoreAsyncHook(keyfile, api_endpoint=healthcare.url) as hook:
+        control.fault("operations.get", status=401, latency_seconds=2.0, count=1)
+        late = asyncio.create_task(hook.get_operation(name))
+        async with asyncio.timeout(60):
+            while not control.requests()["counts"].get("operations.get"):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        control.fault("operations.get", status=401, count=1)
+        with pytest.raises(exceptions.DicomExportNotFoundError):
+            await hook.get_operation(name)
+        assert token_server.tokens == ["token-1", "token-2"]
+        with pytest.raises(exceptions.DicomExportNotFoundError):
+            await late
+    assert token_server.tokens == ["token-1", "token-2"]
+
+
+async def test_a_token_is_renewed_before_it_expires(
+    keyfile: str,
+    token_server: TokenServer,
+    healthcare: HealthcareEmulator,
+    store: DicomStoreName,
+    control: Control,
+) -> None:
+    # google-auth calls a token stale some minutes before its end.
+    token_server.expires_in = 60
+    name = f"{store.dataset}/operations/1"
+    async with DicomStoreAsyncHook(keyfile, api_endpoint=healthcare.url) as hook:
+        for _ in range(3):
+            with pytest.raises(exceptions.DicomExportNotFoundError):
+                await hook.get_operation(name)
+    assert len(token_server.tokens) == 3
+    statuses = [r["status"] for r in control.requests()["recent"] if r["route"] == "operations.get"]
+    assert statuses == [404] * 3, "no request was sent with a token that the API refused"
+
+
+async def test_the_loop_goes_on_while_a_token_is_fetched(
+    keyfile: str, token_server: TokenServer, healthcare: HealthcareEmulator, store: DicomStoreName
+) -> None:
+    token_server.gate.clear()
+    async with LoopProbe() as probe, DicomStoreAsyncHook(keyfile, api_endpoint=healthcare.url) as hook:
+        asking = asyncio.create_task(hook.get_operation(f"{store.dataset}/operations/1"))
+        # The token endpoint answers only after the loop has taken two hundred turns.
+        for _ in range(200):
+            await asyncio.sleep(0.005)
+        assert not asking.done()
+        token_server.gate.set()
+        with pytest.raises(exceptions.DicomExportNotFoundError):
+            await asking
+    assert probe.longest < 1.0
+
+
+@pytest.mark.parametrize("status", [500, 503])
+async def test_trouble_at_the_token_endpoint_is_a_passing_fault(
+    status: int,
+    keyfile: str,
+    token_server: TokenServer,
+    healthcare: HealthcareEmulator,
+    store: DicomStoreName,
+) -> None:
+    token_server.faults = [(status, {"error": "internal_failure"})] * 20
+    with (
+        DicomStoreHook(keyfile, api_endpoint=healthcare.url) as hook,
+        pytest.raises(exceptions.DicomExportUnavailableError) as error,
+    ):
+        hook.get_operation(f"{store.dataset}/operations/1", num_retries=0)
+    assert error.value.not_accepted
+    assert "no access token" in str(error.value)
+
+
+async def test_a_revoked_key_is_no_passing_fault(
+    keyfile: str,
+    token_server: TokenServer,
+    healthcare: HealthcareEmulator,
+    store: DicomStoreName,
+    control: Control,
+) -> None:
+    token_server.faults = [
+        (400, {"error": "invalid_grant", "error_description": "Invalid JWT Signature."})
+    ] * 20
+    with (
+        DicomStoreHook(keyfile, api_endpoint=healthcare.url) as hook,
+        pytest.raises(exceptions.DicomExportAuthenticationError, match="Invalid JWT Signature"),
+    ):
+        hook.get_dicom_store(store)
+    async with DicomStoreAsyncHook(keyfile, api_endpoint=healthcare.url) as async_hook:
+        with pytest.raises(exceptions.DicomExportAuthenticationError, match="Invalid JWT Signature"):
+            await async_hook.get_operation(f"{store.dataset}/operations/1")
+    assert "stores.get" not in control.requests()["counts"]
+
+
+@pytest.mark.parametrize(
+    "chain",
+    ["last@p.iam.gserviceaccount.com", ["first@p.iam.gserviceaccount.com", "last@p.iam.gserviceaccount.com"]],
+)
+async def test_impersonation(
+    chain: str | list[str],
+    keyfile: str,
+    token_server: TokenServer,
+    healthcare: HealthcareEmulator,
+    store: DicomStoreName,
+    control: Control,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    address = f"{token_server.url}/v1/projects/-/serviceAccounts/{{}}:generateAccessToken"
+    monkeypatch.setattr(google.auth.iam, "_IAM_ENDPOINT", address)
+    control.tokens(["token-2", "token-4"])
+    with DicomStoreHook(keyfile, chain, healthcare.url) as hook:
+        assert hook.get_dicom_store(store)["name"] == str(store)
+        assert hook.caller == "last@p.iam.gserviceaccount.com"
+    async with DicomStoreAsyncHook(keyfile, chain, healthcare.url) as async_hook:
+        with pytest.raises(exceptions.DicomExportNotFoundError):
+            await async_hook.get_operation(f"{store.dataset}/operations/1")
+    impersonations = [request for request in token_server.requests if request["path"] != "/token"]
+    assert len(impersonations) == 2
+    for request in impersonations:
+        assert request["path"].endswith("/last@p.iam.gserviceaccount.com:generateAccessToken")
+        delegates = ["first@p.iam.gserviceaccount.com"] if len(chain) == 2 else []
+        assert (request["body"].get("delegates") or []) == delegates
+        assert request["body"]["scope"] == [CLOUD_PLATFORM]
+
+
+def test_another_universe(connect: Any, token_server: TokenServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = token_server.keyfile(universe_domain="example-universe.goog")
+    with DicomStoreHook(connect(keyfile_dict=json.dumps(key))) as hook:
+        assert hook.endpoint.url == "https://healthcare.example-universe.goog"
+    with DicomStoreHook(connect(keyfile_dict=json.dumps(token_server.keyfile()))) as hook:
+        assert hook.endpoint.url == "https://healthcare.googleapis.com"
+    monkeypatch.setenv("GOOGLE_CLOUD_UNIVERSE_DOMAIN", "other.goog")
+    with DicomStoreHook("google_for_tests") as hook:
+        assert hook.endpoint.url == "https://healthcare.other.goog"
+
+
+def test_the_keyfiles_project_is_the_default(keyfile: str) -> None:
+    with DicomStoreHook(keyfile) as hook:
+        assert hook.dataset_name("l", "d").project_id == "keyfile-project"
+
+
+def test_the_emulators_host_gets_no_token(
+    keyfile: str,
+    token_server: TokenServer,
+    healthcare: HealthcareEmulator,
+    store: DicomStoreName,
+    control: Control,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HEALTHCARE_EMULATOR_HOST", f"127.0.0.1:{healthcare.port}")
+    with DicomStoreHook(keyfile) as hook:
+        hook.get_dicom_store(store)
+    assert token_server.requests == []
+    assert authorizations(control) == {"none"}
+
+
+def test_a_token_never_travels_in_the_clear(
+    keyfile: str, store: DicomStoreName, token_server: TokenServer
+) -> None:
+    with (
+        DicomStoreHook(keyfile, api_endpoint="http://healthcare.example") as hook,
+        pytest.raises(exceptions.DicomExportInvalidRequestError, match="loopback host only"),
+    ):
+        hook.get_dicom_store(store)
+    assert token_server.requests == []
+
+
+@pytest.mark.parametrize(
+    "extra", [{"keyfile_dict": "no json"}, {"keyfile_dict": "{}"}, {"key_path": "/nowhere/key.json"}], ids=str
+)
+async def test_a_connection_that_cannot_be_loaded_names_itself(
+    extra: dict[str, str], connect: Any, healthcare: HealthcareEmulator, store: DicomStoreName
+) -> None:
+    async with DicomStoreAsyncHook(connect(**extra), api_endpoint=healthcare.url) as hook:
+        with pytest.raises(exceptions.DicomExportAuthenticationError, match="google_for_tests"):
+            await hook.get_operation(f"{store.dataset}/operations/1")
+
+
+async def test_a_missing_connection_is_an_event_not_a_crash(
+    healthcare: HealthcareEmulator, store: DicomStoreName
+) -> None:
+    name = f"{store.dataset}/operations/1"
+    trigger = DicomStoreExportTrigger(name, "no_such_connection", None, healthcare.url, poll_interval=0.05)
+    event = await fire(trigger)
+    assert event["status"] == "error"
+    assert event["operation"]["name"] == name
+    assert "no_such_connection" in event["message"]
+
+
+def test_hooks_in_threads_do_not_share_a_session(
+    keyfile: str, healthcare: HealthcareEmulator, store: DicomStoreName
+) -> None:
+    names: list[str] = []
+
+    def ask() -> None:
+        with DicomStoreHook(keyfile, api_endpoint=healthcare.url) as hook:
+            names.append(hook.get_dicom_store(store)["name"])
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timedelta(minutes=1).total_seconds())
+    assert names == [str(store)] * 4

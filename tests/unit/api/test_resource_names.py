@@ -1,0 +1,133 @@
+"""Ids of resources, and the names built from them."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from airflow_provider_dicom.api.resource_names import DatasetName, DicomStoreName, OperationName, id_mistake
+from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
+
+PARAMETERS = ["project_id", "location", "dataset_id", "dicom_store_id", "operation_id"]
+#: What the API's own rule says of dataset and store ids: [\p{L}\p{N}_\-\.]{1,256}.
+ACCEPTED_IDS = st.text(
+    st.characters(categories=["L", "N"], include_characters="_-."), min_size=1, max_size=256
+).filter(lambda text: ".." not in text and text != ".")
+
+
+@given(ACCEPTED_IDS)
+@example("a")
+@example("Abteilung_für-Röntgen.2")
+@example("放射線科")
+@example("x" * 256)
+@example("-")
+@example("_.")
+@pytest.mark.parametrize("parameter", PARAMETERS)
+def test_every_id_of_the_apis_own_pattern_is_accepted(parameter: str, value: str) -> None:
+    assert id_mistake(parameter, value) is None
+
+
+@pytest.mark.parametrize("parameter", ["dataset_id", "dicom_store_id"])
+@given(st.text(max_size=300))
+@example("Ro\u0308ntgen")
+@example("a:b")
+@example("a\u20e3")
+def test_anything_else_is_refused_with_parameter_value_and_what_is_accepted(
+    parameter: str, value: str
+) -> None:
+    matches_pattern = 1 <= len(value) <= 256 and all(
+        character in "_-." or unicodedata.category(character)[0] in "LN" for character in value
+    )
+    mistake = id_mistake(parameter, value)
+    if matches_pattern and ".." not in value and value != ".":
+        assert mistake is None
+    else:
+        assert mistake is not None
+        assert f"{parameter}={value!r}" in mistake
+        assert "accepted: letters and digits" in mistake
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "a/b",
+        "a?b",
+        "a#b",
+        "a%2Fb",
+        "..",
+        ".",
+        "a..b",
+        "a b",
+        " a",
+        "a\n",
+        "a\tb",
+        "a\x00",
+        "\x7f",
+        "a\u00a0b",
+        "a\u2028b",
+        "a\u200bb",
+        "a\ud800",
+        "x" * 257,
+        None,
+        7,
+        True,
+        b"a",
+        ["a"],
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("parameter", PARAMETERS)
+def test_what_could_reach_another_resource_is_refused_in_every_part(parameter: str, value: object) -> None:
+    mistake = id_mistake(parameter, value)
+    assert mistake is not None
+    assert mistake.startswith(f"{parameter}={value!r} ")
+    assert "; accepted: " in mistake
+
+
+def test_a_domain_scoped_project_is_accepted() -> None:
+    assert id_mistake("project_id", "example.com:my-project") is None
+
+
+@given(*[ACCEPTED_IDS] * 4)
+def test_names_are_put_together_and_taken_apart(project: str, location: str, dataset: str, last: str) -> None:
+    parent = DatasetName(project, location, dataset)
+    operation = OperationName(parent, last)
+    assert str(DicomStoreName(parent, last)) == (
+        f"projects/{project}/locations/{location}/datasets/{dataset}/dicomStores/{last}"
+    )
+    assert OperationName.parse(str(operation)) == operation
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "operations/1",
+        "projects/p/locations/l/datasets/d/operations/",
+        "projects/p/locations/l/operations/1",
+        "/projects/p/locations/l/datasets/d/operations/1",
+        "projects/p/locations/l/datasets/d/operations/1/",
+        "projects/p/locations/l/datasets/d/operations/1\n",
+        "projects/p/locations/l/datasets/../operations/1",
+        "projects/p/locations/l/datasets/d/dicomStores/s",
+        "projects/p/locations/l/datasets/d/operations/a?b",
+        "https://evil/projects/p/locations/l/datasets/d/operations/1",
+        None,
+        3,
+    ],
+    ids=repr,
+)
+def test_what_is_no_operations_name_is_refused(name: str) -> None:
+    with pytest.raises(DicomExportInvalidRequestError, match="accepted: "):
+        OperationName.parse(name)
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(DicomExportInvalidRequestError) as error:
+        DatasetName("", "a/b", "c d")
+    for sentence in ("project_id=''", "location='a/b'", "dataset_id='c d'"):
+        assert sentence in str(error.value)

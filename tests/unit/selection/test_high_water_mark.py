@@ -1,0 +1,39 @@
+"""High-water marks move only over what was exported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import Variable
+
+from airflow_provider_dicom.exceptions import DicomExportError
+from airflow_provider_dicom.selection.high_water_mark import advance_mark, read_mark
+
+ONE, TWO, THREE = (f"2026-03-2{day}T02:00:00+00:00" for day in (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("mark", "since", "until", "expected"),
+    [
+        (None, None, ONE, ONE),
+        (ONE, ONE, TWO, TWO),
+        (TWO, ONE, TWO, TWO),
+        (THREE, ONE, TWO, THREE),
+        (TWO, ONE, THREE, THREE),
+        (None, ONE, TWO, None),
+        (ONE, TWO, THREE, None),
+    ],
+)
+def test_advancing(mark: Any, since: Any, until: str, expected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = {} if mark is None else {"mark": mark}
+    monkeypatch.setattr(Variable, "get", lambda name, default: variables.get(name, default))
+    monkeypatch.setattr(Variable, "set", variables.__setitem__)
+    selection: Any = {"filter_uri": "gs://b/f", "count": 1, "since": since, "until": until}
+    if expected is None:
+        with pytest.raises(DicomExportError, match="moved back"):
+            advance_mark("mark", selection)
+        assert variables.get("mark") == mark
+    else:
+        assert advance_mark("mark", selection).isoformat() == expected == variables["mark"]
+        assert read_mark("mark") is not None

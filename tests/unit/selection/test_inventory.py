@@ -1,0 +1,33 @@
+"""Which instance an object in Cloud Storage is."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_provider_dicom.selection.exported import path_of_object
+
+PATH = "/studies/1.2/series/3.4/instances/5.6"
+
+
+@pytest.mark.parametrize("name", ["1.2/3.4/5.6.dcm", "1.2/3.4/5.6", "1.2/3.4/5.6/1.png", "1.2/3.4/5.6/12"])
+def test_files_and_frames(name: str) -> None:
+    assert path_of_object(name) == PATH
+    assert path_of_object(f"2026-03-29/{name}", in_folders=True) == PATH
+    assert path_of_object(f"nights/of 2026/{name}", in_folders=True) == PATH
+    assert path_of_object(f"2026-03-29/{name}") is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "1.2/3.4/",
+        "1.2/3.4",
+        "1.2/3.4/5.6.DCM",
+        "1.2/3.4/report.txt",
+        "1.2/3.4/5.6/x/1.png",
+        f"1.2/3/{'4' * 65}.dcm",
+    ],
+)
+def test_other_objects(name: str) -> None:
+    assert path_of_object(name) is None
