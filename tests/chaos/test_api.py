@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_dicom.longrunning.polling import REFUSALS_BELIEVED
+from airflow_provider_dicom.longrunning.polling import MAX_CONSECUTIVE_ERRORS
 from tests.support.chaos_scene import INSTANCES, Scene
 
 if TYPE_CHECKING:
@@ -86,9 +86,9 @@ def test_permission_revoked(scenes: dict[str, Scene]) -> None:
     scene = scenes["permission-revoked"]
     export = scene.followed()
     # The trigger believes the third refusal; the worker asks once more.
-    refused = scene.fault("operations.get", status=403, count=REFUSALS_BELIEVED + 1)
+    refused = scene.fault("operations.get", status=403, count=MAX_CONSECUTIVE_ERRORS + 1)
     scene.wait_for_try(2)
-    assert scene.fired(refused) == REFUSALS_BELIEVED + 1
+    assert scene.fired(refused) == MAX_CONSECUTIVE_ERRORS + 1
     assert "DicomExportPermissionError" in scene.log(1)
     assert scene.remote_state(export) == "RUNNING"
     scene.finish()

@@ -63,7 +63,7 @@ def test_storm(stage: Stage) -> None:
             continue
         # Twice only where the reply never reached a worker that could note it, and the log says so.
         log = scene.logs(index)
-        repeats = log.count("doing it again is harmless") + log.count(
+        repeats = log.count("Submitting again: the data cannot be duplicated") + log.count(
             "Submitting it again, which is harmless"
         )
         assert 1 < len(names) <= 1 + repeats, (index, names, log)

@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferr
 
 from airflow_provider_dicom import exceptions
 from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
-from airflow_provider_dicom.operators._submission import STATE_KEY
+from airflow_provider_dicom.operators.dicom_store import STATE_KEY
 from rig.servers import wait_for
 from tests.support.around_tasks import end_deferral, set_current_context
 from tests.support.provider_rig import Run, StateStore
