@@ -169,9 +169,11 @@ class ExportRequest:
         return [f"{sentence}; it is sent unchanged, and the API decides."]
 
     @property
-    def repeatable(self) -> bool:
-        """Whether a second submission of the same export leaves the same data as the first one alone."""
-        return self.write_disposition != "WRITE_APPEND"
+    def duplicate_risk(self) -> str | None:
+        """The damage that a second submission of the same export could do; None if it does none."""
+        if self.write_disposition != "WRITE_APPEND":
+            return None
+        return f"{self.write_disposition} could then write the same rows to {self.destination} twice"
 
     def body(self) -> ExportBody:
         """

@@ -61,7 +61,8 @@ class Submission:
     :param state_key: the key of the record in the task state. Running deployments have stored it: it must
         never be renamed.
     :param api_method: the suffix of the Operation's ``apiMethodName``.
-    :param repeatable: a second submission leaves the same data as the first one alone.
+    :param duplicate_risk: the damage that a second submission could do, to follow "because"; None if a second
+        submission leaves the same data as the first one alone.
     :param filter_digest: a digest of the filter file's content; None without a filter file.
     :param prepare: has to be called before the request is sent.
     """
@@ -70,9 +71,14 @@ class Submission:
     send: Callable[[], Operation]
     state_key: str
     api_method: str
-    repeatable: bool
+    duplicate_risk: str | None
     filter_digest: str | None = None
     prepare: Callable[[], None] = lambda: None
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether a second submission leaves the same data as the first one alone."""
+        return self.duplicate_risk is None
 
 
 class SubmissionRecord(TypedDict):
@@ -333,10 +339,9 @@ class Submitter:
         if record is not None and record["operation_name"] is None:
             reason += self._operations_since(record["submitted_at"])
         raise DicomExportDuplicateRiskError(
-            f"{reason.rstrip('.')}. Nothing was submitted again, because a second submission could write the "
-            f"same rows to {self._request.destination} twice. Check the dataset's operations "
-            f"({self._request.dataset.list_operations_command}) and the table; remove the rows of an earlier "
-            "export; then run the task with durable=False, or in a new run."
+            f"{reason.rstrip('.')}. Nothing was submitted again, because {self._submission.duplicate_risk}. Check "
+            f"the dataset's operations ({self._request.dataset.list_operations_command}) and the table; remove the "
+            "rows of an earlier export; then run the task with durable=False, or in a new run."
         )
 
     def _operations_since(self, submitted_at: str) -> str:

@@ -257,7 +257,7 @@ class DicomStoreExportOperator(LongRunningOperator):
                 send=partial(hook.export, store, request),
                 state_key=STATE_KEY,
                 api_method="ExportDicomData",
-                repeatable=request.repeatable,
+                duplicate_risk=request.duplicate_risk,
                 filter_digest=filter_.digest,
                 prepare=filter_.prepare,
             )

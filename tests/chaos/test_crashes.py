@@ -43,7 +43,7 @@ def test_both_triggerers_in_turn(stage: Stage) -> None:
 
 @pytest.mark.scenario(
     "kill -9: all workers, before they note the name, after it, while resuming, and with an end meanwhile",
-    "re-attached where the name is known; submitted again where that is harmless; WRITE_APPEND refused",
+    "re-attached where the name is known; submitted again only where data cannot be duplicated; WRITE_APPEND refused",
 )
 def test_workers(stage: Stage, bigquery: BigQueryEmulator) -> None:
     bigquery.create_dataset("test-project", "crashes")
@@ -94,7 +94,7 @@ def test_workers(stage: Stage, bigquery: BigQueryEmulator) -> None:
     unnamed.finish()
     unnamed.assert_succeeded(name=unnamed.accepted()[1])
     if stage.keeps_task_state:
-        assert "may have submitted this export; doing it again is harmless" in unnamed.logs()
+        assert "Submitting again: the data cannot be duplicated" in unnamed.logs()
 
     away.wait_for_state("success", "failed")
     away.assert_one_export(ended)

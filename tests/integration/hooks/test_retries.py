@@ -200,7 +200,7 @@ def test_a_submission_that_may_have_been_accepted_is_not(
         submit(hook, store, bucket)
     assert sent(control, "export") == 1
     assert accepted(control, store) == ran
-    assert "may or may not run" in str(error.value)
+    assert "may or may not have accepted" in str(error.value)
     assert "gcloud healthcare operations list --dataset=radiology" in str(error.value)
     assert str(store) in str(error.value)
 

@@ -132,7 +132,7 @@ async def test_patience_ends(
     event = await fire(trigger(name, api_endpoint=f"http://127.0.0.1:{free_port()}"))
     assert event["status"] == "error"
     assert event["operation"] == {"name": name}
-    assert "no answer" in event["message"]
+    assert "no response" in event["message"]
 
 
 async def test_it_never_submits_or_cancels(

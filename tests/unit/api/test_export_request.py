@@ -177,4 +177,4 @@ def test_all_mistakes_are_told_at_once() -> None:
     ],
 )
 def test_only_appending_must_not_be_repeated(options: dict[str, Any], harmless: bool) -> None:
-    assert ExportRequest(**options).repeatable is harmless
+    assert (ExportRequest(**options).duplicate_risk is None) is harmless
