@@ -17,7 +17,7 @@ from airflow_provider_dicom.longrunning import poll_schedule, polling
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
 from airflow_provider_dicom.sensors import dicom_store as sensor
 from rig.dicom_files import sample_files, upload
-from tests.support.provider_rig import TokenServer
+from tests.support.token_server import TokenServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

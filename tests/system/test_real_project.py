@@ -58,7 +58,7 @@ def run(airflow: AirflowStandalone, dag_id: str, **destination: str) -> dict[str
     return result
 
 
-def test_to_cloud_storage(airflow: AirflowStandalone) -> None:
+def test_nightly_export_to_cloud_storage_writes_one_file_per_instance(airflow: AirflowStandalone) -> None:
     from google.cloud.storage import Client
 
     result = run(airflow, "dicom_nightly_to_gcs", bucket=setting("BUCKET"))
@@ -67,7 +67,7 @@ def test_to_cloud_storage(airflow: AirflowStandalone) -> None:
     assert len(written) == result["success"], "one file for each instance"
 
 
-def test_to_bigquery(airflow: AirflowStandalone) -> None:
+def test_nightly_export_to_bigquery_writes_one_row_per_instance(airflow: AirflowStandalone) -> None:
     from google.cloud.bigquery import Client
 
     result = run(airflow, "dicom_nightly_to_bigquery", table=setting("TABLE"))

@@ -78,18 +78,18 @@ PROBES: dict[str, Callable[[], bool]] = {
 }
 
 
-def test_every_line_has_a_probe() -> None:
+def test_every_row_of_the_version_table_has_a_probe() -> None:
     assert HEAD[1:] == ["2.11", "3.1", "3.3"]
     found = {line: [name for name in PROBES if line.startswith(name)] for line in TABLE}
     assert [len(names) for names in found.values()] == [1] * len(PROBES)
 
 
 @pytest.mark.parametrize("line", TABLE, ids=lambda line: line[:20])
-def test_what_the_table_says_is_so(line: str) -> None:
+def test_version_table_agrees_with_the_installed_airflow(line: str) -> None:
     (probe,) = [probe for name, probe in PROBES.items() if line.startswith(name)]
     assert probe() == (TABLE[line][HEAD.index(INSTALLED) - 1] == "yes")
 
 
-def test_the_installed_python_is_in_the_table() -> None:
+def test_version_table_lists_the_installed_python() -> None:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     assert TABLE[f"Python {version}"][HEAD.index(INSTALLED) - 1] == "yes"

@@ -1,9 +1,9 @@
-"""The connection type of this provider: its form, its defaults and its Test button."""
+"""The connection type of this provider: its form, the defaults it supplies, and its test."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import pytest
 from airflow.models.connection import Connection
@@ -18,22 +18,27 @@ from rig.releases import chosen_release
 from rig.servers import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from airflow_provider_dicom.api.resource_names import DicomStoreName
     from rig.control import Control
     from rig.servers import HealthcareEmulator
-    from tests.support.provider_rig import TokenServer
+    from tests.support.token_server import TokenServer
 
-# Airflow's own Connection.test_connection asks for the hooks in a way that Airflow itself calls deprecated.
+# Airflow's own Connection.test_connection reads a property that Airflow has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:ProvidersManager.hooks is deprecated")
 CALLER = "airflow@keyfile-project.iam.gserviceaccount.com"
-Fields = dict[str, Any]
+Fields = dict[str, str]
+
+
+class SaveConnection(Protocol):
+    """Saves a connection of this provider's type under the id ``dicom``."""
+
+    def __call__(self, fields: Fields) -> Connection:
+        """Save a connection with these fields, and return it."""
 
 
 @pytest.fixture
 def fields(store: DicomStoreName, healthcare: HealthcareEmulator, token_server: TokenServer) -> Fields:
-    """What somebody fills in."""
+    """The fields of a connection to the test's DICOM store."""
     return {
         "project": store.dataset.project_id,
         "location": store.dataset.location,
@@ -45,8 +50,8 @@ def fields(store: DicomStoreName, healthcare: HealthcareEmulator, token_server: 
 
 
 @pytest.fixture
-def connect_to(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fields], Connection]:
-    """Saves a connection of this provider's type."""
+def save_connection(monkeypatch: pytest.MonkeyPatch) -> SaveConnection:
+    """Saves a connection of this provider's type under the id ``dicom``."""
 
     def save(fields: Fields) -> Connection:
         saved = Connection(conn_id="dicom", conn_type=connection_type.CONN_TYPE, extra=json.dumps(fields))
@@ -56,10 +61,10 @@ def connect_to(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fields], Connection
     return save
 
 
-def test_the_form_has_googles_fields_and_the_dicom_stores() -> None:
+def test_connection_form_has_the_fields_of_google_and_of_the_dicom_store() -> None:
     widgets = ProvidersManager().connection_form_widgets
     if not widgets and chosen_release().line == (3, 1):
-        pytest.skip("Airflow 3.1 without the FAB provider knows nobody's fields outside its API server")
+        pytest.skip("Airflow 3.1 without the FAB provider knows connection forms only in its API server")
     prefix, google = f"extra__{connection_type.CONN_TYPE}__", "extra__google_cloud_platform__"
     ours = {name.removeprefix(prefix) for name in widgets if name.startswith(prefix)}
     googles = {name.removeprefix(google) for name in widgets if name.startswith(google)}
@@ -70,7 +75,7 @@ def test_the_form_has_googles_fields_and_the_dicom_stores() -> None:
     assert behaviour["placeholders"][f"{prefix}location"]
 
 
-def test_the_connection_type_is_known_by_its_name() -> None:
+def test_connection_type_is_registered_with_its_hook_and_name() -> None:
     hook = ProvidersManager().hooks[connection_type.CONN_TYPE]
     assert hook is not None
     assert hook.hook_name == "Google Cloud Healthcare DICOM store"
@@ -80,7 +85,7 @@ def test_the_connection_type_is_known_by_its_name() -> None:
     assert google.hook_class_name.endswith("GoogleBaseHook")
 
 
-def test_older_airflows_get_the_same_form_behaviour() -> None:
+def test_hook_and_provider_info_declare_the_same_form_behaviour() -> None:
     (declared,) = get_provider_info()["connection-types"]
     behaviour = DicomStoreHook.get_ui_field_behaviour()
     assert {key.replace("_", "-"): value for key, value in behaviour.items()} == declared[
@@ -88,10 +93,10 @@ def test_older_airflows_get_the_same_form_behaviour() -> None:
     ]
 
 
-def test_the_connection_names_the_store(
-    fields: Fields, connect_to: Callable[[Fields], Connection], store: DicomStoreName
+def test_connection_supplies_the_default_dicom_store(
+    fields: Fields, save_connection: SaveConnection, store: DicomStoreName
 ) -> None:
-    connect_to(fields)
+    save_connection(fields)
     with DicomStoreHook("dicom") as hook:
         assert hook.dicom_store_name() == store
         assert hook.dataset_name() == store.dataset
@@ -99,7 +104,7 @@ def test_the_connection_names_the_store(
         assert str(other) == "projects/p/locations/l/datasets/d/dicomStores/s"
 
 
-def test_what_a_google_connection_does_not_name_is_asked_for(anonymous: str) -> None:
+def test_values_missing_in_a_google_connection_are_named_in_the_error(anonymous: str) -> None:
     with (
         DicomStoreHook(anonymous) as hook,
         pytest.raises(DicomExportInvalidRequestError, match="location=None, dicom_store_id=None: the conn"),
@@ -107,10 +112,10 @@ def test_what_a_google_connection_does_not_name_is_asked_for(anonymous: str) -> 
         hook.dicom_store_name(dataset_id="radiology")
 
 
-def test_the_parameter_then_the_emulator_then_the_connection_names_the_endpoint(
-    fields: Fields, connect_to: Callable[[Fields], Connection], monkeypatch: pytest.MonkeyPatch
+def test_endpoint_is_taken_from_parameter_then_environment_then_connection(
+    fields: Fields, save_connection: SaveConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connect_to({**fields, "api_endpoint": "https://connection.example"})
+    save_connection({**fields, "api_endpoint": "https://connection.example"})
     monkeypatch.setenv("HEALTHCARE_EMULATOR_HOST", "127.0.0.1:8085")
     assert DicomStoreHook("dicom", None, "https://parameter.example").endpoint.url.endswith(
         "parameter.example"
@@ -118,23 +123,23 @@ def test_the_parameter_then_the_emulator_then_the_connection_names_the_endpoint(
     assert DicomStoreHook("dicom").endpoint.url == "http://127.0.0.1:8085"
     monkeypatch.delenv("HEALTHCARE_EMULATOR_HOST")
     assert DicomStoreHook("dicom").endpoint.url == "https://connection.example"
-    connect_to({**fields, "api_endpoint": "http://connection.example"})
+    save_connection({**fields, "api_endpoint": "http://connection.example"})
     with pytest.raises(DicomExportInvalidRequestError, match="loopback host only"):
         _ = DicomStoreHook("dicom").endpoint
 
 
-async def test_triggers_find_the_connections_endpoint(
-    fields: Fields, connect_to: Callable[[Fields], Connection], healthcare: HealthcareEmulator
+async def test_async_hook_uses_the_endpoint_of_the_connection(
+    fields: Fields, save_connection: SaveConnection, healthcare: HealthcareEmulator
 ) -> None:
-    connect_to(fields)
+    save_connection(fields)
     async with DicomStoreAsyncHook("dicom") as hook:
         assert (await hook.get_sync_hook()).endpoint.url == healthcare.url
 
 
-def test_test_reads_the_store(
-    fields: Fields, connect_to: Callable[[Fields], Connection], store: DicomStoreName, control: Control
+def test_connection_test_reads_the_dicom_store(
+    fields: Fields, save_connection: SaveConnection, store: DicomStoreName, control: Control
 ) -> None:
-    status, message = connect_to(fields).test_connection()
+    status, message = save_connection(fields).test_connection()
     assert (status, message) == (
         True,
         f"Read {store}. The connection's account may start exports and poll them, and cancel them.",
@@ -143,14 +148,14 @@ def test_test_reads_the_store(
 
 
 @pytest.mark.parametrize("needed", [permissions.GET_STORE, permissions.EXPORT, permissions.GET_OPERATION])
-def test_test_says_which_permission_is_missing(
+def test_connection_test_names_the_missing_permission(
     needed: permissions.CallerPermission,
     fields: Fields,
-    connect_to: Callable[[Fields], Connection],
+    save_connection: SaveConnection,
     control: Control,
 ) -> None:
     control.settings(denied_permissions=[needed.permission])
-    status, message = connect_to(fields).test_connection()
+    status, message = save_connection(fields).test_connection()
     assert not status
     assert message.startswith(f"Missing: {needed.permission}. Needed: {needed.role}")
     assert message.count("Missing:") == 1
@@ -159,32 +164,33 @@ def test_test_says_which_permission_is_missing(
     assert CALLER in message
 
 
-def test_test_says_all_that_is_missing(
-    fields: Fields, connect_to: Callable[[Fields], Connection], control: Control
+def test_connection_test_names_all_missing_permissions(
+    fields: Fields, save_connection: SaveConnection, control: Control
 ) -> None:
     lacking = [permissions.EXPORT.permission, permissions.GET_OPERATION.permission]
     control.settings(denied_permissions=lacking)
-    status, message = connect_to(fields).test_connection()
+    status, message = save_connection(fields).test_connection()
     assert not status
     assert all(f"Missing: {permission}." in message for permission in lacking)
 
 
-def test_an_account_that_may_not_cancel_passes_with_a_word_about_it(
-    fields: Fields, connect_to: Callable[[Fields], Connection], control: Control
+def test_connection_test_passes_with_a_hint_if_the_account_may_not_cancel(
+    fields: Fields, save_connection: SaveConnection, control: Control
 ) -> None:
     control.settings(denied_permissions=[permissions.CANCEL_OPERATION.permission])
-    status, message = connect_to(fields).test_connection()
+    status, message = save_connection(fields).test_connection()
     assert status
     assert "but not cancel them" in message
     assert "roles/healthcare.dicomEditor" in message
 
 
-def test_a_refusal_that_no_permission_explains_is_told(
-    fields: Fields, connect_to: Callable[[Fields], Connection], control: Control
+def test_connection_test_reports_a_403_that_no_missing_permission_explains(
+    fields: Fields, save_connection: SaveConnection, control: Control
 ) -> None:
     control.fault("stores.get", status=403, message="Request is prohibited by organization's policy.")
-    status, message = connect_to(fields).test_connection()
+    status, message = save_connection(fields).test_connection()
     assert not status
+    assert "Missing:" not in message
     assert "prohibited by organization's policy" in message
 
 
@@ -202,10 +208,10 @@ def test_a_refusal_that_no_permission_explains_is_told(
         ({"location": "a/b"}, "contains '/'"),
     ],
 )
-def test_test_explains_what_is_wrong(
-    changes: Fields, words: str, fields: Fields, connect_to: Callable[[Fields], Connection]
+def test_connection_test_explains_an_invalid_connection(
+    changes: Fields, words: str, fields: Fields, save_connection: SaveConnection
 ) -> None:
-    status, message = connect_to(fields | changes).test_connection()
+    status, message = save_connection(fields | changes).test_connection()
     assert not status
     assert words in message
     assert "PRIVATE KEY" not in message

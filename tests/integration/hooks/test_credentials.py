@@ -1,12 +1,12 @@
-"""Tokens: fetched by google-auth from a real key, once, anew when they expire, and off the event loop."""
+"""Tokens: fetched with a real key, once per hook, refreshed when they expire, and off the event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import threading
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import google.auth.iam
 import pytest
@@ -14,12 +14,17 @@ import pytest
 from airflow_provider_dicom import exceptions
 from airflow_provider_dicom.hooks.dicom_store import DicomStoreAsyncHook, DicomStoreHook
 from airflow_provider_dicom.triggers.dicom_store import DicomStoreExportTrigger
-from tests.support.provider_rig import LoopProbe, TokenServer, fire
+from tests.support.healthcare_requests import request_count
+from tests.support.loop_probe import LoopProbe
+from tests.support.trigger_runs import run_trigger
+from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from airflow_provider_dicom.api.resource_names import DicomStoreName
     from rig.control import Control
     from rig.servers import HealthcareEmulator
+    from tests.integration.conftest import Connect
+    from tests.support.token_server import TokenServer
 
 pytestmark = pytest.mark.usefixtures("quick")
 CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
@@ -31,9 +36,9 @@ def authorizations(control: Control) -> set[str]:
 
 
 @pytest.mark.parametrize("scope", [None, CLOUD_PLATFORM, CLOUD_HEALTHCARE])
-async def test_one_token_serves_many_calls_with_either_scope(
+async def test_one_token_serves_all_calls_of_a_hook(
     scope: str | None,
-    connect: Any,
+    connect: Connect,
     token_server: TokenServer,
     healthcare: HealthcareEmulator,
     store: DicomStoreName,
@@ -57,7 +62,7 @@ async def test_one_token_serves_many_calls_with_either_scope(
     assert authorizations(control) == {"bearer"}
 
 
-async def test_a_token_that_the_api_no_longer_accepts_is_renewed_once(
+async def test_rejected_token_is_refreshed_once(
     keyfile: str,
     token_server: TokenServer,
     healthcare: HealthcareEmulator,
@@ -87,7 +92,7 @@ async def test_a_token_that_the_api_no_longer_accepts_is_renewed_once(
             assert len(token_server.tokens) == 6
 
 
-async def test_who_hears_of_it_late_takes_the_token_that_is_there(
+async def test_late_401_reuses_a_token_that_was_refreshed_meanwhile(
     keyfile: str,
     token_server: TokenServer,
     healthcare: HealthcareEmulator,
@@ -98,26 +103,25 @@ async def test_who_hears_of_it_late_takes_the_token_that_is_there(
     async with DicomStoreAsyncHook(keyfile, api_endpoint=healthcare.url) as hook:
         control.fault("operations.get", status=401, latency_seconds=2.0, count=1)
         late = asyncio.create_task(hook.get_operation(name))
-        async with asyncio.timeout(60):
-            while not control.requests()["counts"].get("operations.get"):  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        await wait_until(lambda: request_count(control, "operations.get"))
         control.fault("operations.get", status=401, count=1)
         with pytest.raises(exceptions.DicomExportNotFoundError):
             await hook.get_operation(name)
         assert token_server.tokens == ["token-1", "token-2"]
+        assert not late.done()
         with pytest.raises(exceptions.DicomExportNotFoundError):
             await late
     assert token_server.tokens == ["token-1", "token-2"]
 
 
-async def test_a_token_is_renewed_before_it_expires(
+async def test_token_is_refreshed_before_it_expires(
     keyfile: str,
     token_server: TokenServer,
     healthcare: HealthcareEmulator,
     store: DicomStoreName,
     control: Control,
 ) -> None:
-    # google-auth calls a token stale some minutes before its end.
+    # google-auth regards a token as stale some minutes before it expires.
     token_server.expires_in = 60
     name = f"{store.dataset}/operations/1"
     async with DicomStoreAsyncHook(keyfile, api_endpoint=healthcare.url) as hook:
@@ -129,24 +133,25 @@ async def test_a_token_is_renewed_before_it_expires(
     assert statuses == [404] * 3, "no request was sent with a token that the API refused"
 
 
-async def test_the_loop_goes_on_while_a_token_is_fetched(
+async def test_event_loop_is_not_blocked_while_a_token_is_fetched(
     keyfile: str, token_server: TokenServer, healthcare: HealthcareEmulator, store: DicomStoreName
 ) -> None:
     token_server.gate.clear()
     async with LoopProbe() as probe, DicomStoreAsyncHook(keyfile, api_endpoint=healthcare.url) as hook:
-        asking = asyncio.create_task(hook.get_operation(f"{store.dataset}/operations/1"))
-        # The token endpoint answers only after the loop has taken two hundred turns.
-        for _ in range(200):
+        call = asyncio.create_task(hook.get_operation(f"{store.dataset}/operations/1"))
+        await wait_until(token_server.received.is_set)
+        # The loop goes on while the token endpoint holds its response back.
+        for _ in range(20):
             await asyncio.sleep(0.005)
-        assert not asking.done()
+        assert not call.done()
         token_server.gate.set()
         with pytest.raises(exceptions.DicomExportNotFoundError):
-            await asking
+            await call
     assert probe.longest < 1.0
 
 
 @pytest.mark.parametrize("status", [500, 503])
-async def test_trouble_at_the_token_endpoint_is_a_passing_fault(
+async def test_token_endpoint_5xx_is_a_transient_error(
     status: int,
     keyfile: str,
     token_server: TokenServer,
@@ -163,7 +168,7 @@ async def test_trouble_at_the_token_endpoint_is_a_passing_fault(
     assert "no access token" in str(error.value)
 
 
-async def test_a_revoked_key_is_no_passing_fault(
+async def test_revoked_key_is_an_authentication_error(
     keyfile: str,
     token_server: TokenServer,
     healthcare: HealthcareEmulator,
@@ -188,7 +193,7 @@ async def test_a_revoked_key_is_no_passing_fault(
     "chain",
     ["last@p.iam.gserviceaccount.com", ["first@p.iam.gserviceaccount.com", "last@p.iam.gserviceaccount.com"]],
 )
-async def test_impersonation(
+async def test_impersonation_chain_yields_a_token_of_its_last_account(
     chain: str | list[str],
     keyfile: str,
     token_server: TokenServer,
@@ -215,7 +220,9 @@ async def test_impersonation(
         assert request["body"]["scope"] == [CLOUD_PLATFORM]
 
 
-def test_another_universe(connect: Any, token_server: TokenServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_universe_domain_decides_the_endpoint(
+    connect: Connect, token_server: TokenServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     key = token_server.keyfile(universe_domain="example-universe.goog")
     with DicomStoreHook(connect(keyfile_dict=json.dumps(key))) as hook:
         assert hook.endpoint.url == "https://healthcare.example-universe.goog"
@@ -226,12 +233,12 @@ def test_another_universe(connect: Any, token_server: TokenServer, monkeypatch: 
         assert hook.endpoint.url == "https://healthcare.other.goog"
 
 
-def test_the_keyfiles_project_is_the_default(keyfile: str) -> None:
+def test_project_of_the_key_is_the_default_project(keyfile: str) -> None:
     with DicomStoreHook(keyfile) as hook:
         assert hook.dataset_name("l", "d").project_id == "keyfile-project"
 
 
-def test_the_emulators_host_gets_no_token(
+def test_emulator_host_is_sent_no_token(
     keyfile: str,
     token_server: TokenServer,
     healthcare: HealthcareEmulator,
@@ -246,7 +253,7 @@ def test_the_emulators_host_gets_no_token(
     assert authorizations(control) == {"none"}
 
 
-def test_a_token_never_travels_in_the_clear(
+def test_token_is_never_sent_over_unencrypted_http(
     keyfile: str, store: DicomStoreName, token_server: TokenServer
 ) -> None:
     with (
@@ -260,37 +267,44 @@ def test_a_token_never_travels_in_the_clear(
 @pytest.mark.parametrize(
     "extra", [{"keyfile_dict": "no json"}, {"keyfile_dict": "{}"}, {"key_path": "/nowhere/key.json"}], ids=str
 )
-async def test_a_connection_that_cannot_be_loaded_names_itself(
-    extra: dict[str, str], connect: Any, healthcare: HealthcareEmulator, store: DicomStoreName
+async def test_unusable_key_error_names_the_connection(
+    extra: dict[str, str], connect: Connect, healthcare: HealthcareEmulator, store: DicomStoreName
 ) -> None:
     async with DicomStoreAsyncHook(connect(**extra), api_endpoint=healthcare.url) as hook:
         with pytest.raises(exceptions.DicomExportAuthenticationError, match="google_for_tests"):
             await hook.get_operation(f"{store.dataset}/operations/1")
 
 
-async def test_a_missing_connection_is_an_event_not_a_crash(
+async def test_missing_connection_ends_a_trigger_in_an_error_event(
     healthcare: HealthcareEmulator, store: DicomStoreName
 ) -> None:
     name = f"{store.dataset}/operations/1"
     trigger = DicomStoreExportTrigger(name, "no_such_connection", None, healthcare.url, poll_interval=0.05)
-    event = await fire(trigger)
+    event = await run_trigger(trigger)
     assert event["status"] == "error"
     assert event["operation"]["name"] == name
     assert "no_such_connection" in event["message"]
 
 
-def test_hooks_in_threads_do_not_share_a_session(
-    keyfile: str, healthcare: HealthcareEmulator, store: DicomStoreName
+def test_hooks_in_threads_share_neither_session_nor_token(
+    keyfile: str,
+    token_server: TokenServer,
+    healthcare: HealthcareEmulator,
+    store: DicomStoreName,
+    control: Control,
 ) -> None:
-    names: list[str] = []
+    threads = 4
+    one_at_a_time, all_have_called = threading.Lock(), threading.Barrier(threads)
 
-    def ask() -> None:
+    def read_store(_: int) -> str:
         with DicomStoreHook(keyfile, api_endpoint=healthcare.url) as hook:
-            names.append(hook.get_dicom_store(store)["name"])
+            # One call at a time: hooks that shared a session would use one connection for all of them.
+            with one_at_a_time:
+                name = hook.get_dicom_store(store)["name"]
+            all_have_called.wait(60)
+        return name
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timedelta(minutes=1).total_seconds())
-    assert names == [str(store)] * 4
+    with ThreadPoolExecutor(threads) as pool:
+        assert list(pool.map(read_store, range(threads))) == [str(store)] * threads
+    assert control.requests()["connections"] == threads
+    assert len(token_server.tokens) == threads

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -19,50 +20,47 @@ from airflow_provider_dicom.exceptions import (
 from airflow_provider_dicom.hooks.dicom_store import DicomStoreAsyncHook, DicomStoreHook
 from rig.dicom_files import create_store
 from rig.servers import wait_for
+from tests.support.healthcare_requests import accepted_exports
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
     from rig.control import Control
     from rig.dicom_files import Uids
     from rig.servers import HealthcareEmulator, StorageEmulator
+    from tests.integration.conftest import Connect
 
 
-@pytest.fixture
-def hook(anonymous: str, healthcare: HealthcareEmulator) -> Iterator[DicomStoreHook]:
-    with DicomStoreHook(anonymous, api_endpoint=healthcare.url) as hook:
-        yield hook
+def export(hook: DicomStoreHook, store: DicomStoreName, bucket: str, mime_type: str | None = None) -> str:
+    """Submit an export, and return the Operation's name."""
+    request = ExportRequest(destination=f"gs://{bucket}/out", mime_type=mime_type)
+    return hook.export(store, request)["name"]
 
 
-def export(hook: DicomStoreHook, store: DicomStoreName, bucket: str, **options: Any) -> str:
-    operation = hook.export(store, ExportRequest(destination=f"gs://{bucket}/out", **options))
-    return operation["name"]
-
-
-def test_export_get_and_the_objects(
+def test_export_writes_one_object_per_instance(
     hook: DicomStoreHook, store: DicomStoreName, instances: list[Uids], bucket: str, storage: StorageEmulator
 ) -> None:
     name = export(hook, store, bucket, mime_type="application/dicom; transfer-syntax=*")
     assert name.startswith(f"{store.dataset}/operations/")
-    wait_for("the export's end", lambda: hook.get_operation(name).get("done"), timeout=60)
+    wait_for("the export's end", lambda: hook.get_operation(name).get("done"), timeout=60, pause=0.02)
     operation = hook.get_operation(name)
     assert operation["metadata"]["counter"] == {"success": "3"}
     expected = {f"out/{uids.study}/{uids.series}/{uids.instance}.dcm" for uids in instances}
     assert set(storage.objects(bucket)) == expected
 
 
-def test_cancel(
+def test_cancelled_operation_ends_with_error_code_1(
     hook: DicomStoreHook, store: DicomStoreName, instances: list[Uids], bucket: str, control: Control
 ) -> None:
     control.settings(advance="manual")
     name = export(hook, store, bucket)
     assert not hook.get_operation(name).get("done")
     assert hook.cancel_operation(name) is None
-    wait_for("the cancellation", lambda: hook.get_operation(name).get("done"), timeout=60)
+    wait_for("the cancellation", lambda: hook.get_operation(name).get("done"), timeout=60, pause=0.02)
     assert hook.get_operation(name)["error"]["code"] == 1
 
 
-def test_stores_and_operations_are_listed_page_by_page(
+def test_stores_and_operations_are_listed_with_all_pages(
     hook: DicomStoreHook, healthcare: HealthcareEmulator, bucket: str, control: Control
 ) -> None:
     dataset = DatasetName("test-project", "europe-west3", "sammlung-für-listen")
@@ -78,7 +76,7 @@ def test_stores_and_operations_are_listed_page_by_page(
     assert control.requests()["counts"]["operations.list"] == 3
 
 
-async def test_the_async_hook_follows_and_cancels(
+async def test_async_hook_lists_gets_and_cancels_operations(
     hook: DicomStoreHook, store: DicomStoreName, instances: list[Uids], bucket: str, control: Control
 ) -> None:
     control.settings(advance="manual")
@@ -90,12 +88,12 @@ async def test_the_async_hook_follows_and_cancels(
         name = min(names)
         assert "done" not in await async_hook.get_operation(name)
         await async_hook.cancel_operation(name)
-        wait_for("the cancellation", lambda: hook.get_operation(name).get("done"), timeout=60)
+        wait_for("the cancellation", lambda: hook.get_operation(name).get("done"), timeout=60, pause=0.02)
         assert (await async_hook.get_operation(name))["error"]["code"] == 1
     control.step()
 
 
-def test_store_metrics_and_permissions(
+def test_store_metrics_and_permissions_are_read(
     hook: DicomStoreHook, store: DicomStoreName, instances: list[Uids]
 ) -> None:
     assert hook.get_dicom_store(store)["name"] == str(store)
@@ -106,7 +104,7 @@ def test_store_metrics_and_permissions(
     assert hook.test_iam_permissions(store, wanted[:1]) == wanted[:1]
 
 
-def test_searches_are_paged_to_the_end(
+def test_search_returns_the_matches_of_all_pages(
     hook: DicomStoreHook, store: DicomStoreName, instances: list[Uids], control: Control
 ) -> None:
     found = list(hook.search(store, "instances", page_size=1))
@@ -124,20 +122,25 @@ def test_searches_are_paged_to_the_end(
 
 
 @pytest.mark.parametrize("name", ["Müller^Jürgen", "山田^太郎", "a&limit=0#?%2F"])
-def test_searches_take_any_text(
-    hook: DicomStoreHook, store: DicomStoreName, instances: list[Uids], name: str
+def test_search_value_is_sent_as_it_is(
+    name: str, hook: DicomStoreHook, store: DicomStoreName, instances: list[Uids], control: Control
 ) -> None:
     assert list(hook.search(store, "studies", filters={"PatientName": name}, include_fields=["all"])) == []
+    (query,) = [request["query"] for request in control.requests()["recent"] if request["route"] == "search"]
+    assert parse_qs(query)["PatientName"] == [name]
+    assert parse_qs(query)["includefield"] == ["all"]
 
 
-def test_names_in_other_scripts(hook: DicomStoreHook, healthcare: HealthcareEmulator) -> None:
+def test_resource_names_may_have_non_ascii_letters(
+    hook: DicomStoreHook, healthcare: HealthcareEmulator
+) -> None:
     store = DicomStoreName(DatasetName("test-project", "europe-west3", "放射線科"), "Röntgen.2_-é")
     create_store(healthcare.url, str(store))
     assert hook.get_dicom_store(store)["name"] == str(store)
     assert hook.get_dicom_store_metrics(store).get("instanceCount", "0") == "0"
 
 
-def test_the_connections_project_is_the_default(hook: DicomStoreHook) -> None:
+def test_project_of_the_connection_is_the_default_project(hook: DicomStoreHook) -> None:
     assert (
         str(hook.dicom_store_name("l", "d", "s"))
         == "projects/test-project/locations/l/datasets/d/dicomStores/s"
@@ -145,7 +148,7 @@ def test_the_connections_project_is_the_default(hook: DicomStoreHook) -> None:
     assert hook.dataset_name("l", "d", "other").project_id == "other"
 
 
-def test_no_project_at_all_is_refused(connect: Any, healthcare: HealthcareEmulator) -> None:
+def test_missing_project_is_an_invalid_request(connect: Connect, healthcare: HealthcareEmulator) -> None:
     with (
         DicomStoreHook(connect(is_anonymous=True), api_endpoint=healthcare.url) as hook,
         pytest.raises(DicomExportInvalidRequestError, match=r"project_id=None.*accepted: a project id"),
@@ -153,8 +156,8 @@ def test_no_project_at_all_is_refused(connect: Any, healthcare: HealthcareEmulat
         hook.dicom_store_name("l", "d", "s")
 
 
-def test_the_emulators_host_needs_no_credentials(
-    connect: Any, healthcare: HealthcareEmulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+def test_emulator_host_needs_no_credentials(
+    connect: Connect, healthcare: HealthcareEmulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HEALTHCARE_EMULATOR_HOST", f"127.0.0.1:{healthcare.port}")
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "missing.json"))
@@ -164,7 +167,7 @@ def test_the_emulators_host_needs_no_credentials(
             hook.get_dicom_store(store)
 
 
-def test_missing_resources_and_missing_permissions(
+def test_errors_name_the_missing_resource_or_role(
     hook: DicomStoreHook, store: DicomStoreName, bucket: str, control: Control
 ) -> None:
     missing = DicomStoreName(store.dataset, "nowhere")
@@ -180,10 +183,10 @@ def test_missing_resources_and_missing_permissions(
         DicomExportPermissionError, match=r"roles/healthcare\.dicomViewer.*dicom-stores add-iam"
     ):
         export(hook, store, bucket)
-    assert control.exports()["operations"][-1]["dicomStore"] != str(store)
+    assert accepted_exports(control, store) == []
 
 
-async def test_one_session_user_agent_and_nothing_left_open(
+async def test_hook_uses_one_session_and_one_user_agent_and_leaves_nothing_open(
     hook: DicomStoreHook, store: DicomStoreName, control: Control, bucket: str
 ) -> None:
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Patients' data, keys and tokens stay out of error messages, tracebacks and logs."""
+"""Patient data, keys and tokens appear in no error message, traceback or log line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.api.resource_names import DicomStoreName
     from rig.control import Control
     from rig.servers import HealthcareEmulator
-    from tests.support.provider_rig import TokenServer
+    from tests.integration.conftest import Connect
+    from tests.support.token_server import TokenServer
 
 pytestmark = pytest.mark.usefixtures("quick")
 FILTERS = {"PatientName": "Doe^Jane", "PatientID": "4711-geheim"}
@@ -28,15 +29,15 @@ SECRETS = ("Doe", "4711", "geheim", "PatientName", "PatientID", "token-", "PRIVA
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
-    """Return all lines from INFO on: Airflow's own loggers write to standard output."""
+    """Returns all log lines from INFO on; Airflow's own loggers write to standard output."""
     caplog.set_level(logging.INFO)
     return lambda: caplog.text + "".join(capsys.readouterr())
 
 
 def leaks(error: BaseException, log: str) -> list[str]:
-    """Return what should not be seen in what Airflow would show of an error."""
+    """Return the secrets that appear in an error, its traceback or the log."""
     shown = "".join(traceback.format_exception(error)) + repr(error) + log
-    # The lines of source code in a traceback are this test's own.
+    # A traceback quotes this file's lines of code.
     shown = "\n".join(
         line for line in shown.splitlines() if "FILTERS" not in line and "hook.search" not in line
     )
@@ -57,7 +58,7 @@ def leaks(error: BaseException, log: str) -> list[str]:
     ],
     ids=str,
 )
-def test_searches(
+def test_failed_search_shows_neither_search_values_nor_tokens(
     fault: dict[str, Any],
     keyfile: str,
     healthcare: HealthcareEmulator,
@@ -75,7 +76,9 @@ def test_searches(
     assert str(store) in str(error.value)
 
 
-def test_a_search_of_nobody(keyfile: str, store: DicomStoreName, logged: Callable[[], str]) -> None:
+def test_unreachable_search_shows_neither_search_values_nor_tokens(
+    keyfile: str, store: DicomStoreName, logged: Callable[[], str]
+) -> None:
     with (
         DicomStoreHook(keyfile, api_endpoint=f"http://127.0.0.1:{free_port()}") as hook,
         pytest.raises(exceptions.DicomExportUnavailableError) as error,
@@ -85,7 +88,7 @@ def test_a_search_of_nobody(keyfile: str, store: DicomStoreName, logged: Callabl
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 503])
-async def test_tokens_and_keys(
+async def test_failed_request_shows_neither_tokens_nor_keys(
     status: int,
     keyfile: str,
     token_server: TokenServer,
@@ -109,14 +112,14 @@ async def test_tokens_and_keys(
     assert leaks(async_error.value, log) == []
 
 
-def test_a_broken_key_is_not_shown(
-    connect: Any, token_server: TokenServer, store: DicomStoreName, logged: Callable[[], str]
+def test_error_of_a_broken_key_does_not_show_the_key(
+    connect: Connect, token_server: TokenServer, store: DicomStoreName, logged: Callable[[], str]
 ) -> None:
     key = token_server.keyfile()
     broken = key | {"private_key": key["private_key"].replace("A", "!")}
     with (
         DicomStoreHook(connect(keyfile_dict=json.dumps(broken)), api_endpoint="http://127.0.0.1:1") as hook,
-        pytest.raises(Exception) as error,  # noqa: PT011 - whichever it is, it must not show the key
+        pytest.raises(Exception) as error,  # noqa: PT011 - no error of any class may show the key
     ):
         hook.get_dicom_store(store)
     body = key["private_key"].splitlines()[2]

@@ -1,9 +1,9 @@
-"""Selections become filter files, against the local Healthcare API, Cloud Storage and BigQuery."""
+"""Selections that become filter files, against the local Healthcare API, Cloud Storage and BigQuery."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowSkipException
@@ -12,18 +12,28 @@ from airflow_provider_dicom.api.destinations import BigQueryTable
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 from airflow_provider_dicom.operators.selection import DicomStoreSearchOperator
 from airflow_provider_dicom.selection.inventory import MetadataTable
-from tests.support.provider_rig import Run
+from tests.support.task_runs import TaskRun
 
 if TYPE_CHECKING:
     from rig.dicom_files import Uids
     from rig.servers import BigQueryEmulator, StorageEmulator
+    from tests.integration.operators.conftest import ExportOperatorFactory
 
 pytestmark = pytest.mark.usefixtures("quick")
 
 
+class SearchOperatorFactory(Protocol):
+    """Builds operators that search the test's DICOM store."""
+
+    def __call__(self, **changes: object) -> DicomStoreSearchOperator:
+        """Build an operator; ``changes`` are its parameters other than the defaults."""
+
+
 @pytest.fixture
-def search(where: dict[str, Any], bucket: str) -> Any:
-    def build(**changes: Any) -> DicomStoreSearchOperator:
+def search(where: dict[str, Any], bucket: str) -> SearchOperatorFactory:
+    """Builds operators that search the test's DICOM store and write ``f.txt``."""
+
+    def build(**changes: object) -> DicomStoreSearchOperator:
         arguments: dict[str, Any] = {
             "task_id": "search",
             "filter_uri": f"gs://{bucket}/f.txt",
@@ -33,50 +43,58 @@ def search(where: dict[str, Any], bucket: str) -> Any:
     return build
 
 
-def test_a_search_pages_and_writes_only_uids(
-    search: Any, instances: list[Uids], bucket: str, storage: StorageEmulator
+def test_search_writes_the_paths_of_all_pages_to_the_filter_file(
+    search: SearchOperatorFactory, instances: list[Uids], bucket: str, storage: StorageEmulator
 ) -> None:
-    selection = Run()(search(level="instances", page_size=2))
+    selection = TaskRun().task_run.run(search(level="instances", page_size=2))
     assert selection == {"filter_uri": f"gs://{bucket}/f.txt", "count": 3, "since": None, "until": None}
     lines = storage.read(bucket, "f.txt").decode().splitlines()
     assert lines == sorted(uids.path for uids in instances)
 
 
-def test_filters_are_rendered_and_a_search_without_matches_skips(
-    search: Any, instances: list[Uids], bucket: str, storage: StorageEmulator
+def test_search_renders_its_filters_and_skips_without_matches(
+    search: SearchOperatorFactory, instances: list[Uids], bucket: str, storage: StorageEmulator
 ) -> None:
-    run = Run()
-    run.context["uid"] = instances[0].study
-    assert run(search(filters={"StudyInstanceUID": "{{ uid }}"}))["count"] == 1
-    run.context["uid"] = "1.2.3"
+    task_run = TaskRun()
+    task_run.context["uid"] = instances[0].study
+    assert task_run.run(search(filters={"StudyInstanceUID": "{{ uid }}"}))["count"] == 1
+    task_run.context["uid"] = "1.2.3"
     with pytest.raises(AirflowSkipException, match="nothing to export"):
-        run(search(filters={"StudyInstanceUID": "{{ uid }}"}, filter_uri=f"gs://{bucket}/none.txt"))
+        task_run.run(search(filters={"StudyInstanceUID": "{{ uid }}"}, filter_uri=f"gs://{bucket}/none.txt"))
     assert storage.objects(bucket, "none.txt") == {}
 
 
-def test_what_is_exported_already_is_left_out(
-    search: Any, operator: Any, instances: list[Uids], bucket: str, storage: StorageEmulator
+def test_search_leaves_out_instances_that_were_exported_before(
+    search: SearchOperatorFactory,
+    operator: ExportOperatorFactory,
+    instances: list[Uids],
+    bucket: str,
+    storage: StorageEmulator,
 ) -> None:
     first, *others = instances
     storage.write(bucket, "first.txt", first.path.encode())
-    Run()(operator(destination=f"gs://{bucket}/nights/2026-03-29/", filter_uri=f"gs://{bucket}/first.txt"))
+    TaskRun().run(
+        operator(destination=f"gs://{bucket}/nights/2026-03-29/", filter_uri=f"gs://{bucket}/first.txt")
+    )
     arguments = {"level": "instances", "exclude_exported_to": f"gs://{bucket}/nights/"}
-    assert Run()(search(**arguments))["count"] == 2
+    assert TaskRun().task_run.run(search(**arguments))["count"] == 2
     assert storage.read(bucket, "f.txt").decode().splitlines() == sorted(uids.path for uids in others)
-    Run()(operator(destination=f"gs://{bucket}/nights/2026-03-30/", filter_uri=f"gs://{bucket}/f.txt"))
+    TaskRun().run(
+        operator(destination=f"gs://{bucket}/nights/2026-03-30/", filter_uri=f"gs://{bucket}/f.txt")
+    )
     with pytest.raises(AirflowSkipException, match="nothing to export"):
-        Run()(search(**arguments))
+        TaskRun().task_run.run(search(**arguments))
 
 
-def test_only_instances_can_be_told_from_exported_ones(search: Any) -> None:
+def test_exclude_exported_to_needs_instance_level_and_a_destination(search: SearchOperatorFactory) -> None:
     with pytest.raises(DicomExportInvalidRequestError, match="level='studies'"):
         search(exclude_exported_to="gs://bucket/nights")
     with pytest.raises(DicomExportInvalidRequestError, match="exclude_exported_to="):
         search(level="instances", exclude_exported_to="nights")
 
 
-def test_what_arrived_within_a_window(
-    operator: Any,
+def test_metadata_table_selects_instances_by_arrival_time(
+    operator: ExportOperatorFactory,
     instances: list[Uids],
     bigquery: BigQueryEmulator,
     anonymous: str,
@@ -84,7 +102,7 @@ def test_what_arrived_within_a_window(
 ) -> None:
     monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", bigquery.url)
     bigquery.create_dataset("test-project", "selection")
-    Run()(operator(destination="bq://test-project.selection.t", bigquery_schema="flattened"))
+    TaskRun().run(operator(destination="bq://test-project.selection.t", bigquery_schema="flattened"))
     table = MetadataTable(
         BigQueryTable("test-project", "selection", "t"), gcp_conn_id=anonymous, impersonation_chain=None
     )

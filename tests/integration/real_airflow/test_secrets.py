@@ -16,7 +16,7 @@ from rig.airflow import AirflowStandalone, is_exit_known
 from rig.control import Control
 from rig.dicom_files import create_store, sample_files, upload
 from rig.servers import ROOT, HealthcareEmulator, wait_for
-from tests.support.provider_rig import TokenServer
+from tests.support.token_server import TokenServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

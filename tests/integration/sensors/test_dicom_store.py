@@ -1,9 +1,9 @@
-"""The sensor: waits for an export that it did not start, and never cancels it."""
+"""The sensor, which waits for an export that another task has started, and never cancels it."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from airflow.providers.common.compat.sdk import (
@@ -17,7 +17,8 @@ from airflow_provider_dicom import exceptions
 from airflow_provider_dicom.api.export_request import ExportRequest
 from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
 from airflow_provider_dicom.sensors.dicom_store import DicomStoreExportSensor
-from tests.support.provider_rig import Run
+from tests.support.healthcare_requests import request_count
+from tests.support.task_runs import TaskRun, both_modes
 
 if TYPE_CHECKING:
     from airflow_provider_dicom.api.resource_names import DicomStoreName
@@ -26,7 +27,13 @@ if TYPE_CHECKING:
     from rig.servers import HealthcareEmulator
 
 pytestmark = pytest.mark.usefixtures("quick")
-MODES = [pytest.param(True, id="deferred"), pytest.param(False, id="on_worker")]
+
+
+class SensorFactory(Protocol):
+    """Builds sensors that wait for the test's export."""
+
+    def __call__(self, **changes: object) -> DicomStoreExportSensor:
+        """Build a sensor; ``changes`` are its parameters other than the defaults."""
 
 
 @pytest.fixture
@@ -38,17 +45,17 @@ def name(
     bucket: str,
     control: Control,
 ) -> str:
-    """An export of three instances that stands still."""
+    """The Operation of an export of three instances that makes no progress on its own."""
     control.settings(advance="manual")
     with DicomStoreHook(anonymous, api_endpoint=healthcare.url) as hook:
         return hook.export(store, ExportRequest(destination=f"gs://{bucket}/out"))["name"]
 
 
 @pytest.fixture
-def sensor(anonymous: str, healthcare: HealthcareEmulator, name: str) -> Any:
-    """Builds sensors for the export ``name``."""
+def sensor(anonymous: str, healthcare: HealthcareEmulator, name: str) -> SensorFactory:
+    """Builds sensors that wait for the test's export."""
 
-    def build(**changes: Any) -> DicomStoreExportSensor:
+    def build(**changes: object) -> DicomStoreExportSensor:
         arguments: dict[str, Any] = {
             "task_id": "wait",
             "operation_name": name,
@@ -62,74 +69,88 @@ def sensor(anonymous: str, healthcare: HealthcareEmulator, name: str) -> Any:
     return build
 
 
-@pytest.mark.parametrize("deferrable", MODES)
-def test_success(deferrable: bool, sensor: Any, control: Control, name: str) -> None:
+@both_modes
+def test_sensor_returns_the_result_of_a_finished_export(
+    deferrable: bool, sensor: SensorFactory, control: Control, name: str
+) -> None:
     control.settings(advance="time")
-    result = Run(task_id="wait")(sensor(deferrable=deferrable))
+    result = TaskRun(task_id="wait").run(sensor(deferrable=deferrable))
     assert (result["operation_name"], result["state"], result["success"]) == (name, "SUCCEEDED", 3)
     assert (result["dicom_store"], result["destination"]) == (None, None)
 
 
-@pytest.mark.parametrize("deferrable", MODES)
-def test_too_many_failures(deferrable: bool, sensor: Any, control: Control, instances: list[Uids]) -> None:
+@both_modes
+def test_sensor_fails_only_if_more_than_max_failures_failed(
+    deferrable: bool, sensor: SensorFactory, control: Control, instances: list[Uids]
+) -> None:
     control.settings(failing_instances=[instances[0].instance])
     control.step()
     with pytest.raises(exceptions.DicomExportTooManyFailuresError):
-        Run(task_id="wait")(sensor(deferrable=deferrable))
-    assert Run(task_id="wait")(sensor(deferrable=deferrable, max_failures=1))["state"] == "PARTIAL"
+        TaskRun(task_id="wait").run(sensor(deferrable=deferrable))
+    assert TaskRun(task_id="wait").run(sensor(deferrable=deferrable, max_failures=1))["state"] == "PARTIAL"
 
 
-@pytest.mark.parametrize("deferrable", MODES)
-def test_a_timeout_is_a_sensors_and_cancels_nothing(deferrable: bool, sensor: Any, control: Control) -> None:
+@both_modes
+def test_sensor_timeout_fails_or_skips_the_task_and_cancels_nothing(
+    deferrable: bool, sensor: SensorFactory, control: Control
+) -> None:
     start = time.monotonic()
     with pytest.raises(AirflowSensorTimeout):
-        Run(task_id="wait")(sensor(deferrable=deferrable, timeout=1))
-    assert time.monotonic() - start >= 0.9
+        TaskRun(task_id="wait").run(sensor(deferrable=deferrable, timeout=0.5))
+    assert time.monotonic() - start >= 0.45
     with pytest.raises(AirflowSkipException):
-        Run(task_id="wait")(sensor(deferrable=deferrable, timeout=0.5, soft_fail=True))
-    assert "operations.cancel" not in control.requests()["counts"]
+        TaskRun(task_id="wait").run(sensor(deferrable=deferrable, timeout=0.2, soft_fail=True))
+    assert request_count(control, "operations.cancel") == 0
     control.step()
 
 
-@pytest.mark.parametrize("deferrable", MODES)
+@both_modes
 @pytest.mark.parametrize("fault", [{"status": 503}, {"reset": "before"}, {"body": "html"}], ids=str)
-def test_faults_while_polling_do_not_fail_it(
-    fault: dict[str, Any], deferrable: bool, sensor: Any, control: Control
+def test_transient_errors_of_polls_do_not_fail_the_sensor(
+    fault: dict[str, Any], deferrable: bool, sensor: SensorFactory, control: Control
 ) -> None:
     control.step()
     control.fault("operations.get", count=10, **fault)
-    assert Run(task_id="wait")(sensor(deferrable=deferrable))["success"] == 3
+    assert TaskRun(task_id="wait").run(sensor(deferrable=deferrable))["success"] == 3
+    assert request_count(control, "operations.get") == 11
 
 
-@pytest.mark.parametrize("deferrable", MODES)
-def test_one_refusal_does_not_either(deferrable: bool, sensor: Any, control: Control) -> None:
+@both_modes
+def test_single_403_of_a_poll_does_not_fail_the_sensor(
+    deferrable: bool, sensor: SensorFactory, control: Control
+) -> None:
     control.step()
     control.fault("operations.get", count=1, status=403)
-    assert Run(task_id="wait")(sensor(deferrable=deferrable))["success"] == 3
+    assert TaskRun(task_id="wait").run(sensor(deferrable=deferrable))["success"] == 3
+    assert request_count(control, "operations.get") == 2
 
 
-@pytest.mark.parametrize("deferrable", MODES)
-def test_an_unknown_operation(deferrable: bool, sensor: Any, control: Control, name: str) -> None:
+@both_modes
+def test_sensor_of_an_unknown_operation_fails_with_its_name(
+    deferrable: bool, sensor: SensorFactory, control: Control, name: str
+) -> None:
     missing = f"{name.rpartition('/')[0]}/1"
     with pytest.raises(exceptions.DicomExportNotFoundError, match="about 30 days") as error:
-        Run(task_id="wait")(sensor(deferrable=deferrable, operation_name=missing))
+        TaskRun(task_id="wait").run(sensor(deferrable=deferrable, operation_name=missing))
     assert error.value.operation_name == missing
     control.step()
 
 
-def test_a_rendered_mistake_is_refused_before_any_request(sensor: Any, control: Control) -> None:
+def test_sensor_refuses_an_invalid_rendered_name_before_any_request(
+    sensor: SensorFactory, control: Control
+) -> None:
     task = sensor(operation_name="{{ params.name }}")
     task.render_template_fields({"params": {"name": "operations/7"}})
     control.reset_requests()
     with pytest.raises(exceptions.DicomExportInvalidRequestError, match="operation_name='operations/7'"):
-        Run(task_id="wait")(task)
-    assert control.requests()["counts"] == {}
+        TaskRun(task_id="wait").run(task)
+    assert request_count(control) == 0
     control.step()
 
 
-def test_airflows_own_timeout_is_not_swallowed(sensor: Any, control: Control) -> None:
+def test_airflow_task_timeout_passes_through_a_poke(sensor: SensorFactory, control: Control) -> None:
     control.fault("operations.get", latency_seconds=3.0, count=1)
     with pytest.raises(AirflowTaskTimeout), timeout(1):
         sensor(deferrable=False).poke({})
-    assert control.requests()["counts"]["operations.get"] == 1
+    assert request_count(control, "operations.get") == 1
     control.step()

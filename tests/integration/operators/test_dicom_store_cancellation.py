@@ -1,0 +1,155 @@
+"""Kills, timeouts and trigger failures: which of them cancel the export, and which errors they end in."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout
+
+from airflow_provider_dicom import exceptions
+from rig.servers import wait_for
+from tests.support.healthcare_requests import accepted_exports, request_count
+from tests.support.task_runs import TaskRun, both_modes, set_current_context
+
+if TYPE_CHECKING:
+    from airflow_provider_dicom.api.resource_names import DicomStoreName
+    from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
+    from rig.control import Control
+    from rig.dicom_files import Uids
+    from tests.integration.operators.conftest import ExportOperatorFactory
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+@both_modes
+@pytest.mark.parametrize("cancel_on_kill", [True, False])
+def test_execution_timeout_cancels_the_export_if_cancel_on_kill(
+    deferrable: bool,
+    cancel_on_kill: bool,
+    operator: ExportOperatorFactory,
+    control: Control,
+    store: DicomStoreName,
+    instances: list[Uids],
+) -> None:
+    control.settings(advance="manual")
+    timeout = timedelta(seconds=0.8)
+    task_run = TaskRun()
+    task = operator(deferrable=deferrable, execution_timeout=timeout, cancel_on_kill=cancel_on_kill)
+    with pytest.raises(exceptions.DicomExportTimeoutError) as error:
+        task_run.run(task)
+    assert datetime.now(UTC) - task_run.ti.start_date >= timeout
+    assert accepted_exports(control, store) == [error.value.operation_name]
+    assert ("is cancelled, as the API confirms" in str(error.value)) is cancel_on_kill
+    assert ("goes on" in str(error.value)) is not cancel_on_kill
+    assert request_count(control, "operations.cancel") == cancel_on_kill
+    if deferrable:
+        assert task_run.events[0]["status"] == "timeout"
+        assert task_run.deferrals[0].timeout > timeout
+    control.step()
+
+
+@pytest.mark.parametrize("cancel_on_kill", [True, False])
+def test_airflow_timeout_on_the_worker_cancels_the_export_if_cancel_on_kill(
+    cancel_on_kill: bool, operator: ExportOperatorFactory, control: Control, instances: list[Uids]
+) -> None:
+    control.settings(advance="manual")
+    # Airflow's alarm goes off during a poll, before the operator's own deadline, which is a minute later.
+    control.fault("operations.get", latency_seconds=3.0, count=1)
+    task_run = TaskRun(start_date=datetime.now(UTC) + timedelta(minutes=1))
+    task = operator(deferrable=False, execution_timeout=timedelta(seconds=1), cancel_on_kill=cancel_on_kill)
+    with pytest.raises(AirflowTaskTimeout):
+        task_run.run_under_timeout(task)
+    assert request_count(control, "operations.cancel") == cancel_on_kill
+    control.step()
+
+
+def test_kill_during_a_poll_on_the_worker_cancels_the_export(
+    operator: ExportOperatorFactory, control: Control, instances: list[Uids]
+) -> None:
+    control.settings(advance="manual")
+    task = operator(deferrable=False)
+    # As in Airflow's task runner: a signal handler calls on_kill, between any two instructions.
+    before = signal.signal(signal.SIGUSR1, lambda *_: task.on_kill())
+
+    def kill() -> None:
+        wait_for("a poll", lambda: request_count(control, "operations.get"), timeout=60, pause=0.05)
+        signal.raise_signal(signal.SIGUSR1)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        with pytest.raises(exceptions.DicomExportCancelledError):
+            TaskRun().run(task)
+    finally:
+        killer.join(60)
+        signal.signal(signal.SIGUSR1, before)
+    assert request_count(control, "operations.cancel") == 1
+
+
+def test_kill_before_or_after_the_export_cancels_nothing(
+    operator: ExportOperatorFactory, control: Control, instances: list[Uids]
+) -> None:
+    task = operator(deferrable=False)
+    task.on_kill()
+    TaskRun().run(task)
+    task.on_kill()
+    assert request_count(control, "operations.cancel") == 0
+
+
+def test_deferral_timeout_of_airflow_cancels_the_export(
+    operator: ExportOperatorFactory, control: Control, instances: list[Uids], hook: DicomStoreHook
+) -> None:
+    control.settings(advance="manual")
+    task_run = TaskRun(map_index=3)
+    task = operator()
+    task_run.run_until_deferred(task)
+    with pytest.raises(
+        exceptions.DicomExportTimeoutError, match="is cancelled, as the API confirms"
+    ) as error:
+        task_run.end_deferral(task, timed_out=True)
+    assert error.value.operation_name == task_run.operation_name
+    assert hook.get_operation(task_run.operation_name)["metadata"]["cancelRequested"]
+
+
+def test_kill_of_a_deferred_task_in_airflow_2_cancels_the_export(
+    operator: ExportOperatorFactory, control: Control, instances: list[Uids], hook: DicomStoreHook
+) -> None:
+    control.settings(advance="manual")
+    task_run = TaskRun(map_index=3)
+    task_run.run_until_deferred(operator())
+    task_run.ti.next_method = "execute_complete"
+    # Airflow 2 calls on_kill of a new task object that it never resumes.
+    with set_current_context(task_run.context):
+        operator().on_kill()
+    assert hook.get_operation(task_run.operation_name)["metadata"]["cancelRequested"]
+
+
+def test_failed_trigger_ends_in_an_error_with_the_operation_name_and_cancels_nothing(
+    operator: ExportOperatorFactory, control: Control, instances: list[Uids]
+) -> None:
+    control.settings(advance="manual")
+    task_run = TaskRun()
+    task = operator()
+    task_run.run_until_deferred(task)
+    with pytest.raises(exceptions.DicomExportError, match="goes on") as error:
+        task_run.end_deferral(task, timed_out=False)
+    assert error.value.operation_name == task_run.operation_name
+    assert request_count(control, "operations.cancel") == 0
+    control.step()
+
+
+def test_deadline_counts_from_the_start_of_the_task(
+    operator: ExportOperatorFactory, control: Control, instances: list[Uids]
+) -> None:
+    control.settings(advance="manual")
+    task_run = TaskRun(start_date=datetime.now(UTC) - timedelta(minutes=50))
+    deferral = task_run.run_until_deferred(operator(execution_timeout=timedelta(hours=1)))
+    left = deferral.trigger.deadline - datetime.now(UTC).timestamp()
+    assert 9 * 60 < left <= 10 * 60
+    assert deferral.timeout is not None
+    assert deferral.timeout.total_seconds() > left
+    control.step()
