@@ -43,7 +43,7 @@ def test_both_triggerers_in_turn(stage: Stage) -> None:
 
 @pytest.mark.scenario(
     "kill -9: all workers, before they note the name, after it, while resuming, and with an end meanwhile",
-    "re-attached where the name is known; submitted again only where data cannot be duplicated; WRITE_APPEND refused",
+    "re-attached where the name is known; resubmitted only where data cannot be duplicated",
 )
 def test_workers(stage: Stage, bigquery: BigQueryEmulator) -> None:
     bigquery.create_dataset("test-project", "crashes")
