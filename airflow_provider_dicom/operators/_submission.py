@@ -341,7 +341,8 @@ class Submitter:
         raise DicomExportDuplicateRiskError(
             f"{reason.rstrip('.')}. Nothing was submitted again, because {self._submission.duplicate_risk}. "
             f"Check the dataset's operations ({self._request.dataset.list_operations_command}) and the "
-            "table; remove the rows of an earlier export; then run the task with durable=False, or in a new run."
+            "table; remove the rows of an earlier export; then run the task with durable=False, or in a new "
+            "run."
         )
 
     def _operations_since(self, submitted_at: str) -> str:
