@@ -13,7 +13,7 @@ from demo.summary import by_study, object_name, phases
 from rig.airflow import FINISHED, AirflowStandalone
 from rig.control import Control
 from rig.dicom_files import create_store, sample_files, uids_of, upload
-from rig.servers import ROOT, HealthcareEmulator, StorageEmulator
+from rig.servers import ROOT, HealthcareEmulator, StorageEmulator, loopback_session
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -43,7 +43,7 @@ def object_name(prefix: str, uids: Uids) -> str:
 
 
 def by_study(files: Sequence[Path], sizes: Mapping[str, int], prefix: str) -> list[Study]:
-    """Return the studies with what of them is in the bucket.
+    """Return the studies with their objects in the bucket.
 
     :param sizes: the bucket's objects, by name.
     """

@@ -56,7 +56,7 @@ class View:
 
     @contextlib.contextmanager
     def progress(self, total: int) -> Iterator[ExportProgress]:
-        """Show the progress of an export of so many instances."""
+        """Show the progress of an export of ``total`` instances."""
         if self._console.is_terminal:
             bar = Progress(
                 SpinnerColumn(),
