@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-#: Google's base hook imports aiohttp itself, through gcloud-aio-auth; the stand-in shows what this provider adds.
+#: Google's base hook imports aiohttp through gcloud-aio-auth; the stand-in shows what this provider adds.
 IMPORTS = """
 import sys, types
 token = types.ModuleType("gcloud.aio.auth.token")
