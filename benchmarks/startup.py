@@ -1,4 +1,4 @@
-"""What a task costs before it defers: importing its operator, and everything from there to the deferral.
+"""The cost of a task before it defers: the import of its operator, and the way from there to the deferral.
 
 ``python -m benchmarks.startup import MODULE`` and ``... task {dicom,cloud_sql} URL`` measure once, in this
 fresh process, and write JSON in the last line of standard output.
@@ -13,7 +13,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-# What every DAG file and every worker has imported already.
+# Every DAG file and every worker has imported these already.
 from airflow.sdk import BaseOperator  # noqa: TC002
 from airflow.sdk.exceptions import TaskDeferred
 
@@ -77,7 +77,7 @@ def _cloud_sql(url: str) -> BaseOperator:
     from airflow.providers.google.cloud.operators.cloud_sql import CloudSQLExportInstanceOperator
     from google.api_core.client_options import ClientOptions
 
-    # The host cannot be configured.
+    # The client has no setting for the host.
     options = ClientOptions(api_endpoint=url)
     setattr(CloudSQLHook, "get_client_options", lambda _self: options)  # noqa: B010 - a method
     return CloudSQLExportInstanceOperator(
