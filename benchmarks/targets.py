@@ -94,7 +94,7 @@ def _stall(results: Results) -> Iterator[Verdict]:
     for row in results.ours():
         if row["size"] == 10_000:
             label = BY_KEY[row["contestant"]].label
-            # Without garbage collections: a full collection takes an idle triggerer longer than this limit. The
+            # Without garbage collections: a full one takes an idle triggerer longer than this limit. The
             # table shows the longest one, beside the floor's.
             yield Verdict(f"10,000 pending ({label}): loop stall", row["stall"] * 1000, 100, " ms")
 
