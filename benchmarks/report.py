@@ -29,7 +29,7 @@ COLUMNS = (
     "tokens",
     "stall ms",
     "GC ms",
-    "delay s (median / max)",
+    "delay s, median / max",
     "KiB each",
     "lost",
 )
@@ -91,7 +91,7 @@ def sections(results: Results, verdicts: Sequence[Verdict]) -> list[Section]:
 def _contests(results: Results) -> Section:
     rows = [row for size in results.sizes() for row in results.contests if row["size"] == size]
     return Section(
-        f"Pending exports, polled every {results.interval} s for {results.duration:.0f} s",
+        "Pending exports",
         f"Every trigger polls the same local server every {results.interval} s, in an event loop and a "
         f"process of its own. The operations end between {results.duration / 2:.0f} and "
         f"{results.duration:.0f} s after the start.\n\n"
