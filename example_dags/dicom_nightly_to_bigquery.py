@@ -49,14 +49,14 @@ with DAG(
     tags=["dicom"],
     doc_md=__doc__,
 ) as dag:
-    # Submits the export and defers: while the Healthcare API exports, no worker slot is held.
+    # Submits the export and defers: no worker slot is held while the export runs.
     export = DicomStoreExportOperator(
         task_id="export",
         location="{{ params.location }}",
         dataset_id="{{ params.dataset }}",
         dicom_store_id="{{ params.store }}",
         destination=f"bq://{{{{ params.table }}}}_{NIGHT}",
-        # A repeated run replaces the night's table; WRITE_APPEND would duplicate the rows.
+        # A repeated run replaces the table; WRITE_APPEND would duplicate its rows.
         write_disposition="WRITE_TRUNCATE",
         bigquery_schema="flattened",
         execution_timeout=timedelta(hours=6),

@@ -48,7 +48,7 @@ with DAG(
     tags=["dicom"],
     doc_md=__doc__,
 ) as dag:
-    # Submits the export and defers: while the Healthcare API exports, no worker slot is held.
+    # Submits the export and defers: no worker slot is held while the export runs.
     export = DicomStoreExportOperator(
         task_id="export",
         location="{{ params.location }}",

@@ -152,7 +152,7 @@ with DAG(
             chosen["filter_uri"] = f"gs://{params['list_bucket']}/lists/{run_id}.txt"
         return [chosen]
 
-    # Mapped, so that arguments are optional and the task has a name that people recognize.
+    # Mapped, so that arguments are optional and the task has a telling name.
     DicomStoreExportOperator.partial(
         task_id="export",
         map_index_template="{{ task.dicom_store_id }} to {{ task.destination }}",
