@@ -214,7 +214,7 @@ def run_in_shell(script: str, folder: Path) -> str:
             start_new_session=True,
         )
         try:
-            status = shell.wait(timeout=240)
+            status = shell.wait(timeout=600)
         finally:
             os.killpg(shell.pid, signal.SIGTERM)
     assert status == 0, printed.read_text()
