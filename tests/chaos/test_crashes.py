@@ -42,8 +42,8 @@ def test_both_triggerers_in_turn(stage: Stage) -> None:
 
 
 @pytest.mark.scenario(
-    "kill -9: all workers, before and after they store the name, on resumption, and as the export ends",
-    "re-attached if the name is stored, else resubmitted only where data cannot be duplicated",
+    "kill -9: all workers, before they note the name, after it, while resuming, and with an end meanwhile",
+    "re-attached where the name is known; resubmitted only where data cannot be duplicated",
 )
 def test_workers(stage: Stage, bigquery: BigQueryEmulator) -> None:
     bigquery.create_dataset("test-project", "crashes")

@@ -34,9 +34,8 @@ PUBLIC_CLASSES = {
     "airflow_provider_dicom.hooks.dicom_store": {
         "DicomStoreHook",
         "DicomStoreAsyncHook",
-        "DatasetName",
-        "DicomStoreName",
     },
+    "airflow_provider_dicom.api.resource_names": {"DatasetName", "DicomStoreName"},
     "airflow_provider_dicom.api.export_request": {"ExportRequest"},
     "airflow_provider_dicom.operators.dicom_store": {"DicomStoreExportOperator"},
     "airflow_provider_dicom.operators.selection": {
