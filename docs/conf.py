@@ -17,6 +17,8 @@ html_css_files = ["pages.css"]
 html_copy_source = False
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
+# Messages and names of tests are quoted as they are.
+smartquotes = False
 
 autodoc_member_order = "bysource"
 # One argument a line.
