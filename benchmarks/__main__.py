@@ -30,6 +30,7 @@ from benchmarks.targets import verdicts
 
 RESULTS = ROOT / "benchmarks" / "results.json"
 PLOT = ROOT / "docs" / "benchmark.png"
+PAGE = ROOT / "docs" / "performance.md"
 README = ROOT / "README.md"
 #: Only ours and the floor are run with more triggers than this.
 MOST_FOR_PEERS = 1000
@@ -150,10 +151,8 @@ def main(command_line: list[str]) -> int:
     console = Console(width=None if sys.stdout.isatty() else 150)
     results = Results.read(RESULTS) if options.report else _measure(options, console)
     judged = verdicts(results)
-    console.print(report.contests_table(results))
-    if results.imports:
-        console.print(report.startup_table(results))
-    console.print(report.verdicts_table(judged))
+    for section in report.sections(results, judged):
+        console.print(section.terminal())
     failures = results.failures()
     for failure in failures:
         console.print(f"[red]Wrong or missing:[/] {failure}", highlight=False)
@@ -167,8 +166,10 @@ def _write(results: Results, console: Console) -> None:
     results.write(RESULTS)
     report.plot(results, PLOT)
     console.print(f"Wrote {RESULTS} and {PLOT}.")
-    if README.exists() and report.update_readme(README, report.markdown(results, verdicts(results))):
-        console.print(f"Updated the performance section of {README}.")
+    page = report.page_section(results, verdicts(results))
+    for path, section in ((PAGE, page), (README, report.readme_section(results))):
+        if report.update_page(path, section):
+            console.print(f"Updated the performance section of {path}.")
 
 
 if __name__ == "__main__":
