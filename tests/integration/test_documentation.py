@@ -192,7 +192,7 @@ def test_recipe_for_testing_dags_leads_to_an_exported_file(tmp_path: Path) -> No
 
     # Once as the page begins, and once with the faults that it injects.
     assert printed.count("Export ended as SUCCEEDED: 1 exported, 0 failed") == 2, printed
-    assert "The export itself goes on; asking again" in printed
+    assert "The export itself goes on; polling continues" in printed
     assert '"name": "tried/1.3.6.1.4.1.5962' in printed
 
 
