@@ -128,17 +128,11 @@ def _cells(row: Row) -> list[str]:
 
 
 def _startup(results: Results) -> Section:
-    rows = [
-        [
-            label,
-            f"{seconds * 1000:.0f}",
-            *(
-                f"{task[what] * 1000:.0f}" if (task := results.tasks.get(label)) else ""
-                for what in ("cpu", "wall")
-            ),
-        ]
-        for label, seconds in results.imports.items()
-    ]
+    rows = []
+    for label in dict.fromkeys([*results.imports, *results.tasks]):
+        task = results.tasks.get(label, {})
+        seconds = (results.imports.get(label), task.get("cpu"), task.get("wall"))
+        rows.append([label, *map(_milliseconds, seconds)])
     return Section(
         "Start of a task",
         "One task, in a fresh process that has imported `airflow.sdk`: the import of the operator's module, "
@@ -146,6 +140,10 @@ def _startup(results: Results) -> Section:
         STARTUP_COLUMNS,
         rows,
     )
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1000:.0f}"
 
 
 def _targets(verdicts: Sequence[Verdict]) -> Section:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 import time
 from datetime import UTC, datetime
@@ -25,6 +26,8 @@ OPERATOR_MODULES = {
     "BigQuery": "airflow.providers.google.cloud.operators.bigquery",
 }
 TASKS = {"DICOM store": "dicom", "Cloud SQL": "cloud_sql"}
+#: The variable with the folder of another revision of this provider, which is measured in its place.
+PACKAGE_FOLDER = "BENCHMARK_PACKAGE_FOLDER"
 
 
 class TaskInstance:
@@ -111,6 +114,8 @@ def measure_task(kind: str, url: str) -> dict[str, float]:
 def main() -> None:
     """Measure what the command line asks for."""
     output, sys.stdout = sys.stdout, sys.stderr
+    if folder := os.environ.get(PACKAGE_FOLDER):
+        sys.path.insert(0, folder)
     what, *arguments = sys.argv[1:]
     result = measure_import(*arguments) if what == "import" else measure_task(*arguments)
     print(json.dumps(result), file=output)
