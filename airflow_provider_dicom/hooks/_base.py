@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import requests
 import tenacity
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.api.methods import ApiRequest
     from airflow_provider_dicom.api.permissions import CallerPermission
     from airflow_provider_dicom.api.transport_async import AsyncTransport, CredentialErrorCache
+
+
+_SyncHook = TypeVar("_SyncHook", bound="DicomStoreBaseHook")
 
 
 class DicomStoreBaseHook(GoogleBaseHook):
@@ -251,7 +254,7 @@ class DicomStoreBaseHook(GoogleBaseHook):
         return self._transport.pages(request, items, self.num_retries)
 
 
-class DicomStoreBaseAsyncHook(GoogleBaseAsyncHook):
+class DicomStoreBaseAsyncHook(GoogleBaseAsyncHook, Generic[_SyncHook]):
     """
     Sends requests from an event loop, with one HTTP session and one token for all calls.
 
@@ -260,6 +263,8 @@ class DicomStoreBaseAsyncHook(GoogleBaseAsyncHook):
     :param api_endpoint: another endpoint than Google's, such as a regional one or a local Healthcare API.
     :param max_connections: the number of connections that may be open at a time.
     """
+
+    sync_hook_class: type[_SyncHook]
 
     def __init__(
         self,
@@ -274,7 +279,7 @@ class DicomStoreBaseAsyncHook(GoogleBaseAsyncHook):
         )
         self._max_connections = max_connections
         self._setup_lock = asyncio.Lock()
-        self._loaded_hook: DicomStoreBaseHook | None = None
+        self._loaded_hook: _SyncHook | None = None
 
     @cached_property
     def _credential_errors(self) -> CredentialErrorCache:
@@ -302,7 +307,7 @@ class DicomStoreBaseAsyncHook(GoogleBaseAsyncHook):
         if "_transport" in self.__dict__:
             await self._transport.close()
 
-    async def get_sync_hook(self) -> DicomStoreBaseHook:
+    async def get_sync_hook(self) -> _SyncHook:
         """
         Build the sync hook, with its connection and its credentials loaded, off the event loop.
 
@@ -318,9 +323,9 @@ class DicomStoreBaseAsyncHook(GoogleBaseAsyncHook):
                     self._loaded_hook = await sync_to_async(self._load_sync_hook, thread_sensitive=False)()
         return self._loaded_hook
 
-    def _load_sync_hook(self) -> DicomStoreBaseHook:
+    def _load_sync_hook(self) -> _SyncHook:
         try:
-            hook: DicomStoreBaseHook = self.sync_hook_class(**self._hook_kwargs)
+            hook = self.sync_hook_class(**self._hook_kwargs)
             _ = hook.access
         except DicomExportError:
             raise
@@ -345,7 +350,7 @@ class DicomStoreBaseAsyncHook(GoogleBaseAsyncHook):
         retries = hook.num_retries if num_retries is None else num_retries
         return await tenacity.AsyncRetrying(**retry_options(request, retries))(self._send_once, hook, request)
 
-    async def _send_once(self, hook: DicomStoreBaseHook, request: ApiRequest) -> object:
+    async def _send_once(self, hook: _SyncHook, request: ApiRequest) -> object:
         try:
             return await self._transport.send_once(hook.access, request)
         except DicomExportAuthenticationError:

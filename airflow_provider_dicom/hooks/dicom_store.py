@@ -261,7 +261,7 @@ class DicomStoreHook(DicomStoreBaseHook):
         return search_pages(page)
 
 
-class DicomStoreAsyncHook(DicomStoreBaseAsyncHook):
+class DicomStoreAsyncHook(DicomStoreBaseAsyncHook[DicomStoreHook]):
     """
     Polls and cancels Operations from an event loop without blocking it.
 

@@ -111,5 +111,6 @@ def store_links(operator: BaseOperator, task_instance: TaskInstance, operation_n
     :param task_instance: the task instance.
     :param operation_name: the full name of the Operation.
     """
-    for link in EXPORT_LINKS:
-        task_instance.xcom_push(key=link.xcom_key, value=link.address(operator, operation_name))
+    for link in operator.operator_extra_links:
+        if isinstance(link, _ExportLink):
+            task_instance.xcom_push(key=link.xcom_key, value=link.address(operator, operation_name))

@@ -134,11 +134,21 @@ def _error(
     partial = f"Part of the output may be there: {progress}"
     if is_cancelled(operation):
         return DicomExportCancelledError(f"{export} was cancelled: {message}. {partial}", operation=operation)
-    text = f"{export} failed with code {status.get('code')}: {message}. {partial}"
+    text = f"{export} failed with {_code_name(status.get('code'))}: {message}. {partial}"
     agent = explain_service_agent(message, operation["name"], destination=destination, source=filter_uri)
     if agent:
         return DicomExportPermissionError(f"{text}. {agent}", operation=operation)
     return DicomExportOperationFailedError(text, operation=operation)
+
+
+def _code_name(code: int | None) -> str:
+    # Imported where it is used: DAG files must stay cheap to parse.
+    from google.rpc.code_pb2 import Code  # type: ignore[import-untyped]
+
+    try:
+        return f"{Code.Name(code)} (code {code})"
+    except (TypeError, ValueError):
+        return f"code {code}"
 
 
 def allowed_failures(max_failures: int | float, total: int) -> int:

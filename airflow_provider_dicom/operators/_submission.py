@@ -339,9 +339,10 @@ class Submitter:
         if record is not None and record["operation_name"] is None:
             reason += self._operations_since(record["submitted_at"])
         raise DicomExportDuplicateRiskError(
-            f"{reason.rstrip('.')}. Nothing was submitted again, because {self._submission.duplicate_risk}. Check "
-            f"the dataset's operations ({self._request.dataset.list_operations_command}) and the table; remove the "
-            "rows of an earlier export; then run the task with durable=False, or in a new run."
+            f"{reason.rstrip('.')}. Nothing was submitted again, because {self._submission.duplicate_risk}. "
+            f"Check the dataset's operations ({self._request.dataset.list_operations_command}) and the "
+            "table; remove the rows of an earlier export; then run the task with durable=False, or in a new "
+            "run."
         )
 
     def _operations_since(self, submitted_at: str) -> str:

@@ -25,7 +25,7 @@ PAUSE, KILLS = 20.0, 6
 
 @pytest.mark.scenario(
     f"a storm: {COUNT} mapped exports, random API faults, kill -9 of triggerers and workers",
-    "nothing lost, nothing twice: one result each, one export each but for lost replies and lost workers",
+    "one result each; one export each, except after lost replies and lost workers",
 )
 def test_storm(stage: Stage) -> None:
     print(f"CHAOS_SEED={SEED}")  # noqa: T201 - to run the same storm again
