@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 IS_AIRFLOW_2 = chosen_release().is_second
 
 if IS_AIRFLOW_2:
-    from airflow.models.taskinstance import set_current_context
+    from airflow.models.taskinstance import set_current_context  # type: ignore[attr-defined]
 else:
     from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
     from airflow.sdk.execution_time.context import set_current_context

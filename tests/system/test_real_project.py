@@ -59,7 +59,7 @@ def run(airflow: AirflowStandalone, dag_id: str, **destination: str) -> dict[str
 
 
 def test_nightly_export_to_cloud_storage_writes_one_file_per_instance(airflow: AirflowStandalone) -> None:
-    from google.cloud.storage import Client
+    from google.cloud.storage import Client  # type: ignore[import-untyped]
 
     result = run(airflow, "dicom_nightly_to_gcs", bucket=setting("BUCKET"))
     bucket, _, prefix = result["destination"].removeprefix("gs://").partition("/")

@@ -1,4 +1,4 @@
-"""The table of what needs which version, held against the Airflow that is installed."""
+"""The tables of versions in the documentation agree with the installed Airflow."""
 
 from __future__ import annotations
 
@@ -25,15 +25,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PAGE = (ROOT / "docs" / "versions.md").read_text()
-ROWS = [
-    [cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line[:1] == "|"
+TABLES = [
+    [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
+    for block in PAGE.split("\n\n")
+    if block.startswith("|")
 ]
-HEAD, TABLE = ROWS[0], {row[0]: row[1:] for row in ROWS[2:]}
+(FEATURE_HEAD, _, *FEATURE_ROWS), (PYTHON_HEAD, _, *PYTHON_ROWS) = TABLES
+FEATURES = {row[0]: row[1:] for row in FEATURE_ROWS}
+PYTHONS = {row[0]: row[1:] for row in PYTHON_ROWS}
 INSTALLED = ".".join(map(str, chosen_release().line))
 
 
 def is_in_sdk(*names: str) -> bool:
-    """Whether ``airflow.sdk`` has all of these."""
+    """Tell whether ``airflow.sdk`` has all these names."""
     if find_spec("airflow.sdk") is None:
         return False
     import airflow.sdk
@@ -42,7 +46,7 @@ def is_in_sdk(*names: str) -> bool:
 
 
 def asset_of(dataset_id: str) -> bool:
-    """Whether a DICOM store can be an asset."""
+    """Tell whether a DICOM store of a dataset can be an asset."""
     try:
         asset = create_asset(project_id="p", location="l", dataset_id=dataset_id, dicom_store_id="s")
     except ValueError:
@@ -50,19 +54,19 @@ def asset_of(dataset_id: str) -> bool:
     return isinstance(asset, Asset)
 
 
-def python_of(version: str) -> bool:
-    """Whether Airflow and the matrix admit a Python."""
+def is_supported_python(version: str) -> bool:
+    """Tell whether the installed Airflow and the matrix admit a Python."""
     admitted = metadata("apache-airflow")["Requires-Python"]
     below = re.search(r"<\s*3\.(\d+)", admitted)
     ours = {environment.python for environment in MATRIX if environment.airflow == INSTALLED}
     return version in ours and (below is None or int(version[2:]) < int(below[1]))
 
 
-#: What decides each line; other tests try what it says.
+#: What decides each feature; other tests try the features themselves.
 PROBES: dict[str, Callable[[], bool]] = {
     "export, deferred": lambda: callable(DicomStoreExportOperator.execute_complete),
     "a kill, a clear": lambda: callable(compat.task_state) and callable(DicomStoreExportOperator.on_kill),
-    "never twice": lambda: "durable" in DicomStoreExportOperator.__init__.__annotations__,
+    "no second submission": lambda: "durable" in DicomStoreExportOperator.__init__.__annotations__,
     "a retry or a cleared": lambda: "task_state_store" in getattr(Context, "__annotations__", {}),
     "extra links": lambda: all(isinstance(link, BaseOperatorLink) and link.xcom_key for link in EXPORT_LINKS),
     "the connection type": lambda: (
@@ -74,22 +78,30 @@ PROBES: dict[str, Callable[[], bool]] = {
     "the tab": lambda: compat.HAS_TASK_VIEWS,
     "nightly runs": lambda: is_in_sdk("CronPartitionTimetable", "PartitionedAssetTimetable"),
     "retry policies": lambda: is_in_sdk("ExceptionRetryPolicy", "DeadlineAlert"),
-    **{f"Python 3.{minor}": (lambda minor=minor: python_of(f"3.{minor}")) for minor in range(11, 15)},
 }
 
 
-def test_every_row_of_the_version_table_has_a_probe() -> None:
-    assert HEAD[1:] == ["2.11", "3.1", "3.3"]
-    found = {line: [name for name in PROBES if line.startswith(name)] for line in TABLE}
+def test_every_feature_of_the_version_tables_has_a_probe() -> None:
+    assert FEATURE_HEAD[1:] == PYTHON_HEAD[1:] == ["2.11", "3.1", "3.3"]
+    found = {feature: [name for name in PROBES if feature.startswith(name)] for feature in FEATURES}
     assert [len(names) for names in found.values()] == [1] * len(PROBES)
 
 
-@pytest.mark.parametrize("line", TABLE, ids=lambda line: line[:20])
-def test_version_table_agrees_with_the_installed_airflow(line: str) -> None:
-    (probe,) = [probe for name, probe in PROBES.items() if line.startswith(name)]
-    assert probe() == (TABLE[line][HEAD.index(INSTALLED) - 1] == "yes")
+@pytest.mark.parametrize("feature", FEATURES, ids=lambda feature: feature[:20])
+def test_version_table_lists_the_features_of_the_installed_airflow(feature: str) -> None:
+    (probe,) = [probe for name, probe in PROBES.items() if feature.startswith(name)]
+    assert probe() == (FEATURES[feature][FEATURE_HEAD.index(INSTALLED) - 1] == "yes")
 
 
-def test_version_table_lists_the_installed_python() -> None:
+@pytest.mark.parametrize("python", PYTHONS)
+def test_version_table_agrees_with_the_matrix_and_the_installed_airflow(python: str) -> None:
+    support = PYTHONS[python][PYTHON_HEAD.index(INSTALLED) - 1]
+    # A Python of the matrix that no machine had is supported and "not tested".
+    wanted = {"tested", "not tested"} if is_supported_python(python) else {"not supported by Airflow"}
+    assert support in wanted
+
+
+def test_version_table_calls_the_installed_python_tested() -> None:
+    assert list(PYTHONS) == [f"3.{minor}" for minor in range(11, 15)]
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    assert TABLE[f"Python {version}"][HEAD.index(INSTALLED) - 1] == "yes"
+    assert PYTHONS[version][PYTHON_HEAD.index(INSTALLED) - 1] == "tested"

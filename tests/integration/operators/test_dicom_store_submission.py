@@ -43,7 +43,7 @@ def test_invalid_rendered_parameter_is_refused_before_any_request(
 ) -> None:
     task = operator(**{parameter: "{{ params.x }}", "destination": "{{ params.destination }}"})
     destination = value if parameter == "destination" else "gs://bucket"
-    task.render_template_fields({"params": {"x": value, "destination": destination}})  # type: ignore[typeddict-item]
+    task.render_template_fields({"params": {"x": value, "destination": destination}})
     with pytest.raises(AirflowFailException) as error:
         TaskRun().run(task)
     assert isinstance(error.value, exceptions.DicomExportInvalidRequestError)

@@ -91,6 +91,7 @@ def test_error_of_the_operation_fails_the_task_and_a_permission_error_names_the_
     control.settings(operation_error={"code": 13, "message": "internal trouble"})
     with pytest.raises(exceptions.DicomExportOperationFailedError, match="internal trouble") as failed:
         TaskRun().run(operator(deferrable=deferrable, max_failures=1.0))
+    assert failed.value.operation
     assert failed.value.operation["error"]["code"] == 13
     assert "https://console.cloud.google.com/logs" in str(failed.value)
     message = (

@@ -46,7 +46,7 @@ def search(where: dict[str, Any], bucket: str) -> SearchOperatorFactory:
 def test_search_writes_the_paths_of_all_pages_to_the_filter_file(
     search: SearchOperatorFactory, instances: list[Uids], bucket: str, storage: StorageEmulator
 ) -> None:
-    selection = TaskRun().task_run.run(search(level="instances", page_size=2))
+    selection = TaskRun().run(search(level="instances", page_size=2))
     assert selection == {"filter_uri": f"gs://{bucket}/f.txt", "count": 3, "since": None, "until": None}
     lines = storage.read(bucket, "f.txt").decode().splitlines()
     assert lines == sorted(uids.path for uids in instances)
@@ -77,13 +77,13 @@ def test_search_leaves_out_instances_that_were_exported_before(
         operator(destination=f"gs://{bucket}/nights/2026-03-29/", filter_uri=f"gs://{bucket}/first.txt")
     )
     arguments = {"level": "instances", "exclude_exported_to": f"gs://{bucket}/nights/"}
-    assert TaskRun().task_run.run(search(**arguments))["count"] == 2
+    assert TaskRun().run(search(**arguments))["count"] == 2
     assert storage.read(bucket, "f.txt").decode().splitlines() == sorted(uids.path for uids in others)
     TaskRun().run(
         operator(destination=f"gs://{bucket}/nights/2026-03-30/", filter_uri=f"gs://{bucket}/f.txt")
     )
     with pytest.raises(AirflowSkipException, match="nothing to export"):
-        TaskRun().task_run.run(search(**arguments))
+        TaskRun().run(search(**arguments))
 
 
 def test_exclude_exported_to_needs_instance_level_and_a_destination(search: SearchOperatorFactory) -> None:
