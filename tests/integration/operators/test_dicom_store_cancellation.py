@@ -36,7 +36,7 @@ def test_execution_timeout_cancels_the_export_if_cancel_on_kill(
     instances: list[Uids],
 ) -> None:
     control.settings(advance="manual")
-    timeout = timedelta(seconds=0.8)
+    timeout = timedelta(seconds=1.2)
     task_run = TaskRun()
     task = operator(deferrable=deferrable, execution_timeout=timeout, cancel_on_kill=cancel_on_kill)
     with pytest.raises(exceptions.DicomExportTimeoutError) as error:
