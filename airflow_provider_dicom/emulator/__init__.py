@@ -36,7 +36,7 @@ What tests steer is below ``/_emulator``, in JSON; unknown fields are refused wi
     ``{"accepted", "highest_running", "highest_unfinished", "operations": [{"name", "dicomStore", "request",
     "state", "log"}]}``; ``DELETE`` only begins to look for the highest numbers anew.
 ``POST, GET, DELETE /_emulator/faults``
-    Sets what is to go wrong (:class:`.faults.Fault`), tells how often each fault fired, removes all.
+    Sets what is to go wrong (:class:`.server.faults.Fault`), tells how often each fault fired, removes all.
 ``DELETE /_emulator/faults/{id}``
     Removes one.
 ``GET, DELETE /_emulator/requests``

@@ -16,7 +16,7 @@ import uvicorn
 
 from airflow_provider_dicom.emulator.server.app import create_app
 from airflow_provider_dicom.emulator.server.connections import ConnectionProtocol
-from airflow_provider_dicom.emulator.state import MIB, Limits, ServerState
+from airflow_provider_dicom.emulator.server.state import MIB, Limits, ServerState
 
 _BACKLOG = 2048
 _SHUTDOWN_SECONDS = 5

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from airflow_provider_dicom.emulator.discovery import JsonObject
-    from airflow_provider_dicom.emulator.state import ServerState
+    from airflow_provider_dicom.emulator.server.discovery import JsonObject
+    from airflow_provider_dicom.emulator.server.state import ServerState
 
 JSON_TYPE = "application/json; charset=UTF-8"
 #: So much of a body that is too long is still read, so that the client comes to see the answer.

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Literal, cast
 from airflow_provider_dicom.emulator.errors import ApiError
 
 if TYPE_CHECKING:
-    from airflow_provider_dicom.emulator.discovery import JsonObject
     from airflow_provider_dicom.emulator.models.archive import Archive
     from airflow_provider_dicom.emulator.models.instances import ExportDestination, StoredInstance
     from airflow_provider_dicom.emulator.resource_path import ResourcePath
+    from airflow_provider_dicom.emulator.server.discovery import JsonObject
 
 
 def destination(request: JsonObject) -> ExportDestination:

@@ -17,10 +17,10 @@ from airflow_provider_dicom.emulator.models.operations import EXPORT_METHOD, EXP
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from airflow_provider_dicom.emulator.discovery import JsonObject
     from airflow_provider_dicom.emulator.models.archive import Archive
     from airflow_provider_dicom.emulator.models.instances import ExportDestination, StoredInstance
     from airflow_provider_dicom.emulator.models.operations import Operation, Operations
+    from airflow_provider_dicom.emulator.server.discovery import JsonObject
     from airflow_provider_dicom.emulator.settings import Settings
 
 P = ParamSpec("P")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from airflow_provider_dicom.emulator.errors import ApiError
 
 if TYPE_CHECKING:
-    from airflow_provider_dicom.emulator.discovery import JsonObject
+    from airflow_provider_dicom.emulator.server.discovery import JsonObject
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000

@@ -16,7 +16,7 @@ from pydicom.pixels.processing import (
     convert_color_space,
 )
 
-from airflow_provider_dicom.emulator.imaging.pixel_codecs import GREYSCALE, CannotTranscode, Frame, decode
+from airflow_provider_dicom.emulator.imaging.pixel_decoders import GREYSCALE, CannotTranscode, Frame, decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

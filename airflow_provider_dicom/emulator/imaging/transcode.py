@@ -18,7 +18,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, JPEGBa
 
 from airflow_provider_dicom.emulator.errors import ApiError
 from airflow_provider_dicom.emulator.imaging.consumer_images import consumer_images
-from airflow_provider_dicom.emulator.imaging.pixel_codecs import (
+from airflow_provider_dicom.emulator.imaging.pixel_decoders import (
     CODECS,
     JPEG_XL_JPEG_RECOMPRESSION,
     PIXEL_KEYWORDS,

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from airflow_provider_dicom.emulator.discovery import JsonObject
     from airflow_provider_dicom.emulator.models.dicom_files import Attributes, DicomFile
+    from airflow_provider_dicom.emulator.server.discovery import JsonObject
 
 
 #: So many instances' attributes are in memory at once.

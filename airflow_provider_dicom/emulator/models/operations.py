@@ -19,9 +19,9 @@ from airflow_provider_dicom.emulator.names import dataset_of, project_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from airflow_provider_dicom.emulator.discovery import JsonObject
     from airflow_provider_dicom.emulator.errors import RpcStatus
     from airflow_provider_dicom.emulator.models.database import Database
+    from airflow_provider_dicom.emulator.server.discovery import JsonObject
 
 EXPORT_METHOD = "google.cloud.healthcare.v1.dicom.DicomService.ExportDicomData"
 EXPORT_RESPONSE = "type.googleapis.com/google.cloud.healthcare.v1.dicom.ExportDicomDataResponse"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fastapi import Request, Response
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from airflow_provider_dicom.emulator.state import ServerState
+    from airflow_provider_dicom.emulator.server.state import ServerState
 
 
 def create_app(state: ServerState) -> ASGIApp:

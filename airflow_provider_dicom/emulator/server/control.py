@@ -8,12 +8,12 @@ from fastapi import APIRouter, Body, Depends, Request
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
 from airflow_provider_dicom.emulator.errors import ApiError
-from airflow_provider_dicom.emulator.faults import Fault, FaultReport
 from airflow_provider_dicom.emulator.models.operations import OperationReport
-from airflow_provider_dicom.emulator.requests_log import RequestsReport
 from airflow_provider_dicom.emulator.server import routes
+from airflow_provider_dicom.emulator.server.faults import Fault, FaultReport
+from airflow_provider_dicom.emulator.server.requests_log import RequestsReport
+from airflow_provider_dicom.emulator.server.state import ServerState
 from airflow_provider_dicom.emulator.settings import Settings
-from airflow_provider_dicom.emulator.state import ServerState
 
 
 class Step(BaseModel):

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from airflow_provider_dicom.emulator.discovery import check_query, parse_body
 from airflow_provider_dicom.emulator.errors import ApiError
 from airflow_provider_dicom.emulator.messages import JSON_TYPE, Call, error_response, read_body
 from airflow_provider_dicom.emulator.server import routes
+from airflow_provider_dicom.emulator.server.discovery import check_query, parse_body
 from airflow_provider_dicom.emulator.server.partial_response import select_body
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from airflow_provider_dicom.emulator.server.routes import Route, Target
-    from airflow_provider_dicom.emulator.state import ServerState
+    from airflow_provider_dicom.emulator.server.state import ServerState
 
 _log = logging.getLogger(__name__)
 #: The schema of bodies that are not JSON.

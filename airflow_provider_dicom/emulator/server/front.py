@@ -17,11 +17,11 @@ from airflow_provider_dicom.emulator.server.connections import connection_of
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
-    from airflow_provider_dicom.emulator.faults import Fault
-    from airflow_provider_dicom.emulator.requests_log import RequestRecord
     from airflow_provider_dicom.emulator.server.dispatch import Api
+    from airflow_provider_dicom.emulator.server.faults import Fault
+    from airflow_provider_dicom.emulator.server.requests_log import RequestRecord
     from airflow_provider_dicom.emulator.server.routes import Target
-    from airflow_provider_dicom.emulator.state import ServerState
+    from airflow_provider_dicom.emulator.server.state import ServerState
 
 _UNAUTHENTICATED = (
     "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other "

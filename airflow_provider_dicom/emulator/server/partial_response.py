@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from airflow_provider_dicom.emulator.errors import ApiError
 
 if TYPE_CHECKING:
-    from airflow_provider_dicom.emulator.discovery import Json
+    from airflow_provider_dicom.emulator.server.discovery import Json
 
 #: Wanted fields by name (``*`` for any); an empty selection below a field means all of it.
 Selection: TypeAlias = "dict[str, Selection]"

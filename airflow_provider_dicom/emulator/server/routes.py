@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from airflow_provider_dicom.emulator.discovery import Method, methods
-from airflow_provider_dicom.emulator.handlers import resources
+from airflow_provider_dicom.emulator.handlers import dicom_stores
 from airflow_provider_dicom.emulator.server import dicomweb
+from airflow_provider_dicom.emulator.server.discovery import Method, methods
 
 if TYPE_CHECKING:
     from airflow_provider_dicom.emulator.messages import Handler
@@ -78,7 +78,7 @@ _HOT = frozenset({"datasets.operations.get", "datasets.operations.list"})
 
 
 def _routes() -> list[Route]:
-    handlers = {**resources.HANDLERS, **dicomweb.HANDLERS}
+    handlers = {**dicom_stores.HANDLERS, **dicomweb.HANDLERS}
 
     def rank(identifier: str) -> tuple[bool, bool]:
         # An id may hold a colon, so a path with a verb (":export") is also one without: verbs come first.

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from airflow_provider_dicom.emulator.exports.runner import Runner
-from airflow_provider_dicom.emulator.faults import Faults
 from airflow_provider_dicom.emulator.models.archive import Archive
 from airflow_provider_dicom.emulator.models.operations import Operations
-from airflow_provider_dicom.emulator.requests_log import RequestsLog
+from airflow_provider_dicom.emulator.server.faults import Faults
+from airflow_provider_dicom.emulator.server.requests_log import RequestsLog
 from airflow_provider_dicom.emulator.settings import Settings
 
 if TYPE_CHECKING:

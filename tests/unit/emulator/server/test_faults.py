@@ -6,12 +6,12 @@ import pytest
 from pydantic import ValidationError
 
 from airflow_provider_dicom.emulator.errors import ApiError
-from airflow_provider_dicom.emulator.faults import Fault, Faults
 from airflow_provider_dicom.emulator.handlers import qido
 from airflow_provider_dicom.emulator.handlers.paging import MAX_PAGE_SIZE, page_size, page_token, position
 from airflow_provider_dicom.emulator.names import check_id, dataset_of, is_uid, project_of
 from airflow_provider_dicom.emulator.resource_path import ResourcePath
 from airflow_provider_dicom.emulator.server import partial_response, routes
+from airflow_provider_dicom.emulator.server.faults import Fault, Faults
 
 OPERATION = {
     "name": "n",

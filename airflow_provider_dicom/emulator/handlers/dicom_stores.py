@@ -16,10 +16,10 @@ from airflow_provider_dicom.emulator.names import check_id
 from airflow_provider_dicom.emulator.resource_path import ResourcePath
 
 if TYPE_CHECKING:
-    from airflow_provider_dicom.emulator.discovery import JsonObject
     from airflow_provider_dicom.emulator.messages import Call, Handler
     from airflow_provider_dicom.emulator.models.archive import Metrics
     from airflow_provider_dicom.emulator.models.operations import Operation
+    from airflow_provider_dicom.emulator.server.discovery import JsonObject
 
 # ---------------------------------------------------------------------------------------------------------
 # Datasets

@@ -16,12 +16,12 @@ from airflow_provider_dicom.emulator.errors import ApiError
 from airflow_provider_dicom.emulator.models import dicom_files
 from airflow_provider_dicom.emulator.models.archive import Archive, ResourcePath
 from airflow_provider_dicom.emulator.models.operations import EXPORT_METHOD, Operations, State
-from airflow_provider_dicom.emulator.state import Limits, ServerState
+from airflow_provider_dicom.emulator.server.state import Limits, ServerState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from airflow_provider_dicom.emulator.discovery import JsonObject
+    from airflow_provider_dicom.emulator.server.discovery import JsonObject
 
 DATASET = "projects/p/locations/l/datasets/d"
 STORE = f"{DATASET}/dicomStores/s"
