@@ -1,4 +1,4 @@
-"""The server as one ASGI application."""
+"""The whole server as one ASGI application."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def create_app(state: ServerState) -> ASGIApp:
     """Return the server: the API below ``/v1/``, the control endpoint and ``/healthz`` beside it.
 
-    :param state: what it serves; closed when the application is shut down.
+    :param state: the state of the server; closed when the application shuts down.
     """
 
     @asynccontextmanager

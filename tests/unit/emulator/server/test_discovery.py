@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_dicom.emulator.errors import ApiError
-from airflow_provider_dicom.emulator.server.discovery import JsonObject, check_query, methods, parse_body
+from airflow_provider_dicom.emulator.server.discovery import check_query, methods, parse_body
 
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
