@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_provider_dicom.api.dicomweb import is_resource_path
-from airflow_provider_dicom.selection.exported import path_of_object
+from airflow_provider_dicom.selection.inventory import path_of_object
 from rig.airflow import AirflowStandalone
 from rig.control import Control
 from rig.dicom_files import Uids, create_store, upload_copies
