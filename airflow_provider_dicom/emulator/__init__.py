@@ -1,46 +1,64 @@
 """The local Healthcare API: a server of the DICOM part of the Cloud Healthcare API, for tests and demos.
 
 ``python -m airflow_provider_dicom.emulator [--host 127.0.0.1] [--port 8085] [--data DIR]``; the first line
-on stdout says where it listens. Point clients at it with ``HEALTHCARE_EMULATOR_HOST``. There is no
-authentication, so it listens on loopback unless told otherwise.
+on stdout is its address. Point clients at it with ``HEALTHCARE_EMULATOR_HOST``. It has no authentication, so
+that it listens on loopback by default.
 
-It does the work: DICOM stores, uploads (STOW-RS), searches (QIDO-RS), retrieval (WADO-RS), and exports that
-are long-running operations and really write, to the Cloud Storage emulator at ``STORAGE_EMULATOR_HOST`` and
-the BigQuery emulator at ``BIGQUERY_EMULATOR_HOST``. Requests are checked against Google's discovery document;
-methods that this server does not have answer 501. With ``--data`` everything survives a crash, and
-interrupted exports go on.
+It implements DICOM stores, uploads (STOW-RS), searches (QIDO-RS), retrieval (WADO-RS), and exports that are
+long-running operations and really write, to the Cloud Storage emulator at ``STORAGE_EMULATOR_HOST`` and the
+BigQuery emulator at ``BIGQUERY_EMULATOR_HOST``. Requests are validated against Google's discovery document;
+methods that this server does not have respond with HTTP 501. With ``--data`` everything survives a crash, and
+interrupted exports continue.
 
 Where it is simpler than the real API:
 
 - Creating a DICOM store creates its dataset, too.
-- Answers are not pretty-printed.
+- Responses are not pretty-printed.
 - Lists of operations can be filtered by ``done=true`` or ``done=false``, lists of stores by
-  ``labels.key=value``; any other filter is refused.
-- Searches match exactly, with wildcards, ranges and lists of UIDs, but not fuzzily, and attributes of a study
-  or a series are those of the first instance that was stored.
-- Errors in DICOMweb have the same JSON envelope as everywhere else.
-- A filter file's path that leads to nothing counts as a failure of the export.
+  ``labels.key=value``; other filters are refused.
+- Searches support exact matching, wildcards, ranges and lists of UIDs, but no fuzzy matching; the attributes
+  of a study or a series are those of its first stored instance.
+- DICOMweb errors have the same JSON envelope as all other errors.
+- A path in a filter file that matches no instance counts as a failure of the export.
 
-What tests steer is below ``/_emulator``, in JSON; unknown fields are refused with a 400:
+Tests steer and observe the server below ``/_emulator``, with JSON bodies (``Content-Type:
+application/json``); unknown fields are refused with HTTP 400:
 
 ``GET /healthz``
-    Answers ``{"status": "ok"}``.
+    Returns ``{"status": "ok"}``.
 ``GET, PATCH /_emulator/settings``
-    How exports advance (``advance``: ``time``, ``manual`` or ``immediate``; ``seconds_per_instance``,
-    ``start_delay_seconds``, ``max_running_exports``, ``export_quota``) and what stands in their way
-    (``failing_instances``, ``operation_error``, ``denied_permissions``); see :mod:`.settings`.
+    How fast exports advance (``advance``: ``time``, ``manual`` or ``immediate``; ``seconds_per_instance``,
+    ``start_delay_seconds``, ``max_running_exports``, ``export_quota``) and how they fail
+    (``failing_instances``, ``operation_error``, ``denied_permissions``); see
+    :class:`airflow_provider_dicom.emulator.settings.Settings`.
+    Example: ``{"advance": "manual", "failing_instances": ["1.2.3"]}``.
 ``POST /_emulator/step``
-    ``{"operation": name or null for all, "instances": n or null for the rest}``: lets held exports go on, and
-    answers ``{"operations": [...]}`` when they have.
+    ``{"operation": name or null for all, "instances": n or null for all that are left}``: with ``"advance":
+    "manual"``, lets exports write some more instances, and then returns ``{"operations": [...]}``.
 ``GET, DELETE /_emulator/exports``
     ``{"accepted", "highest_running", "highest_unfinished", "operations": [{"name", "dicomStore", "request",
-    "state", "log"}]}``; ``DELETE`` only begins to look for the highest numbers anew.
+    "state", "log"}]}``; ``DELETE`` only resets the two maxima.
 ``POST, GET, DELETE /_emulator/faults``
-    Sets what is to go wrong (:class:`.faults.Fault`), tells how often each fault fired, removes all.
+    Adds a fault (:class:`airflow_provider_dicom.emulator.server.faults.Fault`), returns all faults with the
+    numbers of requests that they affected, removes all.
+    Example: ``{"route": "operations.get", "status": 503, "retry_after": 2, "count": 3}``.
 ``DELETE /_emulator/faults/{id}``
-    Removes one.
+    Removes one fault.
 ``GET, DELETE /_emulator/requests``
-    What was asked of the API: ``{"counts", "connections", "recent"}``; ``DELETE`` counts from zero again.
+    The log of requests to the API: ``{"counts", "connections", "recent"}``; ``DELETE`` starts counting from
+    zero.
 ``POST /_emulator/tokens``
-    ``{"valid": [...] or null}``: the access tokens that are accepted; null, the default, accepts all.
+    ``{"valid": [...] or null}``: the access tokens that are accepted; null, the default: requests need no
+    token.
+
+For developers: the layers. A module imports only from its own layer and from layers that are listed before
+it, and nothing else of ``airflow_provider_dicom``:
+
+1. ``errors``, ``messages``, ``names``, ``settings``: the modules beside this one.
+2. ``models/``: what is stored, in SQLite and files: datasets, DICOM stores, instances, operations.
+3. ``imaging/``: conversion of instances to other transfer syntaxes and to images.
+4. ``exports/``: runs exports, and writes to Cloud Storage and BigQuery.
+5. ``handlers/``: one module per area of the API, with a function per method.
+6. ``server/``: the ASGI application: faults at the front, routing, validation, the control endpoint.
+7. ``__main__``: the command line.
 """

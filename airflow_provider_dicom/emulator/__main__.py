@@ -16,16 +16,21 @@ import uvicorn
 
 from airflow_provider_dicom.emulator.server.app import create_app
 from airflow_provider_dicom.emulator.server.connections import ConnectionProtocol
-from airflow_provider_dicom.emulator.state import MIB, Limits, ServerState
+from airflow_provider_dicom.emulator.server.state import MIB, Limits, ServerState
 
+#: Connections that wait to be accepted; Uvicorn's default.
 _BACKLOG = 2048
+#: Seconds that requests under way have to end, after SIGTERM.
 _SHUTDOWN_SECONDS = 5
-#: As long as Google's front ends keep idle connections.
+#: Seconds that Google's front ends keep idle connections open.
 _KEEP_ALIVE_SECONDS = 240
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the server until it is told to stop."""
+    """Run the server until SIGTERM or Ctrl-C.
+
+    :param arguments: the command line; None: of this process.
+    """
     options = _options(arguments)
     logging.basicConfig(
         level=logging.INFO if options.verbose else logging.WARNING,
@@ -52,7 +57,8 @@ def main(arguments: list[str] | None = None) -> None:
             timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
         )
         _announce(listening)
-        # Uvicorn raises the signal again when it has shut down; the temporary directory is to go, too.
+        # Uvicorn raises the signal again after its shutdown. It must not kill the process then, because the
+        # temporary directory still has to be removed.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit())
         stack.enter_context(suppress(KeyboardInterrupt))
         uvicorn.Server(config).run(sockets=[listening])
@@ -64,12 +70,14 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         description="A local server of the DICOM part of the Cloud Healthcare API, for tests and demos.",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8085, help="0 chooses a free one (default: %(default)s)")
     parser.add_argument(
-        "--data", type=Path, help="directory that keeps everything (default: a temporary one)"
+        "--port", type=int, default=8085, help="port to listen on; 0: a free one (default: %(default)s)"
     )
     parser.add_argument(
-        "--max-upload-mb", type=int, default=1024, help="longest upload in MiB (default: %(default)s)"
+        "--data", type=Path, help="directory for all data, which survives restarts (default: a temporary one)"
+    )
+    parser.add_argument(
+        "--max-upload-mb", type=int, default=1024, help="largest upload in MiB (default: %(default)s)"
     )
     parser.add_argument("--verbose", action="store_true", help="log every request")
     return parser.parse_args(arguments)
@@ -91,7 +99,7 @@ def _announce(listening: socket.socket) -> None:
     if not ipaddress.ip_address(host).is_loopback:
         sys.stderr.write(
             f"WARNING: listening on {host}, which other machines may reach. This server has no "
-            "authentication: whoever reaches it can read, change and export everything in it. "
+            "authentication: everybody who reaches it can read, change and export all data in it. "
             "Never put patients' data here.\n"
         )
 

@@ -1,4 +1,4 @@
-"""Errors as Google's APIs answer them."""
+"""Errors in the two forms of Google's APIs: the body of an HTTP error, and ``google.rpc.Status``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NotRequired, TypedDict
 
 
 class RpcStatus(TypedDict):
-    """``google.rpc.Status``, the way an operation carries its error."""
+    """``google.rpc.Status``, the error of a failed operation."""
 
     code: int
     message: str
@@ -14,7 +14,7 @@ class RpcStatus(TypedDict):
 
 
 class ErrorBody(TypedDict):
-    """The inside of the error envelope."""
+    """The field ``error`` of the envelope."""
 
     code: int
     message: str
@@ -23,12 +23,12 @@ class ErrorBody(TypedDict):
 
 
 class ErrorEnvelope(TypedDict):
-    """The body of an HTTP error."""
+    """The body of an HTTP error response."""
 
     error: ErrorBody
 
 
-#: HTTP status -> (google.rpc.Code, its name); the first answer for a status that several codes share.
+#: HTTP status -> (number, name) of the google.rpc.Code; for a status of several codes, the most usual one.
 RPC_CODES: dict[int, tuple[int, str]] = {
     400: (3, "INVALID_ARGUMENT"),
     401: (16, "UNAUTHENTICATED"),
@@ -50,13 +50,13 @@ RPC_CODES: dict[int, tuple[int, str]] = {
 
 
 class ApiError(Exception):
-    """A refusal, either of a request (as an HTTP error) or of an export (as its operation's error).
+    """An error of the API: the HTTP error of a request, or the error of an operation.
 
     :param http_status: the status code of the HTTP response.
     :param rpc_code: the number of the ``google.rpc.Code``.
     :param status: the name of the ``google.rpc.Code``.
-    :param message: what is wrong, for people.
-    :param details: typed details, each with an ``@type``.
+    :param message: the error message, for developers.
+    :param details: objects with an ``@type``, such as ``google.rpc.BadRequest``.
     """
 
     def __init__(
@@ -76,19 +76,19 @@ class ApiError(Exception):
 
     @classmethod
     def of_http_status(cls, http_status: int, message: str) -> ApiError:
-        """Return the error that Google's APIs answer with an HTTP status."""
+        """Return the error with the ``google.rpc.Code`` that belongs to an HTTP status."""
         unknown = (3, "INVALID_ARGUMENT") if http_status < 500 else (13, "INTERNAL")
         rpc_code, status = RPC_CODES.get(http_status, unknown)
         return cls(http_status, rpc_code, status, message)
 
     @classmethod
     def invalid_argument(cls, message: str) -> ApiError:
-        """Return a 400: the request itself is wrong."""
+        """Return a 400: the request itself is invalid."""
         return cls.of_http_status(400, message)
 
     @classmethod
     def failed_precondition(cls, message: str) -> ApiError:
-        """Return a 400: the request is fine, the state of the resource does not allow it."""
+        """Return a 400: the request is valid, but the state of the resource does not allow it."""
         return cls(400, 9, "FAILED_PRECONDITION", message)
 
     @classmethod
@@ -118,7 +118,7 @@ class ApiError(Exception):
 
     @classmethod
     def cancelled(cls, message: str) -> ApiError:
-        """Return a 499, the error of an operation that was cancelled."""
+        """Return a 499, the error of a cancelled operation."""
         return cls.of_http_status(499, message)
 
     @classmethod
@@ -128,7 +128,7 @@ class ApiError(Exception):
 
     @classmethod
     def unimplemented(cls, message: str) -> ApiError:
-        """Return a 501: the real API has it, this server does not."""
+        """Return a 501: a feature of the Healthcare API that this server lacks."""
         return cls.of_http_status(501, message)
 
     @classmethod
@@ -137,14 +137,14 @@ class ApiError(Exception):
         return cls.of_http_status(503, message)
 
     def envelope(self) -> ErrorEnvelope:
-        """Return the body of the HTTP response."""
+        """Return the error as the body of an HTTP response."""
         body: ErrorBody = {"code": self.http_status, "message": self.message, "status": self.status}
         if self.details:
             body["details"] = self.details
         return {"error": body}
 
     def rpc_status(self) -> RpcStatus:
-        """Return the error as an operation carries it."""
+        """Return the error as the error of an operation."""
         status: RpcStatus = {"code": self.rpc_code, "message": self.message}
         if self.details:
             status["details"] = self.details

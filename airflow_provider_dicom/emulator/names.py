@@ -1,8 +1,9 @@
-"""Resource names: projects, locations, datasets, DICOM stores, operations."""
+"""Resource names (``projects/P/locations/L/datasets/D/...``), resource paths in a DICOM store, and UIDs."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from airflow_provider_dicom.emulator.errors import ApiError
 
@@ -10,32 +11,56 @@ _ID = re.compile(r"[\w.\-]{1,256}")
 _UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(?:\.[0-9]+)*")
 
 
-def check_id(kind: str, value: str | None) -> str:
-    """Return the id that a new resource is to have.
+def check_id(field: str, value: str | None) -> str:
+    """Return the id of a resource that is to be created.
 
-    :param kind: what it names, such as ``dicomStoreId``.
+    :param field: the field that holds the id, such as ``dicomStoreId``.
     :param value: letters and digits of any script, ``_``, ``-`` and ``.``, at most 256.
-    :raises ApiError: the id is missing or holds anything else.
+    :raises ApiError: the id is missing or contains another character.
     """
     if not value:
-        raise ApiError.invalid_argument(f"{kind} is required")
+        raise ApiError.invalid_argument(f"{field} is required")
     if not _ID.fullmatch(value):
         raise ApiError.invalid_argument(
-            rf"invalid {kind} {value!r}: it must match [\p{{L}}\p{{N}}_\-\.]{{1,256}}"
+            rf"invalid {field} {value!r}: it must match [\p{{L}}\p{{N}}_\-\.]{{1,256}}"
         )
     return value
 
 
 def is_uid(value: str) -> bool:
-    """Tell whether a text can be a DICOM UID, so that it can be part of a path."""
+    """Tell whether a text is a valid DICOM UID, and therefore safe as part of a path."""
     return _UID.fullmatch(value) is not None
 
 
 def dataset_of(name: str) -> str:
-    """Return ``projects/P/locations/L/datasets/D`` of the name of anything in a dataset."""
+    """Return ``projects/P/locations/L/datasets/D`` from the name of a resource in that dataset."""
     return "/".join(name.split("/", 6)[:6])
 
 
 def project_of(name: str) -> str:
-    """Return the project id of a resource name."""
+    """Return the project id from a resource name."""
     return name.split("/", 2)[1]
+
+
+@dataclass(frozen=True)
+class ResourcePath:
+    """The path of a study, a series or an instance in a DICOM store; without any UID, of the whole store."""
+
+    study: str | None = None
+    series: str | None = None
+    instance: str | None = None
+
+    @classmethod
+    def parse(cls, path: str) -> ResourcePath:
+        """Read ``studies/U[/series/U[/instances/U]]``; a rest, such as ``/metadata``, is ignored."""
+        return cls(*path.split("/")[1:6:2])
+
+    def __str__(self) -> str:
+        return "".join(
+            f"/{kind}/{uid}"
+            for kind, uid in (("studies", self.study), ("series", self.series), ("instances", self.instance))
+            if uid is not None
+        )
+
+
+WHOLE_STORE = ResourcePath()

@@ -1,4 +1,4 @@
-"""What can be set while the server runs."""
+"""Settings that tests change while the server runs, through ``PATCH /_emulator/settings``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 
 
 class OperationError(BaseModel):
-    """The ``google.rpc.Status`` that exports are to end in."""
+    """The ``google.rpc.Status`` with which exports fail.
+
+    :param code: the number of the ``google.rpc.Code``.
+    :param message: the error message.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -17,16 +21,16 @@ class OperationError(BaseModel):
 
 
 class Settings(BaseModel):
-    """How exports advance, and what stands in their way.
+    """How fast exports advance, and how they fail.
 
-    :param advance: ``time``: in the background; ``manual``: only when stepped; ``immediate``: before the
-        request that submits them is answered.
-    :param seconds_per_instance: the least time from one instance to the next.
-    :param start_delay_seconds: from the submission to the first instance.
-    :param max_running_exports: more than these wait their turn.
-    :param export_quota: with as many unfinished operations, further ones are refused with a 429.
-    :param failing_instances: SOPInstanceUIDs that cannot be exported.
-    :param operation_error: what the next exports end in.
+    :param advance: ``time``: in the background; ``manual``: only through ``POST /_emulator/step``;
+        ``immediate``: the export completes before the response to its submission is sent.
+    :param seconds_per_instance: minimum seconds from one instance to the next.
+    :param start_delay_seconds: seconds from the submission to the first instance.
+    :param max_running_exports: exports that run at the same time; further ones are queued.
+    :param export_quota: number of unfinished exports from which on submissions get HTTP 429; null: no limit.
+    :param failing_instances: SOPInstanceUIDs of the instances whose export fails.
+    :param operation_error: the error of every export that completes while it is set; null: exports succeed.
     :param denied_permissions: IAM permissions that the caller lacks, such as ``healthcare.operations.list``.
     """
 

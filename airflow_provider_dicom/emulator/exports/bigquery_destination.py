@@ -1,10 +1,10 @@
-"""Exports to BigQuery, through the emulator that ``BIGQUERY_EMULATOR_HOST`` names.
+"""Exports to BigQuery, through the emulator at ``BIGQUERY_EMULATOR_HOST``.
 
-Rows gather in a temporary file and get into the table at the end, by one load job of newline-delimited
-JSON: an export that is cancelled, fails or dies leaves no row behind. The emulator's load jobs differ from
-BigQuery's in that they never change the schema of a table that exists: they leave out the values of columns
-that it lacks, without an error. So a table that is to be replaced is deleted before, and one that is to be
-appended to but lacks a column is read, deleted, and loaded anew together with its rows.
+Rows are collected in a temporary file and loaded into the table at the end, by one load job of
+newline-delimited JSON: an export that is cancelled, fails or crashes leaves no rows. Unlike BigQuery's, the
+emulator's load jobs never change the schema of an existing table: they silently drop the values of columns
+that the table lacks. Therefore a table whose rows are not kept is deleted first, and a table with
+``WRITE_APPEND`` that lacks a column is read, deleted, and loaded again together with its old rows.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ _TABLE_URI = re.compile(r"bq://(?P<project>(?:[\w.-]+:)?[\w-]+)\.(?P<dataset>\w+
 
 
 class BigQueryDestination:
-    """Writes a row for each instance.
+    """Writes one row per instance.
 
     :param table_uri: ``bq://project.dataset.table``.
-    :param write_disposition: what to do about rows that are there; None is ``WRITE_EMPTY``.
-    :param schema: which of the API's schemas.
-    :param include_source_store: whether rows say which DICOM store they are from.
-    :raises ApiError: the URI or the disposition is not one.
+    :param write_disposition: one of ``DISPOSITIONS``; None means ``WRITE_EMPTY``.
+    :param schema: the schema of the API that rows follow.
+    :param include_source_store: whether rows have a column with the name of the DICOM store.
+    :raises ApiError: the URI or the disposition is invalid.
     """
 
     def __init__(
@@ -83,7 +83,8 @@ class BigQueryDestination:
     def open(self) -> None:
         """Check that the dataset exists and that the table may be written to.
 
-        :raises ApiError: no, or the table has rows and the disposition is ``WRITE_EMPTY``.
+        :raises ApiError: the dataset does not exist, access is denied, or the disposition is ``WRITE_EMPTY``
+            and the table has rows.
         """
         self._client = _client(self._table.project)
         self._spool = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
@@ -97,23 +98,23 @@ class BigQueryDestination:
             raise
 
     def write(self, instance: StoredInstance) -> None:
-        """Note the row of one instance.
+        """Add the row of one instance to the temporary file.
 
-        :raises CannotTranscode: the instance cannot be read.
+        :raises CannotTranscode: the metadata of the instance cannot be read.
         """
         if self._spool is None:
             raise RuntimeError("write() before open()")
         try:
             row = self._rows.row(instance)
         except Exception as error:
-            # What is stored is as users sent it. Messages may quote values.
+            # Damaged files make pydicom raise errors of any type, whose messages may contain patient data.
             raise CannotTranscode(f"{type(error).__name__} while reading the metadata") from error
         self._spool.write(_line(row))
 
     def close(self, *, cancelled: bool) -> None:
-        """Load the rows into the table, unless the export was cancelled, and let go of the connections.
+        """Load the rows into the table, unless the export was cancelled, and close the connections.
 
-        :raises ApiError: the rows cannot be loaded; none of them is in the table.
+        :raises ApiError: the rows cannot be loaded; the table contains none of them.
         """
         if self._client is None or self._spool is None:
             return
@@ -143,7 +144,7 @@ class BigQueryDestination:
             client.delete_table(self._table, retry=RETRY, timeout=TIMEOUT_SECONDS)
         schema = _fields(columns)
         if not spool.tell():
-            # There is no such thing as a load job of nothing.
+            # A load job must not be empty.
             table = bigquery.Table(self._table, schema=schema)
             client.create_table(table, exists_ok=True, retry=RETRY, timeout=TIMEOUT_SECONDS)
             return
@@ -151,7 +152,7 @@ class BigQueryDestination:
             spool,
             self._table,
             rewind=True,
-            # A load is not repeated: rows could be there twice.
+            # Never retried: a second load would duplicate the rows.
             num_retries=0,
             job_config=bigquery.LoadJobConfig(
                 schema=schema,
@@ -180,7 +181,7 @@ class BigQueryDestination:
     def _check_empty(self, client: bigquery.Client, table: bigquery.Table | None) -> None:
         if table is None or self._disposition != "WRITE_EMPTY" or not table.schema:
             return
-        # Rows are asked for, not counted: the table's metadata may lag behind.
+        # A row is read, because num_rows of the table's metadata may be outdated.
         for _ in client.list_rows(table, max_results=1, retry=RETRY, timeout=TIMEOUT_SECONDS):
             raise ApiError.already_exists(
                 f"Already Exists: Table {self._name} has rows, and the write disposition is WRITE_EMPTY."
@@ -192,7 +193,7 @@ class BigQueryDestination:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn the BigQuery client's errors into the API's."""
+        """Map errors of the client library to errors of the Healthcare API."""
         try:
             yield
         except NotFound as error:
@@ -208,7 +209,7 @@ class BigQueryDestination:
 
 
 def _client(project: str) -> bigquery.Client:
-    # Never the real service: what this server writes comes from tests, and goes where tests can look.
+    # Never the real service: without the variable, the client library would use Google's.
     if not os.environ.get("BIGQUERY_EMULATOR_HOST"):
         raise ApiError.failed_precondition(
             "The local Healthcare API uses BigQuery through an emulator only: "
@@ -231,7 +232,7 @@ def _fields(columns: Columns) -> list[bigquery.SchemaField]:
     return [
         bigquery.SchemaField(name, column.type, column.mode, fields=_fields(column.fields))
         for name, column in columns.items()
-        # A record without fields is not allowed: sequences that were empty in all instances.
+        # BigQuery refuses records without fields, which sequences become that are empty in all instances.
         if column.type != "RECORD" or column.fields
     ]
 

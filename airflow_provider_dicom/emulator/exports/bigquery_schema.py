@@ -1,16 +1,16 @@
-"""DICOM metadata as rows of BigQuery, in the schemas of the API's exports.
+"""DICOM metadata as BigQuery rows, in the schemas of the API's exports.
 
 The flattened schema follows Google's page "Understanding the BigQuery DICOM schema" and the schema of a
 public table that the API exported (``dicom_all`` of the Imaging Data Commons): a column per data element,
-named by its keyword; decimal and integer strings stay strings; a data element that may have several values is
-repeated; sequences are repeated records; a person name is a record of records; private elements are in
+named by its keyword; decimal and integer strings stay strings; a data element with a value multiplicity above
+one is repeated; sequences are repeated records; a person name is a record of records; private elements are in
 ``OtherElements``, private sequences in columns ``Tag_GGGGEEEE``; binary values are left out. The JSON schema
 follows the description of ``SchemaJSON`` in the discovery document.
 
-Not confirmed, because no export by the real API could be looked at: that the schema without any choice is the
-flattened one; that it has the columns about storage that are described for the JSON schema; the ``Id`` of
-elements of repeating groups; the value of ``Type``; whether ``Metadata`` is keyed by tag, as in the DICOM
-JSON model.
+Assumptions that were not verified against an export of the real API: a request without a schema gets the
+flattened one; the flattened schema has the storage columns that are documented for the JSON schema; the
+``Id`` of elements of repeating groups; the value of ``Type``; the keys of ``Metadata`` are tags, as in the
+DICOM JSON model.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
     from pydicom.tag import BaseTag
 
+    from airflow_provider_dicom.emulator.messages import Json, JsonObject
     from airflow_provider_dicom.emulator.models.instances import StoredInstance
 
 SchemaKind: TypeAlias = Literal["default", "flattened", "json"]
-#: What ``json`` can write.
-Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
-Row: TypeAlias = dict[str, Json]
+#: The values of a row by column.
+Row: TypeAlias = "JsonObject"
 
 BULK_VRS = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
 _STRING_VRS = ("AE", "AS", "CS", "DS", "IS", "LO", "LT", "SH", "ST", "UC", "UI", "UR", "UT")
 _INTEGER_VRS = ("AT", "SL", "SS", "SV", "UL", "US", "UV")
-# BigQuery's limit of nested records; a sequence of an item counts one.
+# BigQuery's limit for nested records; each level of sequences is one.
 MAX_DEPTH = 15
 _NAME_COMPONENTS = ("FamilyName", "GivenName", "MiddleName", "NamePrefix", "NameSuffix")
 _NAME_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
@@ -53,9 +53,9 @@ _NAME_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 class Column:
     """A column, or a field of a record.
 
-    :param type: BigQuery's name of the type.
+    :param type: BigQuery's name of the type, such as ``STRING``.
     :param mode: ``NULLABLE`` or ``REPEATED``.
-    :param fields: of a record, by name.
+    :param fields: the fields of a record by name; empty for other types.
     """
 
     type: str
@@ -67,9 +67,10 @@ Columns: TypeAlias = dict[str, Column]
 
 
 def merge(into: Columns, other: Columns) -> None:
-    """Add the columns that are missing, also those inside of records.
+    """Add missing columns, including missing fields of records.
 
-    :raises ValueError: a column is there with another type or mode.
+    :param into: is changed.
+    :raises ValueError: a column exists with another type or mode.
     """
     for name, column in other.items():
         present = into.setdefault(name, Column(column.type, column.mode))
@@ -81,7 +82,7 @@ def merge(into: Columns, other: Columns) -> None:
 
 
 def covers(columns: Columns, other: Columns) -> bool:
-    """Tell whether rows with the other columns fit in as they are."""
+    """Tell whether a table with ``columns`` can hold rows with the columns ``other``."""
     return all(
         name in columns
         and (columns[name].type, columns[name].mode) == (column.type, column.mode)
@@ -91,7 +92,7 @@ def covers(columns: Columns, other: Columns) -> bool:
 
 
 def storage_columns(*, include_source_store: bool) -> Columns:
-    """Return the columns that every table has besides the metadata."""
+    """Return the columns about storage, which every table has."""
     columns = {
         "StructuredStorageSize": Column("INTEGER"),
         "DroppedTags": Column("STRING", "REPEATED"),
@@ -104,10 +105,10 @@ def storage_columns(*, include_source_store: bool) -> Columns:
 
 
 class RowMaker:
-    """Makes rows of instances, and gathers the columns that they need.
+    """Converts instances to rows, and collects the columns that the rows need, in :attr:`columns`.
 
-    :param schema: which of the API's schemas.
-    :param include_source_store: whether rows say which DICOM store they are from.
+    :param schema: the schema of the API that rows follow.
+    :param include_source_store: whether rows have a column with the name of the DICOM store.
     """
 
     def __init__(self, schema: SchemaKind, *, include_source_store: bool) -> None:
@@ -152,7 +153,7 @@ _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
 
 class _Conversion:
-    """One instance's way into records; notes the tags that did not get through."""
+    """The conversion of one instance; ``dropped`` names the elements that no column can hold."""
 
     def __init__(self, offset: timezone) -> None:
         self.dropped: list[str] = []
@@ -164,8 +165,7 @@ class _Conversion:
             try:
                 self._add(ds[tag], row, columns, depth)
             except (ValueError, TypeError, OverflowError, AttributeError, NotImplementedError):
-                # A value that is not what its VR says, or a column that holds another type already. Names of
-                # public elements are their keywords.
+                # The value is invalid for its VR, or the column has another type already.
                 self.dropped.append(keyword_for_tag(tag) or _tag_name(tag))
         return row
 
@@ -175,7 +175,7 @@ class _Conversion:
         keyword = "" if element.tag.is_private else keyword_for_tag(element.tag)
         if element.VR == "SQ":
             if depth > MAX_DEPTH:
-                raise ValueError("nested too deep")
+                raise ValueError("nested too deeply")
             name = keyword or _tag_name(element.tag)
             row[name] = self._items(element, _column(columns, name, Column("RECORD", "REPEATED")), depth)
         elif not keyword:
@@ -186,7 +186,7 @@ class _Conversion:
             data = [str(value) for value in _values(element)]
             _list(row, "OtherElements").append({"Tag": _tag_name(element.tag), "Data": [*data]})
         elif not dictionary_has_tag(element.tag):
-            # Of a repeating group, such as the overlays.
+            # An element of a repeating group, such as an overlay.
             column, value = self._value(element)
             group = Column("RECORD", "REPEATED", {"Id": Column("STRING"), "Value": column})
             _column(columns, keyword, group)
@@ -202,10 +202,10 @@ class _Conversion:
 
     def _value(self, element: DataElement) -> tuple[Column, Json]:
         kind, convert = self._converters[element.VR]
-        # The dictionary decides about a column's type, lest the first instance with a wrong VR does.
+        # The type of a column comes from the dictionary, not from the first instance, whose VR may be wrong.
         known = [vr for vr in dictionary_VR(element.tag).split(" or ") if vr in self._converters]
         if known and kind not in {self._converters[vr][0] for vr in known}:
-            raise ValueError("not of the type that the element has")
+            raise ValueError("the VR is not the one of the dictionary")
         repeated = dictionary_VM(element.tag) != "1"
         fields = _PERSON_NAME if element.VR == "PN" else {}
         column = Column(kind, "REPEATED" if repeated else "NULLABLE", fields)
@@ -241,7 +241,7 @@ def _values(element: DataElement) -> Iterator[Any]:
 
 
 def _number(value: float) -> Json:
-    # JSON knows no such numbers, BigQuery takes their names.
+    # JSON has no infinities and NaN; BigQuery accepts their names.
     return value if math.isfinite(value) else str(value)
 
 
@@ -270,7 +270,7 @@ def _timestamp(value: str, offset: timezone) -> Json:
 
 
 def _offset(ds: Dataset) -> timezone:
-    """Return the time zone of times that do not name one."""
+    """Return the time zone of date-times without an offset of their own."""
     value = str(ds.get("TimezoneOffsetFromUTC") or "+0000").strip()
     try:
         offset = timedelta(hours=int(value[1:3]), minutes=int(value[3:5]))
@@ -293,7 +293,7 @@ def _person_name(value: PersonName) -> Json:
 
 
 def _json_model(ds: Dataset) -> tuple[Row, list[str]]:
-    """Return the metadata in the DICOM JSON model, and the tags that are not in it."""
+    """Return the metadata in the DICOM JSON model, and the names of the elements that it cannot hold."""
     model: Row = {}
     dropped = []
     _strip_bulk(ds)
@@ -310,7 +310,7 @@ def _json_model(ds: Dataset) -> tuple[Row, list[str]]:
 
 def _strip_bulk(ds: Dataset) -> None:
     for tag in list(ds.keys()):
-        # The VR is known without the value, which may be none.
+        # ds[tag] parses the value, which may fail; the VR of most elements is known without that.
         item = ds.get_item(tag)
         try:
             element = ds[tag] if item.VR in (None, "SQ") else item

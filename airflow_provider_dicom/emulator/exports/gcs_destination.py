@@ -1,4 +1,4 @@
-"""Exports to Cloud Storage, through the emulator that ``STORAGE_EMULATOR_HOST`` names."""
+"""Exports to Cloud Storage, through the emulator at ``STORAGE_EMULATOR_HOST``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from google.cloud.storage.retry import DEFAULT_RETRY  # type: ignore[import-unty
 
 from airflow_provider_dicom.emulator.errors import ApiError
 from airflow_provider_dicom.emulator.imaging.transcode import check_mime_type, extension, media_type, render
-from airflow_provider_dicom.emulator.resource_path import ResourcePath
+from airflow_provider_dicom.emulator.names import ResourcePath
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,8 @@ PERMISSION_DENIED = (
     "Healthcare API doesn't have required Cloud Storage permission. See https://cloud.google.com/healthcare/docs/"
     "how-tos/permissions-healthcare-api-gcp-products for more information"
 )
-# An object is written whole or not at all and over what is there, so that trying again is harmless.
+# Writing an object is atomic and replaces an existing one, so that a retry is harmless. The limits are short,
+# because the other side is an emulator on the same machine.
 RETRY = DEFAULT_RETRY.with_timeout(30.0).with_delay(initial=0.1, maximum=2.0, multiplier=2.0)
 TIMEOUT_SECONDS = 60.0
 
@@ -41,9 +42,9 @@ _RESOURCE_PATH = re.compile(
 class GcsDestination:
     """Writes each instance as ``{prefix}/{study}/{series}/{instance}[/{frame}]{extension}``.
 
-    :param uri_prefix: ``gs://bucket/path/to/directory``, with or without a slash at its end.
-    :param mime_type: a form of the API's list; None for the files as they were uploaded.
-    :raises ApiError: the URI or the MIME type is not one.
+    :param uri_prefix: ``gs://bucket/path/to/directory``, with or without a trailing slash.
+    :param mime_type: a MIME type that the API lists; None for the files as they were uploaded.
+    :raises ApiError: the URI or the MIME type is invalid.
     """
 
     def __init__(self, uri_prefix: str, mime_type: str | None) -> None:
@@ -56,7 +57,7 @@ class GcsDestination:
     def open(self) -> None:
         """Check that the bucket exists.
 
-        :raises ApiError: it does not, or may not be used.
+        :raises ApiError: it does not exist, or access is denied.
         """
         client = _client()
         try:
@@ -67,9 +68,9 @@ class GcsDestination:
             raise
 
     def write(self, instance: StoredInstance) -> None:
-        """Write the renditions of one instance, over those that are there.
+        """Write the renditions of one instance, and replace existing objects.
 
-        :raises CannotTranscode: no codec here can make them.
+        :raises CannotTranscode: the instance cannot be converted to the MIME type.
         :raises ApiError: the bucket cannot be written to.
         """
         if self._bucket is None:
@@ -87,7 +88,7 @@ class GcsDestination:
                 )
 
     def close(self, *, cancelled: bool) -> None:
-        """Let go of the connections; every object is complete as soon as it is written."""
+        """Close the connections; every object has been visible since it was written."""
         if self._bucket is not None:
             self._bucket.client.close()
             self._bucket = None
@@ -97,7 +98,7 @@ def read_filter(resource_paths_gcs_uri: str) -> list[ResourcePath]:
     """Read the resource paths of a filter file.
 
     :param resource_paths_gcs_uri: ``gs://bucket/object``.
-    :raises ApiError: there is no such object, or a line is not a resource path.
+    :raises ApiError: the object does not exist, or a line is not a resource path.
     """
     bucket_name, name = _split(resource_paths_gcs_uri)
     if not name:
@@ -141,7 +142,7 @@ def _split(uri: str) -> tuple[str, str]:
 
 
 def _client() -> Client:
-    # Never the real service: what this server writes comes from tests, and goes where tests can look.
+    # Never the real service: without the variable, the client library would use Google's.
     if not os.environ.get("STORAGE_EMULATOR_HOST"):
         raise ApiError.failed_precondition(
             "The local Healthcare API uses Cloud Storage through an emulator only: "
@@ -152,7 +153,7 @@ def _client() -> Client:
 
 @contextmanager
 def _errors_of(bucket: str, name: str | None = None) -> Iterator[None]:
-    """Turn the storage client's errors into the API's."""
+    """Map errors of the client library to errors of the Healthcare API."""
     resource = f"gs://{bucket}" if name is None else f"gs://{bucket}/{name}"
     try:
         yield

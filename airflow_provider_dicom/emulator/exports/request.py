@@ -1,24 +1,48 @@
-"""One export: what is asked for, what is written where."""
+"""The request of one export: its destination, and the instances that it selects."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 from airflow_provider_dicom.emulator.errors import ApiError
 
 if TYPE_CHECKING:
-    from airflow_provider_dicom.emulator.discovery import JsonObject
+    from airflow_provider_dicom.emulator.messages import JsonObject
     from airflow_provider_dicom.emulator.models.archive import Archive
-    from airflow_provider_dicom.emulator.models.instances import ExportDestination, StoredInstance
-    from airflow_provider_dicom.emulator.resource_path import ResourcePath
+    from airflow_provider_dicom.emulator.models.instances import StoredInstance
+    from airflow_provider_dicom.emulator.names import ResourcePath
+
+
+class ExportDestination(Protocol):
+    """The destination of one export; used by one thread at a time, from :meth:`open` to :meth:`close`."""
+
+    def open(self) -> None:
+        """Check that the destination can be written to.
+
+        :raises ApiError: it cannot; the export ends with this error.
+        """
+
+    def write(self, instance: StoredInstance) -> None:
+        """Write one instance.
+
+        :raises CannotTranscode: this instance fails, the export continues.
+        :raises ApiError: the destination fails, the export ends with this error.
+        """
+
+    def close(self, *, cancelled: bool) -> None:
+        """Make the output visible, and close the connections.
+
+        :param cancelled: the export was cancelled or has failed: discard what is not visible yet.
+        :raises ApiError: the output cannot be made visible; the export ends with this error.
+        """
 
 
 def destination(request: JsonObject) -> ExportDestination:
-    """Return where an ``ExportDicomDataRequest`` wants the instances.
+    """Return the destination that an ``ExportDicomDataRequest`` names.
 
-    :raises ApiError: it names no destination, or one that cannot be.
+    :raises ApiError: it names no destination, or an invalid one.
     """
-    # The clients of Cloud Storage and BigQuery take a second to import: only for who exports.
+    # The client libraries of Cloud Storage and BigQuery take a second to import: only when they are needed.
     gcs = cast("dict[str, str]", request.get("gcsDestination"))
     if gcs is not None:
         from airflow_provider_dicom.emulator.exports.gcs_destination import GcsDestination
@@ -55,13 +79,13 @@ def _schema(bigquery: JsonObject) -> Literal["default", "flattened", "json"]:
     return "json" if "schemaJson" in bigquery else "default"
 
 
-def repeatable(request: JsonObject) -> bool:
-    """Tell whether making the output visible a second time changes nothing."""
+def is_idempotent(request: JsonObject) -> bool:
+    """Tell whether the output may be made visible twice: objects are replaced, rows duplicated."""
     return "gcsDestination" in request
 
 
 def filter_uri(request: JsonObject) -> str | None:
-    """Return where the filter of an export is; None if it is for the whole store."""
+    """Return the ``gs://`` URI of the filter file; None if the export is of the whole store."""
     config = cast("dict[str, str]", request.get("filterConfig") or {})
     return config.get("resourcePathsGcsUri") or None
 
@@ -69,7 +93,7 @@ def filter_uri(request: JsonObject) -> str | None:
 def selection(
     archive: Archive, store: str, request: JsonObject
 ) -> tuple[list[StoredInstance], list[ResourcePath]]:
-    """Return the instances that an export is for, and the paths of its filter that lead to none.
+    """Return the selected instances, and the paths of the filter file that match no instance.
 
     :raises ApiError: the filter file cannot be read.
     """
@@ -78,11 +102,11 @@ def selection(
         return archive.instances(store), []
     from airflow_provider_dicom.emulator.exports.gcs_destination import read_filter
 
-    chosen: dict[tuple[str, str, str], StoredInstance] = {}
-    missing = []
+    selected: dict[tuple[str, str, str], StoredInstance] = {}
+    unmatched = []
     for path in read_filter(uri):
         below = archive.instances(store, path)
-        chosen.update({(i.study_uid, i.series_uid, i.instance_uid): i for i in below})
+        selected.update({(i.study_uid, i.series_uid, i.instance_uid): i for i in below})
         if not below:
-            missing.append(path)
-    return list(chosen.values()), missing
+            unmatched.append(path)
+    return list(selected.values()), unmatched

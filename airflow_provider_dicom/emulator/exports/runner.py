@@ -1,4 +1,23 @@
-"""Runs exports: in the background, step by step, or at once."""
+"""Runs exports: in the background, step by step, or before the submission is answered.
+
+Invariants:
+
+- An export is accepted only after its operation is on disk. From then on it has exactly one job, until the
+  operation is done.
+- Exports start in the order of their submission, at most ``max_running_exports`` at a time; the others wait
+  in a queue. A queued export that is cancelled ends without ever starting.
+- One export is sequential: select the instances, open the destination, write instance by instance, close the
+  destination, end the operation. A started export closes its destination exactly once, also after a failure
+  or a cancellation; only :meth:`Runner.close` abandons exports where they are.
+- The operation is CLOSING on disk before its output becomes visible. A server that finds such an operation
+  when it starts repeats the export only if that cannot duplicate output (Cloud Storage); otherwise (BigQuery)
+  the operation ends with UNAVAILABLE.
+- A cancellation takes effect between two instances, never in the middle of one, and not once the output is
+  being made visible. The first error ends the operation; later errors, while closing, are dropped.
+- An instance that cannot be exported is counted as a failure and never ends the export.
+- Jobs, queue and counters belong to the event loop. Only reading and writing happens in threads: in
+  ``_THREADS`` threads of the exports, so that slow destinations never delay the threads that serve requests.
+"""
 
 from __future__ import annotations
 
@@ -11,37 +30,40 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from airflow_provider_dicom.emulator.errors import ApiError
-from airflow_provider_dicom.emulator.exports import request as export
+from airflow_provider_dicom.emulator.exports import request as export_request
 from airflow_provider_dicom.emulator.models.operations import EXPORT_METHOD, EXPORT_RESPONSE, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from airflow_provider_dicom.emulator.discovery import JsonObject
+    from airflow_provider_dicom.emulator.exports.request import ExportDestination
+    from airflow_provider_dicom.emulator.messages import JsonObject
     from airflow_provider_dicom.emulator.models.archive import Archive
-    from airflow_provider_dicom.emulator.models.instances import ExportDestination, StoredInstance
+    from airflow_provider_dicom.emulator.models.instances import StoredInstance
     from airflow_provider_dicom.emulator.models.operations import Operation, Operations
     from airflow_provider_dicom.emulator.settings import Settings
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+#: More than the default of ``max_running_exports``, so that exports rarely wait for a thread.
 _THREADS = 8
 _log = logging.getLogger(__name__)
 
 
 class _Cancelled(Exception):  # noqa: N818 - not an error
-    """The export was asked to stop."""
+    """A client has cancelled the operation."""
 
 
 @dataclass(eq=False)
 class _Job:
     """An unfinished export.
 
-    :param steps: in manual mode, how many instances it may still write.
-    :param due: in time mode, when it may write the next one, by the loop's clock.
-    :param wake: set when there may be something to do.
-    :param still: set while it waits to be stepped, and when it has ended.
+    :param due: in time mode, the earliest time of the next instance, by the event loop's clock.
+    :param steps: in manual mode, the number of instances that may still be written.
+    :param wake: set when the job has to look again at steps, settings and cancellation.
+    :param idle: set while the job waits for steps, and when it has ended.
+    :param ended: set when the operation is done.
     """
 
     operation: Operation
@@ -49,16 +71,16 @@ class _Job:
     due: float
     steps: float = 0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
-    still: asyncio.Event = field(default_factory=asyncio.Event)
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Runner:
-    """Runs exports; lives on the server's loop, reads and writes in threads.
+    """Runs the exports of all DICOM stores.
 
-    :param archive: where the instances are.
-    :param operations: where the progress is told.
-    :param settings: how exports advance; may be changed at any time, then call :meth:`settings_changed`.
+    :param archive: contains the instances.
+    :param operations: contains the operations of the exports.
+    :param settings: how exports advance; after a change, :meth:`settings_changed` must be called.
     """
 
     def __init__(self, archive: Archive, operations: Operations, settings: Settings) -> None:
@@ -72,38 +94,40 @@ class Runner:
         self.highest_running = 0
         self.highest_unfinished = 0
 
-    def forget_highest(self) -> None:
-        """Count the highest numbers from now on."""
+    def reset_highest(self) -> None:
+        """Reset both maxima to the current numbers of exports."""
         self.highest_running, self.highest_unfinished = len(self._running), len(self._jobs)
 
     async def recover(self) -> None:
-        """Go on with the exports that the last process did not finish."""
+        """Continue the exports that were unfinished when the server stopped, each from its beginning."""
         for operation in self._operations.exports():
             if operation.done:
                 continue
-            if operation.state is State.CLOSING and not export.repeatable(operation.request):
-                # The rows may be there or not; adding them again could double them.
+            if operation.state is State.CLOSING and not export_request.is_idempotent(operation.request):
+                # The rows may be in the table already; another load would duplicate them.
                 error = ApiError.unavailable("The server stopped while it made the output visible.")
                 await self._finish(operation, error)
                 continue
             operation.success = operation.failure = operation.pending = 0
             operation.log.clear()
             try:
-                destination = await self._in_thread(export.destination, operation.request)
+                destination = await self._in_thread(export_request.destination, operation.request)
             except ApiError as error:
                 await self._finish(operation, error)
                 continue
             operation.state = State.QUEUED
             self._queue.append(self._job(operation, destination, delay=0.0))
-        self._admit()
+        self._start_queued()
 
     async def submit(self, store: str, request: JsonObject) -> Operation:
         """Accept an export.
 
-        :raises ApiError: the request makes no sense, or too many exports are under way.
+        :param store: the name of the DICOM store.
+        :param request: an ``ExportDicomDataRequest``.
+        :raises ApiError: the request is invalid, the store does not exist, or the quota is exhausted.
         """
-        # Not in the threads of the exports, which may all be held up by a slow destination.
-        destination = await asyncio.to_thread(export.destination, request)
+        # Not in the threads of the exports: slow destinations may occupy all of them.
+        destination = await asyncio.to_thread(export_request.destination, request)
         await asyncio.to_thread(self._archive.store, store)
         metrics = await asyncio.to_thread(self._archive.metrics, store)
         quota = self._settings.export_quota
@@ -114,12 +138,12 @@ class Runner:
                 "'healthcare.googleapis.com'."
             )
         operation = self._operations.create(EXPORT_METHOD, store, request)
-        if export.filter_uri(request) is None:
+        if export_request.filter_uri(request) is None:
             operation.pending = metrics["instances"]
         job = self._job(operation, destination, delay=self._settings.start_delay_seconds)
         await self._operations.save(operation)
         self._queue.append(job)
-        self._admit()
+        self._start_queued()
         if self._settings.advance == "immediate":
             await job.ended.wait()
         return operation
@@ -130,7 +154,7 @@ class Runner:
         self.highest_unfinished = max(self.highest_unfinished, len(self._jobs))
         return job
 
-    def _admit(self) -> None:
+    def _start_queued(self) -> None:
         while self._queue and len(self._running) < self._settings.max_running_exports:
             job = self._queue.popleft()
             name = job.operation.name
@@ -139,9 +163,9 @@ class Runner:
             self.highest_running = max(self.highest_running, len(self._running))
 
     async def cancel(self, name: str) -> None:
-        """Ask an operation to stop; one that has ended is left as it is.
+        """Request the cancellation of an operation; one that is done stays unchanged.
 
-        :raises ApiError: there is no such operation.
+        :raises ApiError: the operation does not exist.
         """
         operation = self._operations.get(name)
         job = self._jobs.get(name)
@@ -156,36 +180,36 @@ class Runner:
             await self._end(job, _cancelled())
 
     async def vanish(self, name: str) -> None:
-        """Make the API forget an operation; what it does goes on."""
+        """Make the API forget an operation; its export continues."""
         operation = self._operations.get(name)
         operation.vanished = True
         await self._operations.save(operation)
 
     def settings_changed(self) -> None:
-        """Look at the settings again, in every export."""
-        self._admit()
+        """Apply changed settings to all exports."""
+        self._start_queued()
         for job in self._jobs.values():
             job.wake.set()
 
     async def step(self, name: str | None, instances: int | None) -> list[Operation]:
-        """Let exports write some instances, and wait until they have.
+        """Let exports write some more instances, and return their operations when they have.
 
-        :param name: which export; all that run if None.
-        :param instances: how many each; up to its end if None.
-        :raises ApiError: exports are not stepped now, or this one is not running.
+        :param name: the operation of one export; None for all.
+        :param instances: the number of instances per export; None lets exports run to their end.
+        :raises ApiError: ``advance`` is not ``manual``, or the export is not running.
         """
         if self._settings.advance != "manual":
             raise ApiError.failed_precondition('exports are stepped only with "advance": "manual"')
-        jobs = self._to_step(name, instances)
+        jobs = self._jobs_to_step(name, instances)
         for job in jobs:
             job.steps = math.inf if instances is None else job.steps + instances
-            job.still.clear()
+            job.idle.clear()
             job.wake.set()
         for job in jobs:
-            await (job.ended if instances is None else job.still).wait()
+            await (job.ended if instances is None else job.idle).wait()
         return [job.operation for job in jobs]
 
-    def _to_step(self, name: str | None, instances: int | None) -> list[_Job]:
+    def _jobs_to_step(self, name: str | None, instances: int | None) -> list[_Job]:
         if name is None:
             return [
                 job
@@ -197,15 +221,18 @@ class Runner:
         if job is None:
             raise ApiError.failed_precondition(f"operation {operation.name} has ended")
         if operation.state is State.QUEUED:
-            raise ApiError.failed_precondition(f"operation {operation.name} waits for others to end")
+            raise ApiError.failed_precondition(
+                f"operation {operation.name} is queued: it waits for others to end"
+            )
         return [job]
 
     async def close(self) -> None:
-        """Stop where everything stands; :meth:`recover` goes on from there."""
+        """Stop all exports; after a restart, :meth:`recover` continues them."""
         self._queue.clear()
         tasks = dict(self._running)
         for name, task in tasks.items():
-            # Nobody could tell later whether output that is just becoming visible is so.
+            # An export that is CLOSING is waited for: after a restart nobody could tell whether its output is
+            # visible.
             if self._jobs[name].operation.state is not State.CLOSING:
                 task.cancel()
         await asyncio.gather(*tasks.values(), return_exceptions=True)
@@ -221,64 +248,68 @@ class Runner:
         error: ApiError | None
         try:
             await self._write_all(job)
-            error = self._wanted_error()
+            error = self._configured_error()
         except _Cancelled:
             error = _cancelled()
-        except ApiError as refused:
-            error = refused
-        except Exception as broken:
-            error = _internal(job, broken)
+        except ApiError as caught:
+            error = caught
+        except Exception as unexpected:
+            error = _internal(job, unexpected)
         try:
             if error is None:
                 job.operation.state = State.CLOSING
                 await self._operations.save(job.operation)
             await self._in_thread(job.destination.close, cancelled=error is not None)
-        except ApiError as refused:
-            error = error or refused
-        except Exception as broken:
-            error = error or _internal(job, broken)
+        except ApiError as caught:
+            error = error or caught
+        except Exception as unexpected:
+            error = error or _internal(job, unexpected)
         await self._end(job, error)
 
     async def _write_all(self, job: _Job) -> None:
         operation = job.operation
-        await self._turn(job)
-        instances, missing = await self._in_thread(
-            export.selection, self._archive, operation.resource, operation.request
+        await self._may_continue(job)
+        instances, unmatched = await self._in_thread(
+            export_request.selection, self._archive, operation.resource, operation.request
         )
         await self._in_thread(job.destination.open)
-        for path in missing:
+        for path in unmatched:
             operation.failure += 1
-            operation.note(str(path), "the DICOM store holds nothing of this path")
+            operation.log_failure(str(path), "the DICOM store has no instance with this path")
         operation.pending = len(instances)
         operation.changed()
         for instance in instances:
-            await self._turn(job)
+            await self._may_continue(job)
             job.due = asyncio.get_running_loop().time() + self._settings.seconds_per_instance
-            problem = await self._in_thread(self._write, job.destination, instance)
-            if problem is None:
+            failure = await self._in_thread(self._write, job.destination, instance)
+            if failure is None:
                 operation.success += 1
             else:
                 operation.failure += 1
-                operation.note(instance.instance_uid, problem)
+                operation.log_failure(instance.instance_uid, failure)
             operation.pending -= 1
             operation.changed()
             job.steps = max(job.steps - 1, 0)
 
     def _write(self, destination: ExportDestination, instance: StoredInstance) -> str | None:
+        """Write one instance, and return the reason if it fails."""
         from airflow_provider_dicom.emulator.imaging.transcode import CannotTranscode
 
         if instance.instance_uid in self._settings.failing_instances:
-            return "the settings of this server make it fail"
+            return "the setting failing_instances contains this instance"
         try:
             destination.write(instance)
         except CannotTranscode as reason:
             return str(reason)
         except FileNotFoundError:
-            return "deleted since the export began"
+            return "the instance was deleted after the export began"
         return None
 
-    async def _turn(self, job: _Job) -> None:
-        """Wait until the export may write its next instance."""
+    async def _may_continue(self, job: _Job) -> None:
+        """Wait until the export may begin, or write its next instance.
+
+        :raises _Cancelled: the cancellation was requested.
+        """
         clock = asyncio.get_running_loop().time
         while True:
             job.wake.clear()
@@ -290,7 +321,7 @@ class Runner:
             if self._settings.advance == "manual":
                 if job.steps > 0:
                     return
-                job.still.set()
+                job.idle.set()
             else:
                 timeout = job.due - clock()
                 if timeout <= 0:
@@ -300,17 +331,17 @@ class Runner:
             except TimeoutError:
                 continue
 
-    def _wanted_error(self) -> ApiError | None:
-        wanted = self._settings.operation_error
-        return None if wanted is None else ApiError(500, wanted.code, "", wanted.message)
+    def _configured_error(self) -> ApiError | None:
+        error = self._settings.operation_error
+        return None if error is None else ApiError(500, error.code, "", error.message)
 
     async def _end(self, job: _Job, error: ApiError | None) -> None:
         await self._finish(job.operation, error)
         del self._jobs[job.operation.name]
         self._running.pop(job.operation.name, None)
         job.ended.set()
-        job.still.set()
-        self._admit()
+        job.idle.set()
+        self._start_queued()
 
     async def _finish(self, operation: Operation, error: ApiError | None) -> None:
         if error is None:
@@ -323,6 +354,6 @@ def _cancelled() -> ApiError:
     return ApiError.cancelled("The operation was cancelled.")
 
 
-def _internal(job: _Job, broken: Exception) -> ApiError:
-    _log.error("%s", job.operation.name, exc_info=broken)
-    return ApiError.internal(f"Internal error encountered: {type(broken).__name__}")
+def _internal(job: _Job, unexpected: Exception) -> ApiError:
+    _log.error("%s failed unexpectedly", job.operation.name, exc_info=unexpected)
+    return ApiError.internal(f"Internal error encountered: {type(unexpected).__name__}")

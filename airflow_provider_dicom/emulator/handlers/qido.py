@@ -15,12 +15,12 @@ from airflow_provider_dicom.emulator.errors import ApiError
 from airflow_provider_dicom.emulator.messages import dicomweb_url, json_response
 from airflow_provider_dicom.emulator.models import dicom_files
 from airflow_provider_dicom.emulator.models.dicom_files import SERIES_TAGS, STUDY_TAGS, tags
-from airflow_provider_dicom.emulator.resource_path import ResourcePath
+from airflow_provider_dicom.emulator.names import ResourcePath
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from airflow_provider_dicom.emulator.messages import Call
+    from airflow_provider_dicom.emulator.handlers.call import Call
     from airflow_provider_dicom.emulator.models.dicom_files import Attributes
 
 Level = Literal["studies", "series", "instances"]
@@ -35,13 +35,13 @@ _COMPUTED_FOR_STUDIES = tags(
     "NumberOfStudyRelatedInstances",
 )
 _COMPUTED_FOR_SERIES = tags("NumberOfSeriesRelatedInstances")
-#: What can be asked for at each level; everything at the level of instances.
+#: Attributes that filters and ``includefield`` may name at each level; None: all.
 _KNOWN: dict[Level, frozenset[str] | None] = {
     "studies": STUDY_TAGS | _COMPUTED_FOR_STUDIES,
     "series": STUDY_TAGS | SERIES_TAGS | _COMPUTED_FOR_SERIES,
     "instances": None,
 }
-#: What is answered without being asked for (PS3.18, tables 10.6.3-3 to 10.6.3-5).
+#: Attributes that are returned without ``includefield`` (PS3.18, tables 10.6.3-3 to 10.6.3-5).
 _STUDY_DEFAULTS = _COMPUTED_FOR_STUDIES | tags(
     *("SpecificCharacterSet", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName"),
     *("TimezoneOffsetFromUTC", "PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
@@ -63,9 +63,11 @@ class Query:
     """A search.
 
     :param level: what is searched for.
-    :param below: where.
-    :param filters: wanted values by tag.
-    :param fields: tags to answer; None for all that are known.
+    :param below: the study or series that is searched, or the whole store.
+    :param filters: the required values by tag.
+    :param fields: the tags to return; None for all.
+    :param limit: the maximum number of results.
+    :param offset: the number of results to skip.
     """
 
     level: Level
@@ -77,17 +79,17 @@ class Query:
 
 
 async def search(call: Call) -> Response:
-    """Answer a search; 204 when nothing matches."""
+    """Return the results of a search; 204 if there are none."""
     query = parse(call.names["dicomWebPath"], call.request.query_params.multi_items())
     store = call.names["parent"]
     base = dicomweb_url(call.request, store)
 
     def find() -> list[Attributes]:
-        call.state.archive.store(store)
+        call.archive.store(store)
         source = {
-            "studies": call.state.archive.study_attributes,
-            "series": call.state.archive.series_attributes,
-            "instances": call.state.archive.instance_attributes,
+            "studies": call.archive.study_attributes,
+            "series": call.archive.series_attributes,
+            "instances": call.archive.instance_attributes,
         }[query.level]
         return [_answer(query, found, base) for found in run(query, source(store, query.below))]
 
@@ -100,7 +102,7 @@ async def search(call: Call) -> Response:
 def parse(path: str, parameters: Iterable[tuple[str, str]]) -> Query:
     """Read a search from the path below ``dicomWeb/`` and the query parameters.
 
-    :raises ApiError: a parameter is unknown, or its value not one of its kind.
+    :raises ApiError: a parameter is unknown, or its value is invalid.
     """
     level = path.rsplit("/", 1)[-1]
     if level not in MAX_LIMITS:
@@ -123,14 +125,14 @@ def parse(path: str, parameters: Iterable[tuple[str, str]]) -> Query:
         else:
             filters[_tag(name, level)] = value
     fields = None if everything else frozenset(included | filters.keys() | _defaults(level, path))
-    # The part of a path that names what is searched for has no UID.
+    # The last part of the path is the level, without a UID.
     return Query(level, ResourcePath.parse(path.rpartition("/")[0]), filters, fields, limit, offset)
 
 
 def _defaults(level: Level, path: str) -> frozenset[str]:
     if level == "studies":
         return _STUDY_DEFAULTS
-    # Attributes of the levels above are told when the search is not within them.
+    # Attributes of a higher level are returned unless the search is inside one resource of that level.
     outer = frozenset() if path.startswith("studies/") else _STUDY_DEFAULTS
     if level == "series":
         return _SERIES_DEFAULTS | outer
@@ -158,8 +160,8 @@ def _tag(name: str, level: Level) -> str:
 
 
 def run(query: Query, candidates: Iterable[Attributes]) -> Iterator[Attributes]:
-    """Return the candidates that match, from the offset up to the limit."""
-    matchers = [(tag, _matcher(tag, wanted)) for tag, wanted in query.filters.items() if wanted]
+    """Yield the candidates that match all filters; nothing is read after the last result."""
+    matchers = [(tag, _matcher(tag, required)) for tag, required in query.filters.items() if required]
     matching = (
         attributes
         for attributes in candidates
@@ -180,16 +182,16 @@ def _answer(query: Query, found: Attributes, base: str) -> Attributes:
 # Matching (PS3.4, C.2.2.2)
 
 
-def _matcher(tag: str, wanted: str) -> Callable[[list[object]], bool]:
+def _matcher(tag: str, required: str) -> Callable[[list[object]], bool]:
     vr = _vr(tag)
-    if vr in ("DA", "TM", "DT") and "-" in wanted:
-        return _range(tag, vr, wanted)
+    if vr in ("DA", "TM", "DT") and "-" in required:
+        return _range(tag, vr, required)
     if vr == "UI":
-        uids = set(re.split(r"[,\\]", wanted))
+        uids = set(re.split(r"[,\\]", required))
         return lambda values: any(str(value) in uids for value in values)
     if vr in ("DA", "TM", "DT"):
-        return lambda values: any(str(value) == wanted for value in values)
-    pattern = _wildcards(wanted, ignore_case=vr == "PN")
+        return lambda values: any(str(value) == required for value in values)
+    pattern = _wildcards(required, ignore_case=vr == "PN")
     return lambda values: any(pattern.fullmatch(text) for value in values for text in _texts(value))
 
 
@@ -201,28 +203,28 @@ def _vr(tag: str) -> str:
 
 def _texts(value: object) -> Iterator[str]:
     if isinstance(value, dict):
-        # A person's name in its up to three scripts.
+        # A person name in up to three representations: alphabetic, ideographic, phonetic.
         for name in value.values():
             yield str(name).rstrip("^")
     else:
         yield str(value).strip()
 
 
-def _wildcards(wanted: str, *, ignore_case: bool) -> re.Pattern[str]:
-    text = wanted.rstrip("^") if ignore_case else wanted
+def _wildcards(required: str, *, ignore_case: bool) -> re.Pattern[str]:
+    text = required.rstrip("^") if ignore_case else required
     pattern = re.escape(text).replace(r"\*", ".*").replace(r"\?", ".")
     return re.compile(pattern, re.DOTALL | (re.IGNORECASE if ignore_case else 0))
 
 
-def _range(tag: str, vr: str, wanted: str) -> Callable[[list[object]], bool]:
+def _range(tag: str, vr: str, required: str) -> Callable[[list[object]], bool]:
     shape = {"DA": r"\d{8}", "TM": r"\d{2,6}(?:\.\d{1,6})?", "DT": r"\d{4,14}(?:\.\d{1,6})?"}[vr]
-    match = re.fullmatch(f"({shape})?-({shape})?", wanted)
+    match = re.fullmatch(f"({shape})?-({shape})?", required)
     if match is None or not (match[1] or match[2]):
-        raise ApiError.invalid_argument(f"invalid range {wanted!r} for {keyword_for_tag(tag)}")
+        raise ApiError.invalid_argument(f"invalid range {required!r} for {keyword_for_tag(tag)}")
     first, last = match[1] or "", match[2]
 
     def matches(values: list[object]) -> bool:
-        # Times are prefixes of what they mean: 10 lasts until 1059.
+        # A shortened time includes everything that begins with it: 10 ends at 10:59:59.
         return any(
             str(value) >= first and (last is None or str(value)[: len(last)] <= last) for value in values
         )

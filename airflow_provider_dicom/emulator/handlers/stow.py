@@ -15,7 +15,7 @@ from airflow_provider_dicom.emulator.messages import body_chunks, dicomweb_url, 
 from airflow_provider_dicom.emulator.models import dicom_files
 from airflow_provider_dicom.emulator.models.archive import AlreadyStoredError
 from airflow_provider_dicom.emulator.models.dicom_files import NotDicomError
-from airflow_provider_dicom.emulator.resource_path import ResourcePath
+from airflow_provider_dicom.emulator.names import ResourcePath
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
     from starlette.responses import Response
 
-    from airflow_provider_dicom.emulator.messages import Call
+    from airflow_provider_dicom.emulator.handlers.call import Call
     from airflow_provider_dicom.emulator.models.archive import Archive
     from airflow_provider_dicom.emulator.models.dicom_files import Attributes, DicomFile
 
-#: The only reason that the real API gives; what it means is in a private attribute next to it.
+#: "Processing failure", the only FailureReason of the real API; the details are in a private attribute.
 PROCESSING_FAILURE = 272
 _CHUNK_BYTES = 1024 * 1024
 
 
 @dataclass
 class _Part:
-    """One part of an upload, in a file of its own."""
+    """One part of an upload, which is written to a file of its own."""
 
     path: Path
     file: BinaryIO
@@ -43,9 +43,10 @@ class _Part:
 
 @dataclass
 class _Upload:
-    """Takes an upload apart as it arrives; written to by one thread at a time.
+    """Splits an upload into its parts while it is received; used by one thread at a time.
 
-    :param directory: where the parts go.
+    :param directory: the directory of the parts' files.
+    :param ended: whether the closing boundary was received.
     """
 
     directory: Path
@@ -55,7 +56,7 @@ class _Upload:
     _value: bytes = b""
 
     def parser(self, boundary: bytes) -> MultipartParser:
-        """Return what calls the other methods."""
+        """Return a parser of multipart bodies that calls the other methods."""
         return MultipartParser(
             boundary,
             {
@@ -94,16 +95,16 @@ class _Upload:
         self.ended = True
 
     def discard(self) -> None:
-        """Delete what was not taken into a store."""
+        """Delete the files that were not moved into a store."""
         for part in self.parts:
             part.file.close()
             part.path.unlink(missing_ok=True)
 
 
 async def store_instances(call: Call) -> Response:
-    """Store the files of an upload; each for itself."""
+    """Store the files of an upload; one that fails does not affect the others."""
     store = call.names["parent"]
-    archive = call.state.archive
+    archive = call.archive
     await run_in_threadpool(archive.store, store)
     study = ResourcePath.parse(call.names["dicomWebPath"]).study
     upload = _Upload(archive.incoming)
@@ -128,7 +129,7 @@ async def _receive(call: Call, upload: _Upload) -> None:
             raise ApiError.invalid_argument("the Content-Type has no boundary")
         parser = upload.parser(options[b"boundary"])
         try:
-            async for chunk in _gathered(call):
+            async for chunk in _large_chunks(call):
                 await run_in_threadpool(parser.write, chunk)
         except MultipartParseError as error:
             raise ApiError.invalid_argument(f"malformed multipart body: {error}") from error
@@ -138,7 +139,7 @@ async def _receive(call: Call, upload: _Upload) -> None:
             raise ApiError.invalid_argument("the multipart body has no parts")
     elif kind == b"application/dicom":
         upload.begin_part()
-        async for chunk in _gathered(call):
+        async for chunk in _large_chunks(call):
             await run_in_threadpool(upload.write, chunk)
         upload.end_part()
     else:
@@ -147,20 +148,26 @@ async def _receive(call: Call, upload: _Upload) -> None:
         )
 
 
-async def _gathered(call: Call) -> AsyncIterator[bytes]:
-    """Return the body in pieces that are worth a change of threads."""
-    gathered = bytearray()
-    async for chunk in body_chunks(call.request, call.state.limits.upload):
-        gathered += chunk
-        if len(gathered) >= _CHUNK_BYTES:
-            yield bytes(gathered)
-            gathered.clear()
-    if gathered:
-        yield bytes(gathered)
+async def _large_chunks(call: Call) -> AsyncIterator[bytes]:
+    """Yield the body in chunks that are large enough to justify a switch of threads."""
+    buffer = bytearray()
+    async for chunk in body_chunks(call.request, call.max_upload_bytes):
+        buffer += chunk
+        if len(buffer) >= _CHUNK_BYTES:
+            yield bytes(buffer)
+            buffer.clear()
+    if buffer:
+        yield bytes(buffer)
 
 
 @dataclass(frozen=True)
 class _Outcome:
+    """The outcome of one part.
+
+    :param file: what was read from the part; None if that failed.
+    :param failure: why the part was not stored; None if it was stored.
+    """
+
     file: DicomFile | None
     failure: str | None
 

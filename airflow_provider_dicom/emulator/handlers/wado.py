@@ -10,14 +10,15 @@ from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
 from airflow_provider_dicom.emulator.errors import ApiError
-from airflow_provider_dicom.emulator.messages import JSON_TYPE, json_response
+from airflow_provider_dicom.emulator.handlers.operations import operation_response
+from airflow_provider_dicom.emulator.messages import json_response
 from airflow_provider_dicom.emulator.models import dicom_files
-from airflow_provider_dicom.emulator.resource_path import ResourcePath
+from airflow_provider_dicom.emulator.names import ResourcePath
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from airflow_provider_dicom.emulator.messages import Call
+    from airflow_provider_dicom.emulator.handlers.call import Call
     from airflow_provider_dicom.emulator.models.instances import StoredInstance
 
 _EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
@@ -32,13 +33,14 @@ async def retrieve(call: Call) -> Response:
         if len(instances) != 1:
             raise ApiError.of_http_status(406, "only one instance can be retrieved as application/dicom")
         return Response(await run_in_threadpool(_content, instances[0], mime_type), media_type=mime_type)
-    # Made before anything is answered, so that what cannot be transcoded is an error and not half a body.
-    contents = [await run_in_threadpool(_content, instance, mime_type) for instance in instances[:1]]
+    # The first instance is converted before the response begins: if that fails, the response is an error
+    # instead of half a body.
+    first = await run_in_threadpool(_content, instances[0], mime_type)
     boundary = uuid.uuid4().hex
 
     def parts() -> Iterator[bytes]:
         for number, instance in enumerate(instances):
-            content = contents[0] if number == 0 else _content(instance, mime_type)
+            content = first if number == 0 else _content(instance, mime_type)
             yield f"\r\n--{boundary}\r\nContent-Type: {mime_type}\r\n\r\n".encode() + content
         yield f"\r\n--{boundary}--\r\n".encode()
 
@@ -58,7 +60,7 @@ def _content(instance: StoredInstance, mime_type: str) -> bytes:
 
 
 def _accepted(header: str) -> tuple[bool, str]:
-    """Return whether several parts are wanted, and in which transfer syntax."""
+    """Return whether ``Accept`` allows a multipart body, and the transfer syntax."""
     for choice in header.split(","):
         kind, options = parse_options_header(choice.strip())
         syntax = options.get(b"transfer-syntax", _EXPLICIT_LITTLE_ENDIAN.encode()).decode("latin-1")
@@ -67,7 +69,7 @@ def _accepted(header: str) -> tuple[bool, str]:
             return False, syntax
         if kind in (b"multipart/related", b"multipart/*", b"*/*") and inner == b"application/dicom":
             return True, syntax
-    raise ApiError.of_http_status(406, f"cannot answer in {header!r}: this server has application/dicom")
+    raise ApiError.of_http_status(406, f"Accept {header!r} is not supported; application/dicom is")
 
 
 async def metadata(call: Call) -> Response:
@@ -82,25 +84,25 @@ async def metadata(call: Call) -> Response:
 
 async def _instances(call: Call) -> list[StoredInstance]:
     store, path = call.names["parent"], call.names["dicomWebPath"]
-    await run_in_threadpool(call.state.archive.store, store)
-    found = await run_in_threadpool(call.state.archive.instances, store, ResourcePath.parse(path))
+    await run_in_threadpool(call.archive.store, store)
+    found = await run_in_threadpool(call.archive.instances, store, ResourcePath.parse(path))
     if not found:
         raise ApiError.not_found(f"{store}/dicomWeb/{path} does not exist")
     return found
 
 
 async def delete(call: Call) -> Response:
-    """Delete a study or a series (which is an operation), or an instance (which is not)."""
+    """Delete an instance, or a study or series; the latter return an operation that is done."""
     store, path = call.names["parent"], ResourcePath.parse(call.names["dicomWebPath"])
     await _instances(call)
-    deleted = await run_in_threadpool(call.state.archive.delete_instances, store, path)
+    deleted = await run_in_threadpool(call.archive.delete_instances, store, path)
     if path.instance is not None:
         return json_response({})
     kind = "Study" if path.series is None else "Series"
-    operations = call.state.operations
+    operations = call.operations
     operation = operations.create(
         f"google.cloud.healthcare.v1.dicomweb.DicomWebService.Delete{kind}", store, {"path": str(path)}
     )
     operation.success = deleted
     await operations.finish(operation, response={"@type": "type.googleapis.com/google.protobuf.Empty"})
-    return Response(operation.encoded(), media_type=JSON_TYPE)
+    return operation_response(operation)

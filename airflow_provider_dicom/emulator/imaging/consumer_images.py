@@ -1,4 +1,4 @@
-"""Frames as anyone looks at them: PNG and JPEG, with windows, palettes and colour spaces applied."""
+"""PNG and JPEG images of frames, with the window, the palette and the colour space applied."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydicom.pixels.processing import (
     convert_color_space,
 )
 
-from airflow_provider_dicom.emulator.imaging.pixel_codecs import GREYSCALE, CannotTranscode, Frame, decode
+from airflow_provider_dicom.emulator.imaging.pixel_decoders import GREYSCALE, CannotTranscode, Frame, decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 JPEG_QUALITY = 90
-# Functional groups of enhanced multi-frame instances that decide how a frame looks.
-_LOOK_SEQUENCES = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
+# Functional groups of enhanced multi-frame instances that affect the display of a frame.
+_DISPLAY_SEQUENCES = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
 
 
 def consumer_images(ds: Dataset, kind: Literal["PNG", "JPEG"]) -> Iterator[bytes]:
@@ -34,13 +34,13 @@ def consumer_images(ds: Dataset, kind: Literal["PNG", "JPEG"]) -> Iterator[bytes
     :raises CannotTranscode: the photometric interpretation is unknown.
     """
     for index, (frame, photometric) in enumerate(decode(ds)):
-        image = Image.fromarray(_as_seen(frame, photometric, _with_look_of_frame(ds, index)))
+        image = Image.fromarray(_displayed(frame, photometric, _display_attributes(ds, index)))
         file = io.BytesIO()
         image.save(file, kind, **({"quality": JPEG_QUALITY} if kind == "JPEG" else {}))
         yield file.getvalue()
 
 
-def _as_seen(frame: Frame, photometric: str, ds: Dataset) -> NDArray[np.uint8]:
+def _displayed(frame: Frame, photometric: str, ds: Dataset) -> NDArray[np.uint8]:
     if photometric in GREYSCALE:
         grey = _windowed(frame, ds)
         return 255 - grey if photometric == "MONOCHROME1" else grey
@@ -51,17 +51,17 @@ def _as_seen(frame: Frame, photometric: str, ds: Dataset) -> NDArray[np.uint8]:
         return _to_8_bits(frame, ds)
     if photometric == "YBR_FULL":
         return convert_color_space(_to_8_bits(frame, ds), "YBR_FULL", "RGB")
-    raise CannotTranscode(f"no rendering for the photometric interpretation {photometric}")
+    raise CannotTranscode(f"there is no image for the photometric interpretation {photometric}")
 
 
 def _windowed(frame: Frame, ds: Dataset) -> NDArray[np.uint8]:
     values = apply_modality_lut(frame, ds)
     if ds.get("VOILUTSequence"):
-        # The table's entries may be of fewer bits than their cells.
+        # The entries of the table may have fewer bits than their cells.
         top = (1 << int(ds.VOILUTSequence[0].LUTDescriptor[2])) - 1
         return _scaled(apply_voi(values, ds), 0, top)
     if ds.get("WindowWidth") is not None and ds.get("WindowCenter") is not None:
-        # Values far outside show what the window maps to black and to white.
+        # The window maps values far below and far above it to black and to white.
         low, high = apply_windowing(np.array([-1e12, 1e12]), ds)
         return _scaled(apply_windowing(values, ds), low, high)
     return _scaled(values, values.min(), values.max())
@@ -79,15 +79,16 @@ def _to_8_bits(frame: Frame, ds: Dataset) -> NDArray[np.uint8]:
     return frame.astype(np.uint8) if bits <= 8 else (frame >> (bits - 8)).astype(np.uint8)
 
 
-def _with_look_of_frame(ds: Dataset, index: int) -> Dataset:
+def _display_attributes(ds: Dataset, index: int) -> Dataset:
+    """Return the attributes that affect the display of a frame: of its functional groups or the instance."""
     groups = [*ds.get("SharedFunctionalGroupsSequence", [])[:1]]
     groups += ds.get("PerFrameFunctionalGroupsSequence", [])[index : index + 1]
-    looks = [item for group in groups for name in _LOOK_SEQUENCES for item in group.get(name, [])[:1]]
-    if not looks:
+    displays = [item for group in groups for name in _DISPLAY_SEQUENCES for item in group.get(name, [])[:1]]
+    if not displays:
         return ds
-    look = Dataset()
+    display = Dataset()
     for keyword in ("BitsStored", "PixelRepresentation", "PhotometricInterpretation"):
-        look[keyword] = ds[keyword]
-    for item in looks:
-        look.update(item)
-    return look
+        display[keyword] = ds[keyword]
+    for item in displays:
+        display.update(item)
+    return display

@@ -1,4 +1,4 @@
-"""The renditions of an instance that an export to Cloud Storage can ask for."""
+"""Conversion of an instance to the MIME types of an export to Cloud Storage."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, JPEGBa
 
 from airflow_provider_dicom.emulator.errors import ApiError
 from airflow_provider_dicom.emulator.imaging.consumer_images import consumer_images
-from airflow_provider_dicom.emulator.imaging.pixel_codecs import (
-    CODECS,
+from airflow_provider_dicom.emulator.imaging.pixel_decoders import (
     JPEG_XL_JPEG_RECOMPRESSION,
     PIXEL_KEYWORDS,
     CannotTranscode,
@@ -29,6 +28,7 @@ from airflow_provider_dicom.emulator.imaging.pixel_codecs import (
     is_encapsulated,
     native_bytes,
 )
+from airflow_provider_dicom.emulator.imaging.pixel_encoders import CODECS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CannotTranscode", "Rendition", "check_mime_type", "extension", "media_type", "render"]
 
-#: The forms that the API lists: media type -> transfer syntaxes; the first is what the bare type means.
+#: The MIME types that the API lists: media type -> transfer syntaxes, the default first.
 FORMS: dict[str, tuple[str, ...]] = {
     "application/dicom": (
         "*",
@@ -83,8 +83,8 @@ _PIXEL_TAGS = {tag_for_keyword(keyword) for keyword in PIXEL_KEYWORDS}
 class Rendition:
     """One output file of an instance.
 
-    :param frame: the frame's number, from 1; only for the frames of a multi-frame instance.
-    :param content: the file.
+    :param frame: the number of the frame, from 1; None for an instance with one frame, or as a whole.
+    :param content: the bytes of the file.
     """
 
     frame: int | None
@@ -92,16 +92,21 @@ class Rendition:
 
 
 class MimeType(NamedTuple):
-    """A MIME type of the list: its media type, and the transfer syntax, ``*`` or an empty string."""
+    """A parsed MIME type.
+
+    :param media_type: such as ``application/dicom``.
+    :param transfer_syntax: a UID, ``*`` for the stored one, or empty for media types without one.
+    """
 
     media_type: str
     transfer_syntax: str
 
 
 def check_mime_type(mime_type: str | None) -> None:
-    """Refuse a MIME type that the API does not list.
+    """Check that the API lists a MIME type.
 
-    :raises ApiError: as the API answers it, INVALID_ARGUMENT.
+    :param mime_type: None for the default.
+    :raises ApiError: it does not; INVALID_ARGUMENT, as from the API.
     """
     _parse(mime_type)
 
@@ -112,16 +117,16 @@ def media_type(mime_type: str | None) -> str:
 
 
 def extension(mime_type: str | None) -> str:
-    """Return the extension of the output files: ``.dcm``, ``.jpg``, ``.png`` or nothing."""
+    """Return the extension of the output files: ``.dcm``, ``.jpg``, ``.png`` or an empty string."""
     return EXTENSIONS[_parse(mime_type).media_type]
 
 
 def render(path: Path, mime_type: str | None) -> Iterator[Rendition]:
-    """Make the renditions of an instance, one or one per frame.
+    """Yield the output files of an instance: one, or one per frame.
 
     :param path: the Part 10 file as it was uploaded.
-    :param mime_type: a form of the API's list; None for the file as it is.
-    :raises CannotTranscode: no codec here can do it for this instance.
+    :param mime_type: a MIME type that the API lists; None for the file as it was uploaded.
+    :raises CannotTranscode: the instance cannot be converted to this MIME type.
     """
     form = _parse(mime_type)
     if form == MimeType("application/dicom", "*"):
@@ -133,7 +138,8 @@ def render(path: Path, mime_type: str | None) -> Iterator[Rendition]:
     except CannotTranscode:
         raise
     except Exception as error:
-        # What is stored is as users sent it, and codecs raise what they like; messages may quote values.
+        # Damaged files make pydicom and codecs raise errors of any type, whose messages may contain patient
+        # data.
         raise CannotTranscode(f"{type(error).__name__} while making {mime_type}") from error
 
 
@@ -166,8 +172,8 @@ def _frames(ds: Dataset, form: MimeType) -> Iterator[bytes]:
 
 def _with_transfer_syntax(ds: Dataset, target: UID) -> bytes:
     if not _has_pixels(ds):
-        # An encapsulated syntax says how pixels are coded; all else in it is Explicit VR Little Endian. So
-        # that is what an instance without pixels gets, under its own name, which every reader knows.
+        # An encapsulated syntax is Explicit VR Little Endian but for the pixels. An instance without pixels
+        # is written, and declared, as Explicit VR Little Endian, which every reader supports.
         target = ExplicitVRLittleEndian if is_encapsulated(target) else target
     elif is_encapsulated(target):
         _encapsulate(ds, target)
@@ -183,9 +189,9 @@ def _with_transfer_syntax(ds: Dataset, target: UID) -> bytes:
 
 
 def _parse_implicit(ds: Dataset) -> None:
-    # Files exist that are coded otherwise than they declare; pydicom reads them, but would write what it has
-    # not parsed yet as if the declaration were true.
-    if any(ds.get_item(tag).VR is None for tag in ds.keys()):  # noqa: SIM118 - iterating a data set parses it
+    # Some files are in Implicit VR although they declare Explicit VR. pydicom reads them, but would copy
+    # elements that it has not parsed yet in the wrong encoding.
+    if any(ds.get_item(tag).VR is None for tag in ds.keys()):  # noqa: SIM118 - iterating over the data set would parse it
         for _ in ds.iterall():
             pass
 
@@ -195,7 +201,7 @@ def _part_10(ds: Dataset) -> bytes:
     if ds.file_meta.TransferSyntaxUID.is_transfer_syntax:
         dcmwrite(file, ds, enforce_file_format=True)
     else:
-        # One that pydicom does not know of, and refuses. Encapsulated ones are Explicit VR Little Endian.
+        # dcmwrite refuses syntaxes that are not in its dictionary. These are Explicit VR Little Endian.
         file.write((ds.preamble or bytes(128)) + b"DICM")
         write_file_meta_info(file, ds.file_meta)
         file.is_implicit_VR, file.is_little_endian = False, True
@@ -223,7 +229,7 @@ def _encapsulate(ds: Dataset, target: UID) -> None:
     if pixels.samples > 1:
         ds.PlanarConfiguration = codec.planar_configuration
     if codec.lossy_method:
-        _note_loss(ds, codec.lossy_method, size / sum(map(len, codestreams)))
+        _record_loss(ds, codec.lossy_method, size / sum(map(len, codestreams)))
 
 
 def _recompress_jpeg(ds: Dataset) -> None:
@@ -238,7 +244,7 @@ def _recompress_jpeg(ds: Dataset) -> None:
 def _decapsulate(ds: Dataset) -> None:
     pixels = PixelFormat.of(ds)
     frames, photometrics = zip(*decode(ds), strict=True)
-    # All at once: frames of single bits follow each other without padding.
+    # All frames at once, because one-bit frames follow each other without padding.
     content = native_bytes(np.stack(frames), pixels)
     keyword = next(keyword for keyword in PIXEL_KEYWORDS if keyword in ds)
     ds[keyword].value = content + bytes(len(content) % 2)
@@ -252,7 +258,7 @@ def _decapsulate(ds: Dataset) -> None:
 
 
 def _replace_pixels(ds: Dataset, codestreams: list[bytes]) -> None:
-    # Offsets in the table are of 32 bits.
+    # Offsets in the basic offset table have 32 bits.
     if sum(map(len, codestreams)) < 2**32 - 8 * len(codestreams):
         _drop_offsets(ds)
         value = encapsulate(codestreams)
@@ -268,8 +274,8 @@ def _drop_offsets(ds: Dataset) -> None:
             del ds[keyword]
 
 
-def _note_loss(ds: Dataset, method: str, ratio: float) -> None:
-    """Record a lossy compression behind those that the pixels went through before."""
+def _record_loss(ds: Dataset, method: str, ratio: float) -> None:
+    """Append a lossy compression to the record of earlier ones."""
     ds.LossyImageCompression = "01"
     for keyword, value in (
         ("LossyImageCompressionRatio", f"{ratio:.4f}"),
@@ -281,7 +287,7 @@ def _note_loss(ds: Dataset, method: str, ratio: float) -> None:
 
 
 def _swap_words(ds: Dataset) -> None:
-    """Turn the words of big endian elements round; pydicom writes them as they were read."""
+    """Swap the bytes of words in big-endian elements, because pydicom writes them as they were read."""
     for element in ds.iterall():
         size = _WORD_SIZES.get(element.VR)
         if size and isinstance(element.value, bytes) and element.tag not in _PIXEL_TAGS:

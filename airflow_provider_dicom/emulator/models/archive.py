@@ -1,4 +1,8 @@
-"""Datasets, DICOM stores and the instances in them."""
+"""Datasets, DICOM stores and the instances in them: metadata in SQLite, files in a directory.
+
+A file is renamed from ``incoming/`` to ``files/`` inside the transaction that inserts its row: a row never
+lacks its file because of a crash. A crash may leave a file without a row, which nothing refers to.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +16,27 @@ from typing import TYPE_CHECKING, TextIO, TypedDict
 
 from airflow_provider_dicom.emulator.errors import ApiError
 from airflow_provider_dicom.emulator.models import dicom_files
-from airflow_provider_dicom.emulator.models.database import Database
+from airflow_provider_dicom.emulator.models.database import Database, condition_below
 from airflow_provider_dicom.emulator.models.instances import StoredInstance
-from airflow_provider_dicom.emulator.names import dataset_of
-from airflow_provider_dicom.emulator.resource_path import EVERYTHING, ResourcePath
+from airflow_provider_dicom.emulator.names import WHOLE_STORE, ResourcePath, dataset_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from airflow_provider_dicom.emulator.discovery import JsonObject
+    from airflow_provider_dicom.emulator.messages import JsonObject
     from airflow_provider_dicom.emulator.models.dicom_files import Attributes, DicomFile
 
-
-#: So many instances' attributes are in memory at once.
+#: Instances whose attributes a search reads into memory at a time.
 _BATCH = 500
 
 
 class AlreadyStoredError(Exception):
-    """A different file with the same UIDs is in the store."""
+    """The store contains a different file with the same UIDs."""
 
 
 class Metrics(TypedDict):
-    """How much a store, a study or a series holds."""
+    """Counts and sizes of a store, a study or a series."""
 
     studies: int
     series: int
@@ -45,10 +47,11 @@ class Metrics(TypedDict):
 
 @dataclass(frozen=True)
 class Archive:
-    """Everything in a data directory.
+    """The content of a data directory.
 
-    :param directory: where it is.
-    :param lock: held as long as the process lives, so that no second one uses the directory.
+    :param directory: the data directory.
+    :param database: its SQLite file.
+    :param lock: a file lock, held until :meth:`close`, that keeps other processes out of the directory.
     """
 
     directory: Path
@@ -57,9 +60,9 @@ class Archive:
 
     @classmethod
     def open(cls, directory: Path) -> Archive:
-        """Open a data directory, made if it is missing.
+        """Open a data directory, and create it if it is missing.
 
-        :raises RuntimeError: another process has it open.
+        :raises RuntimeError: another process uses the directory.
         """
         directory.mkdir(parents=True, exist_ok=True)
         lock = _lock(directory / "lock")
@@ -71,16 +74,16 @@ class Archive:
 
     @property
     def incoming(self) -> Path:
-        """The directory of uploads that are not stored yet."""
+        """The directory of files that are being uploaded."""
         return self.directory / "incoming"
 
     @property
     def files(self) -> Path:
-        """The directory of the stored files."""
+        """The directory of stored files."""
         return self.directory / "files"
 
     def close(self) -> None:
-        """Close the state, and let another process have the directory."""
+        """Close the database, and release the directory for another process."""
         self.database.close()
         self.lock.close()
 
@@ -89,7 +92,7 @@ class Archive:
     def create_dataset(self, name: str, body: JsonObject) -> None:
         """Create a dataset.
 
-        :raises ApiError: it exists.
+        :raises ApiError: the dataset exists already.
         """
         with self.database.transaction() as connection:
             made = connection.execute(
@@ -101,7 +104,7 @@ class Archive:
     def dataset(self, name: str) -> JsonObject:
         """Return a dataset.
 
-        :raises ApiError: there is none of that name.
+        :raises ApiError: the dataset does not exist.
         """
         rows = self.database.rows("SELECT body FROM datasets WHERE name = ?", (name,))
         if not rows:
@@ -109,7 +112,12 @@ class Archive:
         return _resource(name, rows[0][0])
 
     def datasets(self, parent: str, after: str, limit: int) -> list[JsonObject]:
-        """Return a page of the datasets of ``projects/P/locations/L``, by name."""
+        """Return the datasets of a location in the order of their names.
+
+        :param parent: ``projects/P/locations/L``.
+        :param after: the name that the result starts after; empty for the first page.
+        :param limit: the maximum number of datasets.
+        """
         prefix = f"{parent}/datasets/"
         rows = self.database.rows(
             "SELECT name, body FROM datasets WHERE substr(name, 1, ?) = ? AND name > ? ORDER BY name LIMIT ?",
@@ -120,7 +128,7 @@ class Archive:
     def delete_dataset(self, name: str) -> None:
         """Delete a dataset with all stores in it.
 
-        :raises ApiError: there is none of that name.
+        :raises ApiError: the dataset does not exist.
         """
         self.dataset(name)
         for (store,) in self.database.rows("SELECT name FROM stores WHERE dataset = ?", (name,)):
@@ -133,7 +141,7 @@ class Archive:
     def create_store(self, name: str, body: JsonObject) -> JsonObject:
         """Create a store, and its dataset if that is missing.
 
-        :raises ApiError: the store exists.
+        :raises ApiError: the store exists already.
         """
         dataset = dataset_of(name)
         with self.database.transaction() as connection:
@@ -148,7 +156,7 @@ class Archive:
     def store(self, name: str) -> JsonObject:
         """Return a store.
 
-        :raises ApiError: there is none of that name.
+        :raises ApiError: the store does not exist.
         """
         rows = self.database.rows("SELECT body FROM stores WHERE name = ?", (name,))
         if not rows:
@@ -158,7 +166,7 @@ class Archive:
     def update_store(self, name: str, changes: JsonObject) -> JsonObject:
         """Replace some fields of a store.
 
-        :raises ApiError: there is none of that name.
+        :raises ApiError: the store does not exist.
         """
         body = {**self.store(name), **changes}
         body.pop("name")
@@ -167,9 +175,10 @@ class Archive:
         return self.store(name)
 
     def stores(self, dataset: str, after: str = "") -> Iterator[JsonObject]:
-        """Return the stores of a dataset by name, from the one after a given name.
+        """Return the stores of a dataset in the order of their names.
 
-        :raises ApiError: there is no such dataset.
+        :param after: the name that the result starts after; empty for all stores.
+        :raises ApiError: the dataset does not exist.
         """
         self.dataset(dataset)
         rows = self.database.rows(
@@ -178,24 +187,26 @@ class Archive:
         return (_resource(name, body) for name, body in rows)
 
     def delete_store(self, name: str) -> None:
-        """Delete a store with everything in it.
+        """Delete a store with all its instances.
 
-        :raises ApiError: there is none of that name.
+        :raises ApiError: the store does not exist.
         """
         self.store(name)
-        self.delete_instances(name, EVERYTHING)
+        self.delete_instances(name, WHOLE_STORE)
         with self.database.transaction() as connection:
             connection.execute("DELETE FROM stores WHERE name = ?", (name,))
 
     # -- instances
 
     def add(self, store: str, upload: Path, file: DicomFile) -> None:
-        """Take an uploaded file into a store.
+        """Move an uploaded file into a store.
 
-        The same file again changes nothing, as in the real API.
+        A file that the store already contains changes nothing, as in the real API.
 
-        :raises ApiError: there is no such store, or not any more.
-        :raises AlreadyStoredError: the store holds another file with the same UIDs.
+        :param upload: the file in :attr:`incoming`.
+        :param file: what was read from it.
+        :raises ApiError: the store does not exist.
+        :raises AlreadyStoredError: the store contains a different file with the same UIDs.
         """
         kept = self.files / uuid.uuid4().hex
         key = (store, file.study_uid, file.series_uid, file.instance_uid)
@@ -227,9 +238,9 @@ class Archive:
                 (*key[:3], modality, json.dumps(of_series)),
             )
 
-    def instances(self, store: str, below: ResourcePath = EVERYTHING) -> list[StoredInstance]:
-        """Return the instances of a store, or of a part of it, by their UIDs."""
-        condition, parameters = below.where()
+    def instances(self, store: str, below: ResourcePath = WHOLE_STORE) -> list[StoredInstance]:
+        """Return the instances of a store, or of a study or series in it, in the order of their UIDs."""
+        condition, parameters = condition_below(below)
         rows = self.database.rows(
             "SELECT study, series, instance, file, last_updated FROM instances"  # noqa: S608
             f" WHERE store = ?{condition} ORDER BY study, series, instance",
@@ -241,9 +252,9 @@ class Archive:
         ]
 
     def delete_instances(self, store: str, below: ResourcePath) -> int:
-        """Delete a part of a store, and return how many instances that were."""
+        """Delete all instances at and below a resource path, and return their number."""
         doomed = self.instances(store, below)
-        condition, parameters = below.where()
+        condition, parameters = condition_below(below)
         with self.database.transaction() as connection:
             connection.execute(
                 f"DELETE FROM instances WHERE store = ?{condition}",  # noqa: S608
@@ -263,9 +274,9 @@ class Archive:
             instance.path.unlink(missing_ok=True)
         return len(doomed)
 
-    def metrics(self, store: str, below: ResourcePath = EVERYTHING) -> Metrics:
-        """Return how much a store, or a part of it, holds."""
-        condition, parameters = below.where()
+    def metrics(self, store: str, below: ResourcePath = WHOLE_STORE) -> Metrics:
+        """Return the counts and sizes of a store, or of a study or series in it."""
+        condition, parameters = condition_below(below)
         ((studies, series, instances, blob, structured),) = self.database.rows(
             "SELECT count(DISTINCT study), count(DISTINCT study || '/' || series), count(*),"  # noqa: S608
             " coalesce(sum(size), 0), coalesce(sum(length(attributes)), 0)"
@@ -283,8 +294,8 @@ class Archive:
     # -- attributes, for searches
 
     def study_attributes(self, store: str, below: ResourcePath) -> Iterator[Attributes]:
-        """Return the attributes of studies, with those that the server computes (PS3.18, 10.6.3)."""
-        condition, parameters = ResourcePath(below.study).where()
+        """Yield the attributes of studies, including those that the server computes (PS3.18, 10.6.3)."""
+        condition, parameters = condition_below(ResourcePath(below.study))
         counts: dict[str, tuple[int, int]] = {
             study: (int(series), int(instances))
             for study, series, instances in self.database.rows(
@@ -321,8 +332,8 @@ class Archive:
         return values
 
     def series_attributes(self, store: str, below: ResourcePath) -> Iterator[Attributes]:
-        """Return the attributes of series, with those that the server computes."""
-        condition, parameters = ResourcePath(below.study, below.series).where()
+        """Yield the attributes of series, including those that the server computes (PS3.18, 10.6.3)."""
+        condition, parameters = condition_below(ResourcePath(below.study, below.series))
         counts = {
             (study, series): int(instances)
             for study, series, instances in self.database.rows(
@@ -339,8 +350,8 @@ class Archive:
             yield {**json.loads(attributes), "00201209": _element("IS", [counts.get((study, series), 0)])}
 
     def instance_attributes(self, store: str, below: ResourcePath) -> Iterator[Attributes]:
-        """Return the attributes of instances, read only as far as they are looked at."""
-        condition, parameters = below.where()
+        """Yield the attributes of instances; rows are read in batches, only as far as the caller iterates."""
+        condition, parameters = condition_below(below)
         last = ("", "", "")
         while True:
             rows = self.database.rows(

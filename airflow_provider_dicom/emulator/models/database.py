@@ -1,4 +1,4 @@
-"""The state that outlives the process: one SQLite file."""
+"""The SQLite file that keeps datasets, stores, metadata and operations across restarts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from airflow_provider_dicom.emulator.names import ResourcePath
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS datasets (name TEXT PRIMARY KEY, body TEXT NOT NULL);
@@ -35,9 +37,9 @@ CREATE TABLE IF NOT EXISTS operations (
 
 
 class Database:
-    """A SQLite file that any thread may use; every call is short.
+    """A SQLite file that any thread may use; a lock serialises the calls, all of which are short.
 
-    :param path: where the file is, or is to be.
+    :param path: the file, which is created if it is missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,7 +51,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Give the connection to one thread, and commit at the end or roll back."""
+        """Reserve the connection for this thread; commit at the end, or roll back on an exception."""
         with self._lock:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -68,3 +70,13 @@ class Database:
         """Close the file."""
         with self._lock:
             self._connection.close()
+
+
+def condition_below(path: ResourcePath) -> tuple[str, list[str]]:
+    """Return the SQL condition, with its parameters, that selects the rows at and below a resource path.
+
+    The condition starts with ``AND``; for the path of the whole store it is empty.
+    """
+    uids = {"study": path.study, "series": path.series, "instance": path.instance}
+    given = {column: uid for column, uid in uids.items() if uid is not None}
+    return "".join(f" AND {column} = ?" for column in given), list(given.values())

@@ -1,4 +1,4 @@
-"""Reading uploaded DICOM files: who they are, and their attributes as DICOM JSON."""
+"""Uploaded DICOM files: their UIDs, and their attributes as DICOM JSON."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 Attributes: TypeAlias = "dict[str, dict[str, Any]]"
 
 _OLD_SEPARATORS = {"DA": ".", "TM": ":"}
-#: pydicom leaves tags out by a setting of the whole process, which it restores: two threads at it at the same
-#: time may restore the wrong one, and then no file with a slightly invalid value can be read any more.
+#: Dataset.to_json_dict(suppress_invalid_tags=True) changes a setting of the whole process and restores it.
+#: Two threads at the same time could restore the strict setting for good, and then files with slightly
+#: invalid values could no longer be read.
 _strict_reading = threading.Lock()
-#: Values longer than this are bulk data, which is not part of metadata.
+#: Values longer than this are bulk data, which is left out of the metadata.
 BULK_DATA_BYTES = 1024
 
 
@@ -57,13 +58,15 @@ SERIES_TAGS = tags(
 
 
 class NotDicomError(Exception):
-    """A file cannot be stored; the message says why and names no patient."""
+    """A file cannot be stored; the message gives the reason and contains no patient data."""
 
 
 @dataclass(frozen=True)
 class DicomFile:
-    """What the server keeps about an uploaded file.
+    """What was read from an uploaded file.
 
+    :param sha256: the checksum of the file, in hexadecimal digits.
+    :param size: the size of the file in bytes.
     :param attributes: its data set as DICOM JSON, without bulk data.
     """
 
@@ -80,17 +83,17 @@ class DicomFile:
 def read(path: Path) -> DicomFile:
     """Read an uploaded file.
 
-    :raises NotDicomError: it is not a Part 10 file, or has no valid UIDs.
+    :raises NotDicomError: it is not a Part 10 file, or lacks a valid UID.
     """
     try:
         with warnings.catch_warnings():
-            # Values that break their VR's rules are common in real files, and are kept as they are.
+            # Values that are invalid for their VR are common in real files; they are stored unchanged.
             warnings.simplefilter("ignore")
             dataset = dcmread(path, stop_before_pixels=True)
             return _describe(path, dataset)
     except NotDicomError:
         raise
-    except Exception as error:  # pydicom raises whatever a broken file leads it into
+    except Exception as error:  # a damaged file makes pydicom raise errors of any type
         raise NotDicomError(f"not a readable DICOM Part 10 file ({type(error).__name__})") from error
 
 
@@ -129,25 +132,25 @@ def _attributes(dataset: Dataset) -> Attributes:
             bulk_data_element_handler=leave_out,
             suppress_invalid_tags=True,
         )
-    return _tidy(attributes)
+    return _normalised(attributes)
 
 
-def _tidy(attributes: Attributes) -> Attributes:
-    """Leave bulk data out, and write dates and times of the old form (1997.04.24, 14:04:38) in today's."""
-    tidied: Attributes = {}
+def _normalised(attributes: Attributes) -> Attributes:
+    """Remove bulk data, and convert dates and times in the retired form (1997.04.24, 14:04:38)."""
+    normalised: Attributes = {}
     for tag, element in sorted(attributes.items()):
         if "BulkDataURI" in element:
             continue
         values = element.get("Value")
         if values and element["vr"] == "SQ":
-            element = {**element, "Value": [_tidy(item) for item in values]}
+            element = {**element, "Value": [_normalised(item) for item in values]}
         elif values and (separator := _OLD_SEPARATORS.get(element["vr"])):
             element = {**element, "Value": [value and value.replace(separator, "") for value in values]}
-        tidied[tag] = element
-    return tidied
+        normalised[tag] = element
+    return normalised
 
 
 def select(attributes: Attributes, wanted: Iterable[str]) -> Attributes:
-    """Return some of the attributes, in order of their tags."""
+    """Return the attributes with the given tags, in the order of the tags."""
     chosen = set(wanted)
     return {tag: value for tag, value in attributes.items() if tag in chosen}

@@ -1,4 +1,19 @@
-"""Long-running operations, as they are seen from outside and as they are kept."""
+"""Long-running operations: their state, their form in the API, and their copies on disk.
+
+Invariants:
+
+- The state only moves forward: QUEUED, RUNNING, CLOSING, DONE. A restart of the server returns an operation
+  that was QUEUED or RUNNING, or CLOSING with output that may be written twice, to QUEUED with its counters at
+  zero (:meth:`.exports.runner.Runner.recover`).
+- DONE is written to disk before any client can see it: no operation that a client has seen as done becomes
+  unfinished after a crash.
+- An operation that is done has either an error or a response, and never changes again; only ``vanished`` may
+  still be set.
+- Ids grow, also across restarts: the list of operations is sorted by submission, and its page tokens stay
+  valid while operations are added.
+- Operations and :class:`Operations` are used only on the server's event loop. The copies on disk are written
+  by one thread, in the order of the changes.
+"""
 
 from __future__ import annotations
 
@@ -19,36 +34,37 @@ from airflow_provider_dicom.emulator.names import dataset_of, project_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from airflow_provider_dicom.emulator.discovery import JsonObject
     from airflow_provider_dicom.emulator.errors import RpcStatus
+    from airflow_provider_dicom.emulator.messages import JsonObject
     from airflow_provider_dicom.emulator.models.database import Database
 
 EXPORT_METHOD = "google.cloud.healthcare.v1.dicom.DicomService.ExportDicomData"
 EXPORT_RESPONSE = "type.googleapis.com/google.cloud.healthcare.v1.dicom.ExportDicomDataResponse"
 _METADATA_TYPE = "type.googleapis.com/google.cloud.healthcare.v1.OperationMetadata"
-#: Cloud Logging is capped, too.
-_MOST_LOG_ENTRIES = 1000
+#: Entries that an operation keeps of its log, so that a store of failing instances cannot fill the memory.
+_MAX_LOG_ENTRIES = 1000
 
 
 class State(StrEnum):
-    """Where an operation stands."""
+    """The state of an operation."""
 
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
-    #: Its output is being made visible, which cannot be done twice.
+    #: The destination is being closed, which makes the output visible. For BigQuery this must not happen
+    #: twice.
     CLOSING = "CLOSING"
     DONE = "DONE"
 
 
 class LogEntry(TypedDict):
-    """What went wrong with one instance."""
+    """The reason why one instance was not exported; ``instance`` is its UID, or a path of the filter file."""
 
     instance: str
     message: str
 
 
 class OperationBody(TypedDict):
-    """An operation as the API answers it."""
+    """An operation in the API's responses."""
 
     name: str
     metadata: JsonObject
@@ -58,7 +74,7 @@ class OperationBody(TypedDict):
 
 
 class OperationReport(TypedDict):
-    """An operation as the control endpoint tells it."""
+    """An operation in the responses of the control endpoint."""
 
     name: str
     dicomStore: str
@@ -71,10 +87,21 @@ class OperationReport(TypedDict):
 class Operation:
     """One long-running operation.
 
-    :param id: the last part of its name; later operations have greater ones.
-    :param resource: what it works on: a DICOM store or a dataset.
-    :param request: what was asked for.
-    :param vanished: the API does not know it any more.
+    The names of the fields are part of the data directory: all but ``_encoded`` are stored as JSON.
+
+    :param id: the last part of its name; later operations have greater ids.
+    :param method: the API's name of the method that started it.
+    :param resource: the name of the DICOM store or the dataset that it works on.
+    :param request: the request that started it.
+    :param create_time: time of the submission, RFC 3339.
+    :param end_time: time at which it became done, RFC 3339.
+    :param success: instances that were exported.
+    :param failure: instances that could not be exported.
+    :param pending: instances that were not processed yet.
+    :param cancel_requested: a client has cancelled it; it becomes done as soon as its export has noticed.
+    :param vanished: a fault has made the API forget it.
+    :param log: why instances failed.
+    :param _encoded: the JSON of :meth:`body`; None if it must be encoded anew.
     """
 
     id: int
@@ -97,21 +124,21 @@ class Operation:
 
     @property
     def done(self) -> bool:
-        """Whether it has ended."""
+        """Whether the operation has ended."""
         return self.state is State.DONE
 
     def changed(self) -> None:
-        """Forget the encoded form; to be called after every change."""
+        """Discard the encoded JSON; must be called after every change of a field that :meth:`body` shows."""
         self._encoded = None
 
     def encoded(self) -> bytes:
-        """Return the operation as JSON, made once per change because thousands of polls ask for it."""
+        """Return the operation as JSON; encoded once per change, because thousands of polls may follow."""
         if self._encoded is None:
             self._encoded = json.dumps(self.body(), ensure_ascii=False, separators=(",", ":")).encode()
         return self._encoded
 
     def body(self) -> OperationBody:
-        """Return the operation as the API answers it."""
+        """Return the operation in the form of the API's responses."""
         body: OperationBody = {"name": self.name, "metadata": self._metadata()}
         if self.done:
             body["done"] = True
@@ -138,13 +165,13 @@ class Operation:
             metadata["counter"] = counter
         return metadata
 
-    def note(self, instance: str, message: str) -> None:
-        """Log what went wrong with an instance."""
-        if len(self.log) < _MOST_LOG_ENTRIES:
+    def log_failure(self, instance: str, message: str) -> None:
+        """Log why an instance was not exported."""
+        if len(self.log) < _MAX_LOG_ENTRIES:
             self.log.append({"instance": instance, "message": message})
 
     def report(self) -> OperationReport:
-        """Return the operation as the control endpoint tells it."""
+        """Return the operation in the form of the control endpoint's responses."""
         return {
             "name": self.name,
             "dicomStore": self.resource,
@@ -155,11 +182,9 @@ class Operation:
 
 
 class Operations:
-    """All operations, in memory, with a copy on disk.
+    """All operations, in memory, each with a copy on disk.
 
-    Used on the server's loop only.
-
-    :param database: where the copies are.
+    :param database: contains the copies.
     """
 
     def __init__(self, database: Database) -> None:
@@ -178,8 +203,14 @@ class Operations:
         self._last_id = operation.id
 
     def create(self, method: str, resource: str, request: JsonObject) -> Operation:
-        """Return a new operation, which is not on disk yet."""
-        # Microseconds: unique without remembering, and as long as the ids of the real API.
+        """Return a new operation; the caller has to :meth:`save` it.
+
+        :param method: the API's name of the method that starts it.
+        :param resource: the name of the DICOM store or the dataset that it works on.
+        :param request: the request that starts it.
+        """
+        # Microseconds since 1970: greater than the ids before a restart, and as long as the ids of the real
+        # API.
         number = max(self._last_id + 1, time.time_ns() // 1000)
         name = f"{dataset_of(resource)}/operations/{number}"
         operation = Operation(number, name, method, resource, request, timestamp())
@@ -187,7 +218,7 @@ class Operations:
         return operation
 
     async def save(self, operation: Operation) -> None:
-        """Write an operation to disk."""
+        """Write an operation to disk, and return when it is there."""
         record = {name: value for name, value in vars(operation).items() if name != "_encoded"}
         row = (operation.id, operation.name, operation.state, json.dumps(record))
         await asyncio.get_running_loop().run_in_executor(self._writer, self._write, row)
@@ -199,7 +230,7 @@ class Operations:
     async def finish(
         self, operation: Operation, *, error: RpcStatus | None = None, response: JsonObject | None = None
     ) -> None:
-        """End an operation; nobody sees that it is done before it is on disk."""
+        """Make an operation done: on disk first, then for clients."""
         end_time = timestamp()
         await self.save(
             replace(operation, state=State.DONE, error=error, response=response, end_time=end_time)
@@ -209,13 +240,13 @@ class Operations:
         operation.changed()
 
     def close(self) -> None:
-        """Wait for the last copy to be written."""
+        """Wait until all copies are written."""
         self._writer.shutdown()
 
     def get(self, name: str) -> Operation:
         """Return an operation.
 
-        :raises ApiError: the API does not know it, or not any more.
+        :raises ApiError: the operation does not exist, or has vanished.
         """
         operation = self._by_name.get(name)
         if operation is None or operation.vanished:
@@ -223,20 +254,21 @@ class Operations:
         return operation
 
     def all(self) -> Iterable[Operation]:
-        """Return every operation, also those that vanished, in order of their creation."""
+        """Return all operations, including vanished ones, in the order of their ids."""
         return self._by_name.values()
 
     def exports(self) -> list[Operation]:
-        """Return every accepted export, in order of their submission."""
+        """Return all accepted exports, in the order of their submission."""
         return [operation for operation in self.all() if operation.method == EXPORT_METHOD]
 
     def page(
         self, dataset: str, *, before: int | None, size: int, done: bool | None
     ) -> tuple[list[Operation], int | None]:
-        """Return some operations of a dataset, the newest first, and where the next page goes on.
+        """Return a page of the operations of a dataset, the newest first, and ``before`` of the next page.
 
-        :param before: only operations with smaller ids.
-        :param done: only those that have ended, or have not.
+        :param before: only operations with smaller ids; None for the first page.
+        :param size: the maximum number of operations.
+        :param done: only operations that are done, or that are not; None for both.
         """
         operations = self._by_dataset.get(dataset, [])
         end = len(operations) if before is None else bisect_left(operations, before, key=lambda o: o.id)
@@ -257,7 +289,7 @@ def _load(record: str) -> Operation:
 
 
 def timestamp() -> str:
-    """Return now, as Google's APIs write times."""
+    """Return the current time in the format of Google's APIs: RFC 3339, UTC, microseconds."""
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 

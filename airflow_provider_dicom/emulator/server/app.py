@@ -1,4 +1,4 @@
-"""The server as one ASGI application."""
+"""The whole server as one ASGI application."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from fastapi import Request, Response
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from airflow_provider_dicom.emulator.state import ServerState
+    from airflow_provider_dicom.emulator.server.state import ServerState
 
 
 def create_app(state: ServerState) -> ASGIApp:
     """Return the server: the API below ``/v1/``, the control endpoint and ``/healthz`` beside it.
 
-    :param state: what it serves; closed when the application is shut down.
+    :param state: the state of the server; closed when the application shuts down.
     """
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Connections that the application can tell apart, and cut off."""
+"""TCP connections that the application can identify, reset and close."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _numbers = count(1)
 class Connection:
     """A client's TCP connection.
 
-    :param transport: what it is made of.
+    :param transport: asyncio's transport of the connection.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -29,28 +29,28 @@ class Connection:
         self._transport = transport
 
     def reset(self) -> None:
-        """Cut the connection off with a TCP reset, as a crashed server or a load balancer does."""
+        """Reset the connection (TCP RST), as a crashed server or a load balancer does."""
         raw: socket.socket = self._transport.get_extra_info("socket")
-        # Lingering for no time at all makes close() send RST in place of FIN.
+        # With a linger time of zero, closing the socket sends RST instead of FIN.
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
 
     def hang_up(self) -> None:
-        """Close the connection after what was sent."""
+        """Close the connection after all data has been sent."""
         self._transport.close()
 
 
 def connection_of(scope: Scope) -> Connection:
-    """Return the connection that a request came on."""
+    """Return the connection that a request was received on."""
     connection: Connection = scope[_KEY]
     return connection
 
 
 class ConnectionProtocol(H11Protocol):
-    """Uvicorn's protocol, which also tells the application about the connection."""
+    """Uvicorn's HTTP/1.1 protocol, which adds the connection to the ASGI scope."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to serve a connection."""
+        """Start serving a connection."""
         super().connection_made(transport)
         application, connection = self.app, Connection(transport)
 

@@ -1,4 +1,4 @@
-"""The control endpoint, ``/_emulator``: what tests set, step and look at."""
+"""The control endpoint, ``/_emulator``, through which tests steer and observe the server."""
 
 # No "from __future__ import annotations": FastAPI reads the annotations.
 
@@ -8,19 +8,19 @@ from fastapi import APIRouter, Body, Depends, Request
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
 from airflow_provider_dicom.emulator.errors import ApiError
-from airflow_provider_dicom.emulator.faults import Fault, FaultReport
 from airflow_provider_dicom.emulator.models.operations import OperationReport
-from airflow_provider_dicom.emulator.requests_log import RequestsReport
 from airflow_provider_dicom.emulator.server import routes
+from airflow_provider_dicom.emulator.server.faults import Fault, FaultReport
+from airflow_provider_dicom.emulator.server.requests_log import RequestsReport
+from airflow_provider_dicom.emulator.server.state import ServerState
 from airflow_provider_dicom.emulator.settings import Settings
-from airflow_provider_dicom.emulator.state import ServerState
 
 
 class Step(BaseModel):
-    """How far exports are to go.
+    """A step of exports.
 
-    :param operation: the name of one; all if null.
-    :param instances: how many each; up to the end if null.
+    :param operation: the name of one operation; null: all.
+    :param instances: the number of instances per export; null: all that are left.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -36,10 +36,11 @@ class Steps(BaseModel):
 
 
 class Exports(TypedDict):
-    """The exports that were accepted, in order.
+    """The accepted exports, in the order of their submission.
 
-    :param highest_running: how many ran at the same time, at most.
-    :param highest_unfinished: how many ran or waited at the same time, at most.
+    :param accepted: the number of accepted exports.
+    :param highest_running: the maximum number of exports that ran at the same time.
+    :param highest_unfinished: the maximum number of exports that ran or were queued at the same time.
     """
 
     accepted: int
@@ -49,7 +50,7 @@ class Exports(TypedDict):
 
 
 class FaultId(BaseModel):
-    """The number of a fault."""
+    """The id of a fault."""
 
     id: int
 
@@ -63,7 +64,7 @@ class FaultReports(BaseModel):
 class Tokens(BaseModel):
     """The access tokens that are accepted.
 
-    :param valid: these and no others; any, or none, if null.
+    :param valid: all valid tokens; null: requests need no token.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -90,7 +91,7 @@ async def get_settings(state: State) -> Settings:
 
 @router.patch("/settings")
 async def patch_settings(changes: Annotated[dict[str, Any], Body()], state: State) -> Settings:
-    """Change some settings, and return all."""
+    """Change the given settings, and return all settings."""
     try:
         wanted = Settings(**{**dict(state.settings), **changes})
     except ValidationError as error:
@@ -103,14 +104,14 @@ async def patch_settings(changes: Annotated[dict[str, Any], Body()], state: Stat
 
 @router.post("/step")
 async def step(wanted: Step, state: State) -> Steps:
-    """Let exports go on for a while, and return them when they have."""
+    """Let exports write some more instances, and return their operations when they have."""
     stepped = await state.runner.step(wanted.operation, wanted.instances)
     return Steps(operations=[dict(operation.body()) for operation in stepped])
 
 
 @router.get("/exports", response_model=None)
 async def get_exports(state: State) -> Exports:
-    """Return the exports that were accepted."""
+    """Return the accepted exports, with their states and logs."""
     exports = state.operations.exports()
     return Exports(
         accepted=len(exports),
@@ -121,25 +122,25 @@ async def get_exports(state: State) -> Exports:
 
 
 @router.delete("/exports")
-async def forget_highest(state: State) -> dict[str, Any]:
-    """Begin to look for the highest numbers anew; the exports stay."""
-    state.runner.forget_highest()
+async def reset_highest(state: State) -> dict[str, Any]:
+    """Reset both maxima to the current numbers; the exports are kept."""
+    state.runner.reset_highest()
     return {}
 
 
 @router.post("/faults")
 async def add_fault(fault: Fault, state: State) -> FaultId:
-    """Set a fault."""
+    """Add a fault."""
     if fault.route not in routes.NAMES | {routes.UNKNOWN, "*"}:
         raise ApiError.invalid_argument(
-            f"unknown route {fault.route!r}: it is * or one of {sorted(routes.NAMES)}"
+            f"unknown route {fault.route!r}: it must be * or one of {sorted(routes.NAMES)}"
         )
     return FaultId(id=state.faults.add(fault))
 
 
 @router.get("/faults", response_model_exclude_defaults=True)
 async def get_faults(state: State) -> FaultReports:
-    """Return the faults, with how often each fired."""
+    """Return the faults, each with the number of requests that it affected."""
     return FaultReports(faults=state.faults.report())
 
 
@@ -159,26 +160,26 @@ async def remove_fault(identifier: int, state: State) -> dict[str, Any]:
 
 @router.get("/requests", response_model=None)
 async def get_requests(state: State) -> RequestsReport:
-    """Return what was asked of the API."""
+    """Return the log of requests to the API."""
     return state.requests.report()
 
 
 @router.delete("/requests")
-async def forget_requests(state: State) -> dict[str, Any]:
-    """Count from zero again."""
+async def reset_requests(state: State) -> dict[str, Any]:
+    """Start counting from zero."""
     state.requests.reset()
     return {}
 
 
 @router.post("/tokens")
 async def set_tokens(tokens: Tokens, state: State) -> Tokens:
-    """Say which access tokens are accepted."""
+    """Set the access tokens that are accepted."""
     state.tokens = None if tokens.valid is None else frozenset(tokens.valid)
     return tokens
 
 
 def describe(errors: Any) -> str:
-    """Return validation errors of pydantic as one sentence."""
+    """Return pydantic's validation errors as one line."""
     return "; ".join(
         f"{'.'.join(str(part) for part in error['loc'] if part != 'body') or 'body'}: {error['msg']}"
         for error in errors

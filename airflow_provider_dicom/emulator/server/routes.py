@@ -1,38 +1,69 @@
-"""Which URL is which method of the API, and what that means here."""
+"""The routes: which URL is which method of the API, and which handler executes it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from airflow_provider_dicom.emulator.discovery import Method, methods
-from airflow_provider_dicom.emulator.handlers import resources
-from airflow_provider_dicom.emulator.server import dicomweb
+from airflow_provider_dicom.emulator.handlers import datasets, dicom_stores, operations, qido, stow, wado
+from airflow_provider_dicom.emulator.server.discovery import Method, methods
 
 if TYPE_CHECKING:
-    from airflow_provider_dicom.emulator.messages import Handler
+    from airflow_provider_dicom.emulator.handlers.call import Handler
 
+#: The name, for faults and the log of requests, of requests that are no method of the API.
 UNKNOWN = "unknown"
 
-#: Methods that faults and counters know by a short name; the others by the part after ``datasets.``.
-_NAMES = {
-    "datasets.dicomStores.export": "export",
-    "datasets.dicomStores.get": "stores.get",
-    "datasets.dicomStores.list": "stores.list",
-    "datasets.dicomStores.create": "stores.create",
-    "datasets.dicomStores.patch": "stores.patch",
-    "datasets.dicomStores.delete": "stores.delete",
-    "datasets.dicomStores.getDICOMStoreMetrics": "metrics",
-    "datasets.dicomStores.testIamPermissions": "testIamPermissions",
-    "datasets.testIamPermissions": "testIamPermissions",
-    "datasets.operations.get": "operations.get",
-    "datasets.operations.list": "operations.list",
-    "datasets.operations.cancel": "operations.cancel",
+_STORES = "datasets.dicomStores"
+_STUDIES = f"{_STORES}.studies"
+_SERIES = f"{_STUDIES}.series"
+_INSTANCES = f"{_SERIES}.instances"
+#: The methods that this server has: id in the discovery document -> route name, handler.
+_HANDLED: dict[str, tuple[str, Handler]] = {
+    "datasets.create": ("create", datasets.create_dataset),
+    "datasets.list": ("list", datasets.list_datasets),
+    "datasets.get": ("get", datasets.get_dataset),
+    "datasets.delete": ("delete", datasets.delete_dataset),
+    "datasets.testIamPermissions": ("testIamPermissions", dicom_stores.test_permissions),
+    "datasets.operations.get": ("operations.get", operations.get_operation),
+    "datasets.operations.list": ("operations.list", operations.list_operations),
+    "datasets.operations.cancel": ("operations.cancel", operations.cancel_operation),
+    f"{_STORES}.export": ("export", dicom_stores.export),
+    f"{_STORES}.create": ("stores.create", dicom_stores.create_store),
+    f"{_STORES}.list": ("stores.list", dicom_stores.list_stores),
+    f"{_STORES}.get": ("stores.get", dicom_stores.get_store),
+    f"{_STORES}.patch": ("stores.patch", dicom_stores.update_store),
+    f"{_STORES}.delete": ("stores.delete", dicom_stores.delete_store),
+    f"{_STORES}.testIamPermissions": ("testIamPermissions", dicom_stores.test_permissions),
+    f"{_STORES}.getDICOMStoreMetrics": ("metrics", dicom_stores.store_metrics),
+    f"{_STORES}.dicomWeb.studies.getStudyMetrics": (
+        "dicomStores.dicomWeb.studies.getStudyMetrics",
+        dicom_stores.study_metrics,
+    ),
+    f"{_STORES}.dicomWeb.studies.series.getSeriesMetrics": (
+        "dicomStores.dicomWeb.studies.series.getSeriesMetrics",
+        dicom_stores.series_metrics,
+    ),
+    f"{_STORES}.searchForStudies": ("search", qido.search),
+    f"{_STORES}.searchForSeries": ("search", qido.search),
+    f"{_STORES}.searchForInstances": ("search", qido.search),
+    f"{_STUDIES}.searchForSeries": ("search", qido.search),
+    f"{_STUDIES}.searchForInstances": ("search", qido.search),
+    f"{_SERIES}.searchForInstances": ("search", qido.search),
+    f"{_STORES}.storeInstances": ("store", stow.store_instances),
+    f"{_STUDIES}.storeInstances": ("store", stow.store_instances),
+    f"{_STUDIES}.retrieveStudy": ("retrieve", wado.retrieve),
+    f"{_STUDIES}.retrieveMetadata": ("retrieve", wado.metadata),
+    f"{_SERIES}.retrieveSeries": ("retrieve", wado.retrieve),
+    f"{_SERIES}.retrieveMetadata": ("retrieve", wado.metadata),
+    f"{_INSTANCES}.retrieveInstance": ("retrieve", wado.retrieve),
+    f"{_INSTANCES}.retrieveMetadata": ("retrieve", wado.metadata),
+    f"{_STUDIES}.delete": ("delete", wado.delete),
+    f"{_SERIES}.delete": ("delete", wado.delete),
+    f"{_INSTANCES}.delete": ("delete", wado.delete),
 }
-#: DICOMweb methods by the beginning of the last part of their ids.
-_DICOMWEB_NAMES = {"search": "search", "store": "store", "retrieve": "retrieve", "delete": "delete"}
 
-#: What each needs, by its name here (the API's table of roles and permissions).
+#: Route name -> the IAM permission that the method requires (from the API's table of permissions).
 PERMISSIONS = {
     "export": "healthcare.dicomStores.export",
     "operations.get": "healthcare.operations.get",
@@ -53,10 +84,11 @@ PERMISSIONS = {
 
 @dataclass(frozen=True)
 class Route:
-    """A method of the API as it is found here.
+    """A route of this server.
 
-    :param name: what faults and counters call it.
-    :param handler: what carries it out; None if this server does not.
+    :param name: its name for faults and the log of requests; several methods may share one.
+    :param method: the method of the API.
+    :param handler: executes the method; None if this server does not have it.
     """
 
     name: str
@@ -64,31 +96,22 @@ class Route:
     handler: Handler | None
 
 
-def _name(identifier: str) -> str:
-    if identifier in _NAMES:
-        return _NAMES[identifier]
-    if identifier in dicomweb.HANDLERS:
-        last = identifier.rsplit(".", 1)[1]
-        return next(name for start, name in _DICOMWEB_NAMES.items() if last.startswith(start))
-    return identifier.removeprefix("datasets.")
-
-
-#: What is asked for thousands of times.
-_HOT = frozenset({"datasets.operations.get", "datasets.operations.list"})
+#: These are matched first, because they are polled thousands of times.
+_POLLED = frozenset({"datasets.operations.get", "datasets.operations.list"})
 
 
 def _routes() -> list[Route]:
-    handlers = {**resources.HANDLERS, **dicomweb.HANDLERS}
-
     def rank(identifier: str) -> tuple[bool, bool]:
-        # An id may hold a colon, so a path with a verb (":export") is also one without: verbs come first.
+        # Ids may contain colons, so that a path with a custom verb (":export") also matches the pattern of a
+        # path without one: patterns with a verb are matched first.
         has_verb = ":" in methods()[identifier].path.pattern.rpartition(")")[2]
-        return identifier not in _HOT, not has_verb
+        return identifier not in _POLLED, not has_verb
 
-    return [
-        Route(_name(identifier), methods()[identifier], handlers.get(identifier))
-        for identifier in sorted(methods(), key=rank)
-    ]
+    routes = []
+    for identifier in sorted(methods(), key=rank):
+        name, handler = _HANDLED.get(identifier, (identifier.removeprefix("datasets."), None))
+        routes.append(Route(name, methods()[identifier], handler))
+    return routes
 
 
 ROUTES = _routes()
@@ -97,8 +120,9 @@ NAMES = frozenset(route.name for route in ROUTES)
 
 @dataclass(frozen=True)
 class Target:
-    """What a request calls.
+    """The route of a request.
 
+    :param route: the route that matches.
     :param names: the variables of the URL's path, such as ``name`` or ``parent``.
     """
 
@@ -106,7 +130,7 @@ class Target:
     names: dict[str, str]
 
     def denial(self) -> str:
-        """Return what Google's APIs say to a caller who lacks the permission that this needs."""
+        """Return Google's error message for a caller without the permission that the method requires."""
         permission = PERMISSIONS.get(self.route.name, f"healthcare.{self.route.name}")
         resource = next(iter(self.names.values()), "")
         return (
@@ -116,7 +140,7 @@ class Target:
 
 
 def find(http_method: str, path: str) -> Target | None:
-    """Return what a request calls, if it is a method of the API."""
+    """Return the route of a request; None if it is no method of the API."""
     for route in ROUTES:
         if route.method.http_method == http_method and (match := route.method.path.fullmatch(path)):
             return Target(route, match.groupdict())

@@ -1,4 +1,4 @@
-"""Everything that a running server has."""
+"""The state of a running server."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from airflow_provider_dicom.emulator.exports.runner import Runner
-from airflow_provider_dicom.emulator.faults import Faults
 from airflow_provider_dicom.emulator.models.archive import Archive
 from airflow_provider_dicom.emulator.models.operations import Operations
-from airflow_provider_dicom.emulator.requests_log import RequestsLog
+from airflow_provider_dicom.emulator.server.faults import Faults
+from airflow_provider_dicom.emulator.server.requests_log import RequestsLog
 from airflow_provider_dicom.emulator.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,10 +20,10 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True)
 class Limits:
-    """How long a request's body may be, in bytes.
+    """The maximum sizes of request bodies, in bytes.
 
-    :param json: of requests in JSON; the API's own limit.
-    :param upload: of files that are stored.
+    :param json: of JSON bodies; the limit of the Healthcare API.
+    :param upload: of uploads (STOW-RS).
     """
 
     json: int = 10 * MIB
@@ -32,9 +32,9 @@ class Limits:
 
 @dataclass
 class ServerState:
-    """Everything that a running server has.
+    """The state of a running server: what it stores, what it does, and what tests have set.
 
-    :param tokens: the access tokens that are accepted; any, or none, if None.
+    :param tokens: the access tokens that are accepted; None: requests need no token.
     """
 
     archive: Archive
@@ -50,7 +50,7 @@ class ServerState:
     def open(cls, directory: Path, limits: Limits) -> ServerState:
         """Open a data directory.
 
-        :raises RuntimeError: another process has it open.
+        :raises RuntimeError: another process uses the directory.
         """
         archive = Archive.open(directory)
         operations = Operations(archive.database)
@@ -58,7 +58,7 @@ class ServerState:
         return cls(archive, operations, Runner(archive, operations, settings), settings, limits)
 
     async def close(self) -> None:
-        """Stop the exports where they stand, and close the files."""
+        """Stop all exports, and close the files."""
         await self.runner.close()
         self.operations.close()
         self.archive.close()

@@ -1,4 +1,4 @@
-"""Trouble on demand: error statuses, slowness, lost connections, garbage, forgotten operations."""
+"""Faults that tests inject: HTTP errors, latency, connection resets, damaged bodies, vanished operations."""
 
 from __future__ import annotations
 
@@ -27,20 +27,21 @@ def _retry_after(value: int | str) -> int | str:
 
 
 class Fault(BaseModel):
-    """What is to go wrong, where, and how often.
+    """A fault: which requests it affects, how often, and what it does to them.
 
     :param route: the name of a route as in ``/_emulator/requests``, or ``*`` for all.
     :param resource: only requests whose path contains this text, such as ``datasets/radiology/``.
-    :param count: how often it fires; always if null.
-    :param share: the part of the requests that it fires for, drawn with ``seed``.
-    :param status: answered instead of carrying the request out.
-    :param retry_after: seconds or an HTTP date, in the header of that answer.
-    :param message: in place of the message that Google gives.
-    :param latency_seconds: waited before anything else.
-    :param hold_seconds: waited after the request was carried out, before it is answered.
-    :param reset: the connection is reset before or after the request was carried out.
-    :param body: what becomes of the answer's body; the request is carried out unless ``status`` is set.
-    :param vanish: the operation that the request names is forgotten.
+    :param count: the maximum number of requests that it affects; null: no limit.
+    :param share: the probability that it affects a request, above 0 and up to 1; null: always.
+    :param seed: the seed of the random numbers for ``share``.
+    :param status: the HTTP status of an error response; the request is not executed.
+    :param retry_after: the header Retry-After of that response: seconds, or an HTTP date.
+    :param message: the error message of that response, instead of Google's.
+    :param latency_seconds: delay in seconds before the request is executed.
+    :param hold_seconds: delay in seconds after the request was executed, before the response is sent.
+    :param reset: the connection is reset ``before`` or ``after`` the request is executed.
+    :param body: the body is cut in half, replaced with HTML, or left out; the request is executed.
+    :param vanish: the API forgets the operation that the request names.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -60,24 +61,24 @@ class Fault(BaseModel):
     vanish: bool = False
 
     @model_validator(mode="after")
-    def _does_something(self) -> Self:
+    def _has_an_effect(self) -> Self:
         slow = self.latency_seconds or self.hold_seconds
         if not (self.status or slow or self.reset or self.body or self.vanish):
-            raise ValueError("one of status, latency_seconds, hold_seconds, reset, body and vanish is needed")
+            raise ValueError("set one of status, latency_seconds, hold_seconds, reset, body and vanish")
         if self.status is None and (self.retry_after is not None or self.message is not None):
-            raise ValueError("retry_after and message need a status")
+            raise ValueError("retry_after and message require status")
         return self
 
 
 class FaultReport(BaseModel):
-    """A fault, and how often it fired."""
+    """A fault, and the number of requests that it affected."""
 
     id: int
     fault: Fault
     fired: int
 
 
-class _Armed:
+class _ActiveFault:
     def __init__(self, identifier: int, fault: Fault) -> None:
         self.id = identifier
         self.fault = fault
@@ -98,30 +99,30 @@ class _Armed:
 
 
 class Faults:
-    """The faults that are set, in the order in which they were."""
+    """The active faults, in the order in which they were added; at most one affects a request."""
 
     def __init__(self) -> None:
         self._ids = count(1)
-        self._armed: list[_Armed] = []
+        self._active: list[_ActiveFault] = []
 
     def add(self, fault: Fault) -> int:
-        """Set a fault, and return its id."""
-        armed = _Armed(next(self._ids), fault)
-        self._armed.append(armed)
-        return armed.id
+        """Add a fault, and return its id."""
+        active = _ActiveFault(next(self._ids), fault)
+        self._active.append(active)
+        return active.id
 
     def remove(self, identifier: int) -> None:
-        """Remove one fault; it may be gone already."""
-        self._armed = [armed for armed in self._armed if armed.id != identifier]
+        """Remove one fault; an unknown id is ignored."""
+        self._active = [active for active in self._active if active.id != identifier]
 
     def clear(self) -> None:
         """Remove all faults."""
-        self._armed.clear()
+        self._active.clear()
 
     def report(self) -> list[FaultReport]:
-        """Return all faults, with how often each fired."""
-        return [FaultReport(id=armed.id, fault=armed.fault, fired=armed.fired) for armed in self._armed]
+        """Return all faults, each with the number of requests that it affected."""
+        return [FaultReport(id=active.id, fault=active.fault, fired=active.fired) for active in self._active]
 
     def draw(self, route: str, path: str) -> Fault | None:
-        """Return the first fault that fires for a request, if one does."""
-        return next((armed.fault for armed in self._armed if armed.fires(route, path)), None)
+        """Return the first fault that affects a request, and count it; None if there is none."""
+        return next((active.fault for active in self._active if active.fires(route, path)), None)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_dicom.emulator.discovery import JsonObject, check_query, methods, parse_body
 from airflow_provider_dicom.emulator.errors import ApiError
+from airflow_provider_dicom.emulator.server.discovery import check_query, methods, parse_body
+
+if TYPE_CHECKING:
+    from airflow_provider_dicom.emulator.messages import JsonObject
 
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

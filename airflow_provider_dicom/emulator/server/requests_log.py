@@ -1,15 +1,16 @@
-"""What was asked of the server."""
+"""The log of requests to the API: counts per route, connections, and the latest requests."""
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from typing import Literal, TypedDict
 
-_MOST_RECENT = 1000
+#: Latest requests that are kept; a bound on memory.
+_MAX_RECENT = 1000
 
 
 class RequestRecord(TypedDict):
-    """One request; the status is 0 when no answer was sent."""
+    """One request; ``status`` is 0 if no response was sent."""
 
     route: str
     method: str
@@ -21,7 +22,7 @@ class RequestRecord(TypedDict):
 
 
 class RequestsReport(TypedDict):
-    """All requests since the last reset."""
+    """The requests since the last reset; ``connections`` is the number of TCP connections that they used."""
 
     counts: dict[str, int]
     connections: int
@@ -29,29 +30,29 @@ class RequestsReport(TypedDict):
 
 
 class RequestsLog:
-    """Counts requests and the connections that they came on, and keeps the last thousand."""
+    """Counts requests and their connections, and keeps the latest requests."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Start counting from zero."""
         self._counts: Counter[str] = Counter()
         self._connections: set[int] = set()
-        self._recent: deque[RequestRecord] = deque(maxlen=_MOST_RECENT)
+        self._recent: deque[RequestRecord] = deque(maxlen=_MAX_RECENT)
 
     def add(self, record: RequestRecord, connection: int) -> None:
         """Count a request.
 
-        :param record: kept as it is, so that its status can still be filled in.
-        :param connection: the number of the connection that it came on.
+        :param record: is kept, not copied: the caller may set ``status`` later.
+        :param connection: the number of the connection that the request was received on.
         """
         self._counts[record["route"]] += 1
         self._connections.add(connection)
         self._recent.append(record)
 
     def report(self) -> RequestsReport:
-        """Return what was counted."""
+        """Return counts and latest requests."""
         return {
             "counts": dict(self._counts),
             "connections": len(self._connections),

@@ -17,7 +17,7 @@ from airflow_provider_dicom.emulator.exports import gcs_destination
 from airflow_provider_dicom.emulator.exports.gcs_destination import GcsDestination, read_filter
 from airflow_provider_dicom.emulator.imaging.transcode import CannotTranscode
 from airflow_provider_dicom.emulator.models.instances import StoredInstance
-from airflow_provider_dicom.emulator.resource_path import ResourcePath
+from airflow_provider_dicom.emulator.names import ResourcePath
 from rig.servers import LOOPBACK, free_port
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The Healthcare API's discovery document: its methods, and what their requests may hold."""
+"""The Healthcare API's discovery document: its methods, and the validation of their requests."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from airflow_provider_dicom.emulator.errors import ApiError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
-JsonObject: TypeAlias = "dict[str, Json]"
-#: A node of the discovery document; its shape is the document's own.
+    from airflow_provider_dicom.emulator.messages import Json, JsonObject
+
+#: A node of the discovery document: a resource, a method, a parameter or a schema.
 Node: TypeAlias = "dict[str, Any]"
 
-#: The unions of the requests, which the document tells only in prose: schema -> union -> its fields.
+#: The unions of the requests, which the document describes in prose only: schema -> union -> its fields.
 UNIONS: dict[str, dict[str, frozenset[str]]] = {
     "ExportDicomDataRequest": {"destination": frozenset({"gcsDestination", "bigqueryDestination"})},
     "GoogleCloudHealthcareV1DicomBigQueryDestination": {
@@ -33,10 +33,10 @@ class Method:
     """One method of the API.
 
     :param id: such as ``healthcare.projects.locations.datasets.dicomStores.export``.
-    :param http_method: the verb.
-    :param path: matches the URL's path and names its variables.
-    :param query: its own query parameters.
-    :param request: the schema of its body, if it has one.
+    :param http_method: such as ``POST``.
+    :param path: matches the path of the URL, with a named group for each variable.
+    :param query: the nodes of its own query parameters, by name.
+    :param request: the name of the schema of its body; None if it has no body.
     """
 
     id: str
@@ -56,7 +56,7 @@ def document() -> Node:
 
 @cache
 def methods() -> dict[str, Method]:
-    """Return every method of the API by its id without the leading ``healthcare.projects.locations.``."""
+    """Return all methods of the API by their ids, without the leading ``healthcare.projects.locations.``."""
     prefix = "healthcare.projects.locations."
     return {
         node["id"].removeprefix(prefix): _method(node)
@@ -89,7 +89,7 @@ def _method(node: Node) -> Method:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Checking requests
+# Validation of requests
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,10 @@ class _Violations(list[_Violation]):
         self.append(_Violation(where, f"Invalid value at '{where}' ({kind}), {json.dumps(value)}"))
 
     def raise_any(self, prefix: str = "") -> None:
-        """Raise what was found as the API answers it: one line each, with ``BadRequest`` details."""
+        """Raise the violations as one error of the API: a line each, and ``BadRequest`` details.
+
+        :param prefix: is put before violations about unknown names.
+        """
         if not self:
             return
         lines = [
@@ -140,11 +143,11 @@ _BAD_JSON = "Invalid JSON payload received. "
 
 
 def parse_body(raw: bytes, schema: str) -> JsonObject:
-    """Return a request's body, checked against its schema, with the field names in camelCase.
+    """Return a request's body, validated against its schema, with the field names in camelCase.
 
-    :param raw: the body as it came; empty means an empty message.
+    :param raw: the body; an empty one is an empty message.
     :param schema: the name of its schema in the discovery document.
-    :raises ApiError: it is not JSON, or holds unknown fields or wrong values.
+    :raises ApiError: the body is not JSON, or has unknown fields or invalid values.
     """
     if not raw.strip():
         return {}
@@ -154,7 +157,7 @@ def parse_body(raw: bytes, schema: str) -> JsonObject:
         raise ApiError.invalid_argument(f"{_BAD_JSON}{error}") from error
     if not isinstance(value, dict):
         raise ApiError.invalid_argument(f'{_BAD_JSON}Unknown name "": Root element must be a message.')
-    # A method binds its whole body ("*") when it has a request message of its own, else the resource.
+    # Google names the field that the body is bound to: none for a request message, else the resource.
     root = "" if schema.endswith("Request") else _snake(schema)
     violations = _Violations()
     checked = _message(value, schema, root, violations)
@@ -163,11 +166,11 @@ def parse_body(raw: bytes, schema: str) -> JsonObject:
 
 
 def check_query(query: Iterable[tuple[str, str]], own: Mapping[str, Node]) -> dict[str, Json]:
-    """Return a method's query parameters with their types, without the standard ones.
+    """Return a method's own query parameters, converted to their types.
 
-    :param query: names and values, decoded.
-    :param own: the parameters of the method.
-    :raises ApiError: a parameter is unknown or its value wrong.
+    :param query: all names and values, decoded; standard parameters are validated and left out.
+    :param own: the nodes of the method's parameters, by name.
+    :raises ApiError: a parameter is unknown, or its value is invalid.
     """
     standard: Mapping[str, Node] = document()["parameters"]
     violations = _Violations()
@@ -234,7 +237,7 @@ def _value(value: Json, node: Node, where: str, violations: _Violations) -> Json
 
 def _array(value: Json, node: Node, where: str, violations: _Violations) -> Json:
     if not isinstance(value, list):
-        # A repeated query parameter arrives one at a time.
+        # check_query sees each value of a repeated parameter by itself.
         value = [value]
     return [_value(item, node["items"], f"{where}[{i}]", violations) for i, item in enumerate(value)]
 

@@ -1,0 +1,45 @@
+"""The routes of the API's methods."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_provider_dicom.emulator.server import routes
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "name"),
+    [
+        ("GET", "operations/1", "operations.get"),
+        ("GET", "operations", "operations.list"),
+        ("POST", "operations/1:cancel", "operations.cancel"),
+        ("POST", "dicomStores/s:export", "export"),
+        ("GET", "dicomStores/s", "stores.get"),
+        ("GET", "dicomStores", "stores.list"),
+        ("POST", "dicomStores", "stores.create"),
+        ("GET", "dicomStores/s:getDICOMStoreMetrics", "metrics"),
+        ("POST", "dicomStores/s:testIamPermissions", "testIamPermissions"),
+        ("GET", "dicomStores/s/dicomWeb/studies", "search"),
+        ("GET", "dicomStores/s/dicomWeb/studies/1/series/2/instances", "search"),
+        ("POST", "dicomStores/s/dicomWeb/studies", "store"),
+        ("POST", "dicomStores/s/dicomWeb/studies/1", "store"),
+        ("GET", "dicomStores/s/dicomWeb/studies/1", "retrieve"),
+        ("GET", "dicomStores/s/dicomWeb/studies/1/series/2/instances/3/metadata", "retrieve"),
+        ("DELETE", "dicomStores/s/dicomWeb/studies/1", "delete"),
+        ("POST", "dicomStores/s:import", "dicomStores.import"),
+        (
+            "GET",
+            "dicomStores/s/dicomWeb/studies/1:getStudyMetrics",
+            "dicomStores.dicomWeb.studies.getStudyMetrics",
+        ),
+    ],
+)
+def test_url_has_the_route_of_its_method(verb: str, path: str, name: str) -> None:
+    target = routes.find(verb, f"/v1/projects/p/locations/l/datasets/d/{path}")
+    assert target is not None
+    assert target.route.name == name
+
+
+def test_other_urls_and_http_methods_have_no_route() -> None:
+    assert routes.find("GET", "/v1/projects/p") is None
+    assert routes.find("PUT", "/v1/projects/p/locations/l/datasets/d/dicomStores/s") is None
