@@ -20,10 +20,11 @@ from tests.support.trigger_runs import run_trigger
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
+    from tests.integration.conftest import Connect
+
     from airflow_provider_dicom.api.resource_names import DicomStoreName
     from rig.control import Control
     from rig.servers import HealthcareEmulator
-    from tests.integration.conftest import Connect
     from tests.support.token_server import TokenServer
 
 pytestmark = pytest.mark.usefixtures("quick")

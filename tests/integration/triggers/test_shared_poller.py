@@ -19,8 +19,9 @@ from tests.support.trigger_runs import run_trigger
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from rig.control import Control
     from tests.integration.conftest import Connect
+
+    from rig.control import Control
     from tests.integration.triggers.conftest import ExportSubmitter, TriggerFactory
 
 pytestmark = pytest.mark.usefixtures("quick")

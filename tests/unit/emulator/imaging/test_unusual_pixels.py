@@ -1,0 +1,166 @@
+"""Transcoding of unusual bit depths, and of files that are incomplete, broken or mislabelled."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from pydicom import dcmread, dcmwrite
+from pydicom.encaps import encapsulate
+from pydicom.uid import MPEG2MPML, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from airflow_provider_dicom.emulator.imaging.transcode import (
+    CannotTranscode,
+    Rendition,
+    render,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pydicom.dataset import Dataset
+
+from tests.support.pixel_data import (
+    DEFLATED_FRAMES,
+    EXPLICIT,
+    FILES,
+    HTJ2K,
+    IMPLICIT,
+    JPEG_2000,
+    JPEG_LS,
+    JPEG_LS_NEAR,
+    JPEG_XL,
+    JPEG_XL_LOSSLESS,
+    LOSSLESS,
+    RLE,
+    altered,
+    dicom,
+    differences,
+    rendered,
+    stored_values,
+)
+
+# pydicom's files are there to exercise a parser: many of their values draw a warning.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+
+
+@pytest.mark.parametrize("syntax", sorted(LOSSLESS))
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("bits", [5, 8, 13])
+def test_any_number_of_bits_in_larger_cells(bits: int, signed: bool, syntax: str, tmp_path: Path) -> None:
+    values = np.arange(128 * 128, dtype="<i2").reshape(128, 128) % (1 << bits)
+    values -= signed * (1 << bits - 1)
+
+    def narrow(ds: Dataset) -> None:
+        ds.BitsStored, ds.HighBit, ds.PixelRepresentation = bits, bits - 1, int(signed)
+        ds.PixelData = values.tobytes()
+
+    path = altered("test_files/CT_small.dcm", tmp_path / "narrow.dcm", narrow)
+    if signed and syntax == JPEG_XL_LOSSLESS:
+        with pytest.raises(CannotTranscode, match=f"{bits} of 16 bits, signed"):
+            list(render(path, dicom(syntax)))
+        return
+    exported = tmp_path / "exported.dcm"
+    exported.write_bytes(next(render(path, dicom(syntax))).content)
+    [frame] = stored_values(dcmread(exported))
+    np.testing.assert_array_equal(frame, values)
+    assert rendered(exported, dicom(EXPLICIT)).PixelData == values.tobytes()
+
+
+@pytest.mark.parametrize("syntax", [JPEG_LS_NEAR, JPEG_2000, JPEG_XL, HTJ2K])
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("bits", [6, 8, 12, 16])
+def test_losses_are_small_with_any_number_of_bits(
+    bits: int, signed: bool, syntax: str, tmp_path: Path
+) -> None:
+    row, column = np.mgrid[0:128, 0:128]
+    waves = (np.sin(row / 9) * np.cos(column / 7) + 1) / 2 * ((1 << bits) - 1)
+    values = waves.astype(np.int64) - signed * (1 << bits - 1)
+
+    def wave(ds: Dataset) -> None:
+        ds.BitsStored, ds.HighBit, ds.PixelRepresentation = bits, bits - 1, int(signed)
+        ds.PixelData = values.astype("<i8").astype("<i2" if signed else "<u2").tobytes()
+
+    path = altered("test_files/CT_small.dcm", tmp_path / "wave.dcm", wave)
+    if signed and syntax in {JPEG_LS_NEAR, JPEG_XL}:
+        with pytest.raises(CannotTranscode, match="signed"):
+            list(render(path, dicom(syntax)))
+        return
+    exported = tmp_path / "exported.dcm"
+    exported.write_bytes(next(render(path, dicom(syntax))).content)
+    frame = np.frombuffer(rendered(exported, dicom(EXPLICIT)).PixelData, "<i2" if signed else "<u2")
+    error = np.abs(frame.astype(np.int64) - values.ravel())
+    assert error.mean() < (1 << bits) / 40
+
+
+def test_missing_frames_are_noticed(tmp_path: Path) -> None:
+    def promise(ds: Dataset) -> None:
+        ds.NumberOfFrames = 3
+
+    path = altered("test_files/SC_rgb_jpeg_gdcm.dcm", tmp_path / "promise.dcm", promise)
+    with pytest.raises(CannotTranscode, match="1 of 3 frames"):
+        list(render(path, dicom(EXPLICIT)))
+
+
+def test_video_has_no_decoder(tmp_path: Path) -> None:
+    def film(ds: Dataset) -> None:
+        ds.file_meta.TransferSyntaxUID = MPEG2MPML
+        ds.PixelData = encapsulate([b"\0\0\1\xb3"])
+
+    path = altered("test_files/examples_rgb_color.dcm", tmp_path / "film.dcm", film)
+    for form in (dicom(EXPLICIT), dicom(JPEG_2000), "image/png", "application/octet-stream"):
+        with pytest.raises(CannotTranscode, match="no decoder for MPEG2"):
+            list(render(path, form))
+    assert list(render(path, "application/octet-stream; transfer-syntax=*")) == [
+        Rendition(None, b"\0\0\1\xb3")
+    ]
+
+
+def test_broken_pixels_are_a_reason_without_patient_data(tmp_path: Path) -> None:
+    def break_it(ds: Dataset) -> None:
+        ds.PatientName = "Confidential^Person"
+        ds.PixelData = encapsulate([b"no codestream at all"])
+
+    for name in ("MR_small_jp2klossless.dcm", "SC_rgb_jpeg_gdcm.dcm", "MR_small_RLE.dcm"):
+        path = altered(f"test_files/{name}", tmp_path / name, break_it)
+        for form in (dicom(EXPLICIT), dicom(DEFLATED_FRAMES), "image/jpeg"):
+            with pytest.raises(CannotTranscode, match="cannot be decoded") as reason:
+                list(render(path, form))
+            assert "Confidential" not in str(reason.value)
+
+
+def test_what_is_no_dicom_is_a_reason(tmp_path: Path) -> None:
+    path = tmp_path / "note.txt"
+    path.write_text("Confidential")
+    with pytest.raises(CannotTranscode, match="InvalidDicomError while making image/png"):
+        list(render(path, "image/png"))
+
+
+def test_floating_point_pixels_stay_uncompressed(tmp_path: Path) -> None:
+    values = np.linspace(-1, 1, 128 * 128, dtype="<f4").tobytes()
+
+    def to_float(ds: Dataset) -> None:
+        del ds.PixelData
+        ds.BitsAllocated = 32
+        ds.FloatPixelData = values
+
+    path = altered("test_files/CT_small.dcm", tmp_path / "float.dcm", to_float)
+    assert rendered(path, dicom(IMPLICIT)).FloatPixelData == values
+    assert list(render(path, "application/octet-stream")) == [Rendition(None, values)]
+    with pytest.raises(CannotTranscode, match="floating point"):
+        list(render(path, dicom(JPEG_LS)))
+
+
+def test_implicit_files_that_say_explicit_are_read(tmp_path: Path) -> None:
+    ds = dcmread(FILES / "test_files/CT_small.dcm")
+    ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    file = io.BytesIO()
+    dcmwrite(file, ds)
+    explicit = ExplicitVRLittleEndian.encode() + b"\0"
+    path = tmp_path / "liar.dcm"
+    head, _, tail = file.getvalue().partition(b"UI\x12\x00" + ImplicitVRLittleEndian.encode() + b"\0")
+    length = int.from_bytes(head[140:144], "little") + len(explicit) - 18
+    path.write_bytes(head[:140] + length.to_bytes(4, "little") + head[144:] + b"UI\x14\x00" + explicit + tail)
+    assert differences(ds, rendered(path, dicom(RLE))) == {"PixelData"}
