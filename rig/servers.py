@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 LOOPBACK = "127.0.0.1"
 _LOG_TAIL_LINES = 40
-_handed_out: set[int] = set()
+#: Below the ports from which any system takes those of outgoing connections.
+_PORTS = range(20_000, 32_000)
+_reserved: list[socket.socket] = []
 
 
 class ServerFailed(Exception):  # noqa: N818 - reads as what happened
@@ -32,14 +35,23 @@ class ServerFailed(Exception):  # noqa: N818 - reads as what happened
 
 
 def free_port() -> int:
-    """Return a loopback port that nothing listens on, never the same one twice."""
+    """Return a loopback port for a server, which no other process of the rig gets as long as this one lives.
+
+    Servers listen seconds after their port was chosen, and suites run side by side: the UDP port of the same
+    number stands for the reservation.
+    """
     while True:
-        with socket.socket() as probe:
-            probe.bind((LOOPBACK, 0))
-            port = int(probe.getsockname()[1])
-        if port not in _handed_out:
-            _handed_out.add(port)
-            return port
+        port = random.choice(_PORTS)
+        reservation = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            reservation.bind((LOOPBACK, port))
+            with socket.socket() as probe:
+                probe.bind((LOOPBACK, port))
+        except OSError:
+            reservation.close()
+            continue
+        _reserved.append(reservation)
+        return port
 
 
 def loopback_session() -> requests.Session:
