@@ -29,11 +29,11 @@ MOST_WORKERS = 8
 #: What takes longest begins first, because the longest module bounds the whole run; the other modules follow.
 LONGEST_FIRST = (
     "tests/integration/test_demo.py::test_without_a_terminal_it_ends_by_itself",
-    "tests/integration/real_airflow/test_web_interface.py",
-    "tests/integration/real_airflow/test_nightly_runs.py",
+    "tests/integration/real_airflow/examples/test_web_interface.py",
+    "tests/integration/real_airflow/own_dags/test_nightly_runs.py",
     "tests/integration/test_demo.py::test_on_a_terminal_it_leaves_the_ui_open_until_ctrl_c",
-    "tests/integration/real_airflow/test_recovery.py",
-    "tests/integration/real_airflow/test_run.py",
+    "tests/integration/real_airflow/own_dags/test_recovery.py",
+    "tests/integration/real_airflow/examples/test_run.py",
     "tests/integration/real_airflow/",
     "tests/integration/test_demo.py",
     "tests/integration/hooks/",
