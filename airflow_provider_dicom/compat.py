@@ -1,4 +1,6 @@
-"""What differs between the Airflow versions supported, and is not in common-compat."""
+"""
+Differences between the supported Airflow versions that common-compat does not cover, and Airflow's protocols.
+"""
 
 from __future__ import annotations
 
@@ -20,20 +22,24 @@ except ImportError:
     except ImportError:
 
         class TaskDeferralTimeout(Exception):  # type: ignore[no-redef]  # noqa: N818 - Airflow 3's name
-            """Airflow 2 has no such class: it raises a ``TaskDeferralError`` that says so."""
+            """
+            Stands in for Airflow 3's class; Airflow 2 raises ``TaskDeferralError`` with a message instead.
+            """
 
 
-#: Airflow 2 cannot show a page of a plugin beside a task's log.
+#: Airflow 2 cannot show a plugin's page beside a task's log.
 HAS_TASK_VIEWS = find_spec("airflow.sdk") is not None
-#: Airflow 3 builds a task's links on its worker and stores them; Airflow 2 builds them in the web server,
-#: where the task's templates are not rendered.
+#: Airflow 3 builds a task's extra links on the worker and stores them; Airflow 2 builds them in the web
+#: server, where the task's templates are not rendered.
 BUILDS_LINKS_ON_WORKER = hasattr(BaseOperatorLink, "xcom_key")
 
 __all__ = [
     "BUILDS_LINKS_ON_WORKER",
     "HAS_TASK_VIEWS",
+    "Log",
     "TaskDeferralError",
     "TaskDeferralTimeout",
+    "TaskInstance",
     "TaskInstanceKey",
     "context_not_resumed_in",
     "is_deferral_timeout",
@@ -48,30 +54,47 @@ _TIMEOUT_IN_AIRFLOW_2 = "Trigger/execution timeout"
 
 def is_deferral_timeout(error: Exception) -> bool:
     """
-    Tell a deferral that took too long from one whose trigger failed.
+    Distinguish a deferral that timed out from a deferral whose trigger failed.
 
-    :param error: what Airflow raised instead of resuming the task.
+    :param error: the error that Airflow raised instead of resuming the task.
     """
     return isinstance(error, TaskDeferralTimeout) or str(error) == _TIMEOUT_IN_AIRFLOW_2
 
 
 def context_not_resumed_in() -> Context | None:
     """
-    Find the context of a task that Airflow 2 kills instead of resuming it; None in all other cases.
+    Return the context of a task that Airflow 2 kills instead of resuming it; None in all other cases.
 
-    A task whose ``execution_timeout`` passed while it was deferred is only told by ``on_kill`` there.
+    Airflow 2 calls nothing but ``on_kill`` of a task whose ``execution_timeout`` passed during its deferral.
     """
     from airflow.providers.common.compat.sdk import get_current_context
 
     try:
         context = get_current_context()
-    except (AirflowException, RuntimeError):  # nothing is being run
+    except (AirflowException, RuntimeError):  # no task is running
         return None
     return context if getattr(context["ti"], "next_method", None) else None
 
 
+class Log(Protocol):
+    """The methods that the loggers of all Airflow versions share."""
+
+    def info(self, message: str, /, *args: object) -> None:
+        """Log a change."""
+
+    def warning(self, message: str, /, *args: object) -> None:
+        """Log a problem."""
+
+
+class TaskInstance(Protocol):
+    """The part of a running task instance that this provider uses."""
+
+    def xcom_push(self, key: str, value: object) -> None:
+        """Write an XCom."""
+
+
 class TaskInstanceKey(Protocol):
-    """The part of a task instance that tells it from all others, in all versions."""
+    """The identity of a task instance, the same in all versions."""
 
     dag_id: str
     run_id: str
@@ -81,7 +104,7 @@ class TaskInstanceKey(Protocol):
 
 def task_state(task: TaskInstanceKey) -> str | None:
     """
-    Ask Airflow for a task's state; for triggers, and off their event loop.
+    Return a task's state from Airflow; for triggers, and off their event loop.
 
     :param task: the task instance.
     """
@@ -92,13 +115,13 @@ def task_state(task: TaskInstanceKey) -> str | None:
     states = RuntimeTaskInstance.get_task_states(
         dag_id=task.dag_id, task_ids=[task.task_id], run_ids=[task.run_id], map_index=task.map_index
     )
-    # One task instance was asked for; the key is the task's id, with the index behind it if it is mapped.
+    # The answer holds one task instance; its key is the task's id, followed by the map index if there is one.
     return next(iter(states.get(task.run_id, {}).values()), None)
 
 
 def pushed_value(task: TaskInstanceKey, key: str) -> object:
     """
-    Read an XCom of a task, or None if there is none; for triggers, and off their event loop.
+    Return the value of a task's XCom, or None if there is none; for triggers, and off their event loop.
 
     :param task: the task instance.
     :param key: the XCom's key.
@@ -119,7 +142,7 @@ def push_value(task: TaskInstanceKey, key: str, value: object) -> None:
 
     :param task: the task instance.
     :param key: the XCom's key.
-    :param value: what to write.
+    :param value: the XCom's value.
     """
     from airflow.sdk.execution_time.xcom import XCom
 
@@ -135,13 +158,13 @@ def push_value(task: TaskInstanceKey, key: str, value: object) -> None:
 
 def read_variable(name: str) -> str | None:
     """
-    Read an Airflow Variable, or None if there is none.
+    Return the value of an Airflow Variable, or None if there is none.
 
     :param name: the Variable's name.
     """
     from airflow.providers.common.compat.sdk import Variable
 
-    # The second parameter has another name in each version.
+    # The second parameter's name differs between the versions.
     value: str | None = Variable.get(name, None)
     return value
 

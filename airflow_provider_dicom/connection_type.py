@@ -1,4 +1,4 @@
-"""The connection type of this provider: Google's fields, and a DICOM store with its endpoint."""
+"""The connection type of this provider: Google's fields, plus a DICOM store and an endpoint."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ HOOK_NAME = "Google Cloud Healthcare DICOM store"
 @dataclass(frozen=True)
 class ConnectionField:
     """
-    A field that the form has on top of Google's.
+    A field of the form in addition to Google's.
 
     :param label: the field's name in the form.
-    :param placeholder: what an empty field shows.
-    :param description: what the field is for.
+    :param placeholder: the text in the empty field.
+    :param description: the purpose of the field.
     """
 
     label: str
@@ -23,10 +23,11 @@ class ConnectionField:
     description: str
 
 
-#: By the name in the connection's extra, which is that of the parameter. The default project is Google's.
+#: The keys are the names in the connection's extra, which are the names of the parameters. The default
+#: project is Google's field.
 FIELDS = {
     "location": ConnectionField(
-        "Location", "europe-west3", "Where the dataset is; the default of the hook, and used by Test."
+        "Location", "europe-west3", "The location of the dataset; the default of the hook, and used by Test."
     ),
     "dataset_id": ConnectionField(
         "Dataset", "radiology", "The Healthcare dataset; the default of the hook, and used by Test."

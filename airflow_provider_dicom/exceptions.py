@@ -1,7 +1,30 @@
-"""What can go wrong with a DICOM export, one class for each thing a user would handle differently.
+"""
+The error hierarchy. Its root is an ``AirflowException``.
 
-All of them are importable without any HTTP or Google library, so that DAG files and Airflow 3.3 retry
-policies can name them cheaply.
+::
+
+    DicomExportError
+    |-- DicomExportInvalidRequestError          a parameter or the request is wrong         not retried
+    |-- DicomExportNotFoundError                a resource does not exist                   not retried
+    |-- DicomExportPermissionError              an IAM role is missing                      retried
+    |-- DicomExportAuthenticationError          credentials are missing or not accepted     retried
+    |-- DicomExportTransientError               the same request may succeed later          retried
+    |   |-- DicomExportQuotaExhaustedError      HTTP 429                                    retried
+    |   `-- DicomExportUnavailableError         no answer, a 5xx, or an unreadable answer   retried
+    |-- DicomExportSubmissionUnknownError       the reply to a submission was lost          retried
+    |   `-- DicomExportDuplicateRiskError       a resubmission could write rows twice       not retried
+    |-- DicomExportOperationFailedError         the Operation ended with an error           retried
+    |-- DicomExportCancelledError               the Operation was cancelled                 retried
+    |-- DicomExportTimeoutError                 the deadline passed                         retried
+    |-- DicomExportTooManyFailuresError         more instances failed than max_failures     retried
+    `-- DicomExportIncompleteError              instances are missing at the destination    retried
+
+"retried" means that Airflow applies the task's ``retries``; errors that are "not retried" are also
+``AirflowFailException``, so that Airflow fails the task at once. The table above is about whole tasks:
+requests that fail with a transient error are repeated within one try already (``api/retry.py``).
+
+This module imports no HTTP or Google library, so that DAG files and the retry policies of Airflow 3.3 can
+name the errors cheaply.
 """
 
 from __future__ import annotations
@@ -10,8 +33,11 @@ from typing import TYPE_CHECKING
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
+from airflow_provider_dicom import console
+from airflow_provider_dicom.api_types import Counters
+
 if TYPE_CHECKING:
-    from airflow_provider_dicom.longrunning.outcome import Counters, Operation
+    from airflow_provider_dicom.api_types import Operation
     from airflow_provider_dicom.results import DicomExportCheckResult
 
 
@@ -19,9 +45,9 @@ class DicomExportError(AirflowException):
     """
     Root of all errors of this provider.
 
-    :param message: what failed, on which resource, with the API's own words, and what to do next.
-    :param operation_name: the full name of the Operation concerned, where there is one.
-    :param operation: the Operation as the API returned it last, where it was seen.
+    :param message: what failed, on which resource, the API's own message, and what to do next.
+    :param operation_name: the full name of the Operation, if the error is about one.
+    :param operation: the Operation as the API returned it last, if the API returned it at all.
     """
 
     def __init__(
@@ -38,25 +64,26 @@ class DicomExportError(AirflowException):
 
     @property
     def counters(self) -> Counters | None:
-        """How far the export had come, where an Operation was seen."""
+        """The counters of the Operation; None if the error carries no Operation with readable counters."""
         if self.operation is None:
             return None
-        from airflow_provider_dicom.longrunning.outcome import counters
-
-        return counters(self.operation)
+        try:
+            return Counters.of(self.operation)
+        except ValueError:
+            return None
 
     @property
     def logs_url(self) -> str | None:
-        """The address of the Operation's logs, where an Operation is concerned."""
+        """The address of the Operation's logs; None if the error is not about an Operation."""
         if self.operation_name is None:
             return None
-        from airflow_provider_dicom.longrunning.outcome import logs_url
-
-        return logs_url(self.operation or {"name": self.operation_name})
+        return console.logs_url(self.operation or {"name": self.operation_name})
 
 
 class DicomExportInvalidRequestError(DicomExportError, AirflowFailException):
-    """The request is wrong and stays wrong: Airflow does not retry the task."""
+    """
+    A parameter or the request is wrong, and a retry cannot change that: Airflow does not retry the task.
+    """
 
 
 class DicomExportNotFoundError(DicomExportError, AirflowFailException):
@@ -64,18 +91,19 @@ class DicomExportNotFoundError(DicomExportError, AirflowFailException):
 
 
 class DicomExportPermissionError(DicomExportError):
-    """Somebody lacks an IAM role; the message names the role, its holder and the command that grants it."""
+    """An IAM role is missing; the message names the role, its holder and the command that grants it."""
 
 
 class DicomExportAuthenticationError(DicomExportError):
-    """The API does not accept the connection's credentials, or none could be obtained."""
+    """The API does not accept the connection's credentials, or the connection yields none."""
 
 
 class DicomExportTransientError(DicomExportError):
     """
-    A request that may succeed when it is sent again.
+    A request failed that may succeed when it is sent again.
 
-    :param not_accepted: the server certainly did not carry the request out.
+    :param safe_to_resend: the server certainly did not process the request, so that even a request that is
+        not idempotent may be sent again.
     :param retry_after: the pause that the server asked for, in seconds.
     """
 
@@ -83,22 +111,22 @@ class DicomExportTransientError(DicomExportError):
         self,
         message: str = "",
         *,
-        not_accepted: bool = False,
+        safe_to_resend: bool = False,
         retry_after: float | None = None,
         operation_name: str | None = None,
         operation: Operation | None = None,
     ) -> None:
         super().__init__(message, operation_name=operation_name, operation=operation)
-        self.not_accepted = not_accepted
+        self.safe_to_resend = safe_to_resend
         self.retry_after = retry_after
 
 
 class DicomExportQuotaExhaustedError(DicomExportTransientError):
-    """A quota of the project is used up for the moment (HTTP 429)."""
+    """A quota of the project is exhausted at the moment (HTTP 429)."""
 
 
 class DicomExportUnavailableError(DicomExportTransientError):
-    """The API could not be reached, or answered with a passing fault."""
+    """The API could not be reached, failed temporarily, or sent an unreadable answer."""
 
 
 class DicomExportSubmissionUnknownError(DicomExportError):
@@ -114,15 +142,15 @@ class DicomExportSubmissionUnknownError(DicomExportError):
 
 
 class DicomExportDuplicateRiskError(DicomExportSubmissionUnknownError, AirflowFailException):
-    """Submitting again could write the same rows twice: Airflow does not retry the task."""
+    """A resubmission could write the same rows twice: Airflow does not retry the task."""
 
 
 class DicomExportOperationFailedError(DicomExportError):
-    """The Operation ended with an error; it may have written part of its output."""
+    """The Operation ended with an error, possibly after it had written part of its output."""
 
 
 class DicomExportCancelledError(DicomExportError):
-    """The Operation was cancelled; it may have written part of its output."""
+    """The Operation was cancelled, possibly after it had written part of its output."""
 
 
 class DicomExportTimeoutError(DicomExportError):
@@ -137,7 +165,7 @@ class DicomExportIncompleteError(DicomExportError):
     """
     Instances that an export should have written are not at its destination.
 
-    :param result: what the check found.
+    :param result: the result of the check.
     """
 
     def __init__(self, message: str = "", *, result: DicomExportCheckResult | None = None) -> None:

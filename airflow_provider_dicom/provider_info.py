@@ -1,4 +1,4 @@
-"""What Airflow is told about this provider."""
+"""The provider's metadata for Airflow."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def get_provider_info() -> dict[str, Any]:
         "triggers": _modules("triggers"),
         "connection-types": [_connection_type()],
         "asset-uris": _asset_uris(),
-        # Airflow 2's name for the same.
+        # Airflow 2's name for asset URIs.
         "dataset-uris": _asset_uris(),
         "plugins": [
             {

@@ -1,12 +1,18 @@
-"""What tasks of this provider return, as types for the code of DAGs."""
+"""Types of what tasks return, for the code of DAGs, and the keys of the XComs that tasks write."""
 
 from __future__ import annotations
 
 from typing import Literal, TypedDict
 
+#: The XCom with the Operation's full name, written as soon as the export is submitted. Later tries, and the
+#: extra links, read it: the key must never be renamed.
+OPERATION_NAME_KEY = "operation_name"
+#: The XCom with the latest progress record, which the tab "DICOM export" reads.
+PROGRESS_KEY = "progress"
+
 
 class DicomExportResult(TypedDict):
-    """What a finished export leaves behind as return value and XCom, the same in every mode."""
+    """The result of a finished export: return value and XCom, the same in every mode."""
 
     operation_name: str
     dicom_store: str | None
@@ -22,10 +28,10 @@ class DicomExportResult(TypedDict):
 
 class DicomSelection(TypedDict):
     """
-    What a query selected for an export.
+    The result of a selection: a filter file for an export.
 
-    ``since`` and ``until`` are RFC 3339 times, or None where the query knows no time of arrival: what arrived
-    after ``since``, and not after ``until``, was selected.
+    ``since`` and ``until`` are RFC 3339 times: the selection holds the instances that arrived after ``since``
+    and not after ``until``. Both are None where the query knows no time of arrival.
     """
 
     filter_uri: str
@@ -36,10 +42,10 @@ class DicomSelection(TypedDict):
 
 class DicomExportCheckResult(TypedDict):
     """
-    What a check found at an export's destination, in instances.
+    The result of a check of an export's destination, in instances.
 
-    ``arrived`` counts all that are there, expected or not; ``missing_paths`` names the first few of
-    ``missing``.
+    ``arrived`` counts all instances at the destination, expected or not; ``missing_paths`` lists the first
+    few of the ``missing`` instances.
     """
 
     destination: str

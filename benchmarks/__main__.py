@@ -8,14 +8,16 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from rich.console import Console
@@ -25,11 +27,15 @@ from benchmarks.contest import Contest
 from benchmarks.contestants import BY_KEY, CONTESTANTS, FLOOR
 from benchmarks.environment import ROOT
 from benchmarks.results import Results
-from benchmarks.startup import OPERATOR_MODULES, TASKS
+from benchmarks.startup import OPERATOR_MODULES, PACKAGE_FOLDER, TASKS
 from benchmarks.targets import verdicts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 RESULTS = ROOT / "benchmarks" / "results.json"
 PLOT = ROOT / "docs" / "benchmark.png"
+PAGE = ROOT / "docs" / "performance.md"
 README = ROOT / "README.md"
 #: Only ours and the floor are run with more triggers than this.
 MOST_FOR_PEERS = 1000
@@ -63,6 +69,12 @@ def _arguments(command_line: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--sabotage", choices=["lost", "wrong"], help="break one operation: the benchmark has to fail"
+    )
+    parser.add_argument(
+        "--startup", action="store_true", help="measure only the start of a task; writes no files"
+    )
+    parser.add_argument(
+        "--before", metavar="REVISION", help="also measure the start of a task with this revision's package"
     )
     parser.add_argument("--report", action="store_true", help="measure nothing, show the last results again")
     arguments = parser.parse_args(command_line)
@@ -108,7 +120,20 @@ def _run_contests(
             results.contests.append(_child("benchmarks.contest", env=env, stdin=json.dumps(asdict(contest))))
 
 
-def _run_startups(results: Results, url: str, env: dict[str, str], console: Console) -> None:
+@contextmanager
+def _package_of(revision: str) -> Iterator[str]:
+    """Extract the provider's package of a revision, and yield the folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / "package.tar"
+        command = ["git", "archive", f"--output={archive}", revision, "airflow_provider_dicom"]
+        subprocess.run(command, cwd=ROOT, check=True)
+        shutil.unpack_archive(archive, folder)
+        yield folder
+
+
+def _run_startups(
+    results: Results, url: str, env: dict[str, str], console: Console, before: str | None
+) -> None:
     console.print("Imports, and tasks up to their deferral ...")
 
     def median(*arguments: str) -> dict[str, float]:
@@ -120,6 +145,18 @@ def _run_startups(results: Results, url: str, env: dict[str, str], console: Cons
         results.imports[label] = median("import", module)["wall"]
     for label, kind in TASKS.items():
         results.tasks[label] = median("task", kind, url)
+    if before is not None:
+        with _package_of(before) as folder:
+            command = ("benchmarks.startup", "task", "dicom", url)
+            # In turns, so that changes of the machine's load favour neither revision.
+            runs = [
+                (_child(*command, env=env), _child(*command, env=env | {PACKAGE_FOLDER: folder}))
+                for _ in range(2 * REPEATS)
+            ]
+        for label, number in (("DICOM store", 0), (f"DICOM store at {before}", 1)):
+            results.tasks[label] = {
+                what: statistics.median(pair[number][what] for pair in runs) for what in ("cpu", "wall")
+            }
 
 
 def _machine() -> str:
@@ -133,9 +170,10 @@ def _measure(options: argparse.Namespace, console: Console) -> Results:
     results = Results(INTERVAL, options.duration, _machine(), {name: version(name) for name in PACKAGES})
     with tempfile.TemporaryDirectory() as folder, environment.server() as url:
         env = environment.variables(url, Path(folder))
-        _run_contests(results, options, url, env, console)
+        if not options.startup:
+            _run_contests(results, options, url, env, console)
         if not options.sabotage:
-            _run_startups(results, url, env, console)
+            _run_startups(results, url, env, console, options.before)
     return results
 
 
@@ -150,10 +188,8 @@ def main(command_line: list[str]) -> int:
     console = Console(width=None if sys.stdout.isatty() else 150)
     results = Results.read(RESULTS) if options.report else _measure(options, console)
     judged = verdicts(results)
-    console.print(report.contests_table(results))
-    if results.imports:
-        console.print(report.startup_table(results))
-    console.print(report.verdicts_table(judged))
+    for section in report.sections(results, judged):
+        console.print(section.terminal())
     failures = results.failures()
     for failure in failures:
         console.print(f"[red]Wrong or missing:[/] {failure}", highlight=False)
@@ -167,8 +203,10 @@ def _write(results: Results, console: Console) -> None:
     results.write(RESULTS)
     report.plot(results, PLOT)
     console.print(f"Wrote {RESULTS} and {PLOT}.")
-    if README.exists() and report.update_readme(README, report.markdown(results, verdicts(results))):
-        console.print(f"Updated the performance section of {README}.")
+    page = report.page_section(results, verdicts(results))
+    for path, section in ((PAGE, page), (README, report.readme_section(results))):
+        if report.update_page(path, section):
+            console.print(f"Updated the performance section of {path}.")
 
 
 if __name__ == "__main__":

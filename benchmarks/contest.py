@@ -133,7 +133,7 @@ class Stopwatch:
 
 
 class TurnClock(selectors.DefaultSelector):
-    """A selector that measures how long the event loop stays away from it: the length of the loop's turns."""
+    """A selector that measures how long the event loop is busy between two calls."""
 
     def __init__(self, collections: CollectionClock) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class TurnClock(selectors.DefaultSelector):
         self._turn = Stopwatch(collections)
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Wait for events; the loop's turn ends here, and the next one begins when this returns."""
+        """Wait for events: the event loop is idle until this method returns."""
         self.longest = max(self.longest, self._turn.read())
         events = super().select(timeout)
         self._turn.restart()
@@ -149,7 +149,7 @@ class TurnClock(selectors.DefaultSelector):
 
 
 class Probe:
-    """Wakes ten times a second: sees the loop held up by other threads too, and memory at its peak."""
+    """Wakes ten times a second; measures delays that other threads cause, and the peak of memory."""
 
     def __init__(self, collections: CollectionClock) -> None:
         self.latest = 0.0
@@ -171,7 +171,7 @@ class Probe:
 
 
 class Referee:
-    """Takes the events of all triggers, and notes when they came and what is wrong with them."""
+    """Collects the events of all triggers with their times, and compares them with the expected ones."""
 
     def __init__(self, contestant: Contestant, jobs: Sequence[Job]) -> None:
         self.jobs = jobs
@@ -203,7 +203,7 @@ class Referee:
             self.delays.append(delay)
 
     def mistakes(self) -> list[str]:
-        """Return all that is wrong, missing events included."""
+        """Return one sentence for each wrong or missing event."""
         lost = [f"operation {job.number}: no event" for job in self.jobs if job.number not in self._answered]
         return lost + self.wrong
 
@@ -219,7 +219,7 @@ def _control(url: str, path: str, content: object = None) -> dict[str, Any]:
 
 
 def _jobs(contest: Contest, start: float) -> list[Job]:
-    """Plan the ends: evenly over the second half, in an order that has nothing to do with the numbers."""
+    """Plan the ends of the operations: evenly over the second half, in a shuffled order."""
     half = contest.duration / 2
     ends = [start + half + half * (place + 1) / contest.size for place in range(contest.size)]
     random.Random(_SEED).shuffle(ends)
@@ -229,7 +229,7 @@ def _jobs(contest: Contest, start: float) -> list[Job]:
 async def _run_all(referee: Referee, contestant: Contestant, patience: float) -> None:
     followers: list[asyncio.Task[None]] = []
     for job in referee.jobs:
-        # A triggerer makes one trigger per turn of its loop, too.
+        # A triggerer also creates one trigger per iteration of its event loop.
         await asyncio.sleep(0)
         followers.append(asyncio.create_task(referee.follow(job, contestant.make(job))))
     _, late = await asyncio.wait(followers, timeout=patience)
@@ -239,7 +239,7 @@ async def _run_all(referee: Referee, contestant: Contestant, patience: float) ->
 
 
 async def _warm_up(contest: Contest, contestant: Contestant) -> None:
-    """Let one trigger import and set up what a triggerer does once in its life."""
+    """Run one trigger, so that imports and set-up that a triggerer does only once are not measured."""
     now = time.monotonic()
     _control(contest.url, "plan", {"ends": [now], "may_list": contestant.may_list})
     referee = Referee(contestant, [Job(1, now, 1, contest.url)])
@@ -293,11 +293,11 @@ async def _measure(contest: Contest, turns: TurnClock, collections: CollectionCl
 def main() -> None:
     """Run the contest that standard input describes."""
     contest = Contest(**json.load(sys.stdin))
-    # Standard output belongs to the result: whatever prints goes to standard error.
+    # Standard output carries only the result; other output goes to standard error.
     output, sys.stdout = sys.stdout, sys.stderr
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    # Log lines cost everybody who writes them; what remains is the work itself.
+    # Log lines are off, so that only polling is measured.
     logging.disable(logging.INFO)
     collections = CollectionClock()
     turns = TurnClock(collections)

@@ -1,4 +1,4 @@
-"""Who takes part: for each contestant the trigger that it runs, and what its event must be."""
+"""The contestants: for each one its trigger, and the event that the trigger has to yield."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 #: Operations of earlier days in a dataset whose operations may be listed.
 OLDER_OPERATIONS = 1000
 
-# Triggers are imported where they are made: a process pays for its own contestant only.
+# Triggers are imported where they are created, so that a process loads its own contestant only.
 TriggerFactory = Callable[["Job"], "BaseTrigger"]
 
 
@@ -132,7 +132,7 @@ def _cloud_sql_outcome(payload: Any) -> tuple[str, bool]:
 def _redirect_cloud_sql(url: str) -> None:
     from airflow.providers.google.cloud.hooks.cloud_sql import CloudSQLAsyncHook
 
-    # The same call to another host, which cannot be configured.
+    # The same call to another host: the client has no setting for it.
     async def get_operation_name(self: Any, project_id: str, operation_name: str, session: Any) -> Any:
         address = f"{url}/sql/v1beta4/projects/{project_id}/operations/{operation_name}"
         return await self._get_conn(url=address, session=session)
@@ -176,6 +176,6 @@ CONTESTANTS = (
     Contestant("sleeping", "Only sleeping", _sleeping, lambda event: (event["number"], event["failed"])),
 )
 BY_KEY = {contestant.key: contestant for contestant in CONTESTANTS}
-#: The floor: less than this no trigger can cost.
+#: The floor: the lowest possible cost of a trigger.
 FLOOR = "sleeping"
 PEERS = ("databricks", "bigquery", "cloud_sql")

@@ -1,4 +1,4 @@
-"""What the measured processes find around them: Airflow's connections, a key, and the server."""
+"""The environment of the measured processes: Airflow's connections, a key, and the server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parent.parent
-#: Variables that would lead contestants elsewhere, or slow them down.
+#: Variables that would send contestants to another server, or slow them down.
 _UNWANTED = ("HEALTHCARE_EMULATOR_HOST", "GOOGLE_CLOUD_UNIVERSE_DOMAIN", "PYTHONDONTWRITEBYTECODE")
 
 
@@ -64,7 +64,7 @@ def variables(url: str, folder: Path) -> dict[str, str]:
         "AIRFLOW_CONN_DATABRICKS_DEFAULT": json.dumps(databricks),
         "BIGQUERY_EMULATOR_HOST": url,
         "GOOGLE_APPLICATION_CREDENTIALS": str(key_file),
-        # Nobody gets any further than this machine: google-auth asks Google about service accounts.
+        # No request leaves this machine: google-auth would ask Google about the service account.
         "HTTPS_PROXY": "http://127.0.0.1:9",
         "https_proxy": "http://127.0.0.1:9",
         "NO_PROXY": "127.0.0.1,localhost",
@@ -73,7 +73,7 @@ def variables(url: str, folder: Path) -> dict[str, str]:
 
 
 def _service_account(token_uri: str) -> dict[str, str]:
-    """Return the key of a service account that exists nowhere, made for this run."""
+    """Return the key of an invented service account."""
     private_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     pem = private_key.private_bytes(
         serialization.Encoding.PEM,

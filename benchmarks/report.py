@@ -1,12 +1,14 @@
-"""How a run is shown: tables in the terminal and in the README, and a plot."""
+"""A run as tables in the terminal, as sections of the documentation and of the README, and as a plot."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from benchmarks.contestants import BY_KEY, CONTESTANTS
+from benchmarks.contestants import BY_KEY, CONTESTANTS, PEERS
 from benchmarks.targets import KIB
 
 if TYPE_CHECKING:
@@ -27,11 +29,84 @@ COLUMNS = (
     "tokens",
     "stall ms",
     "GC ms",
-    "delay s (median / max)",
+    "delay s, median / max",
     "KiB each",
     "lost",
 )
 STARTUP_COLUMNS = ("operator", "import ms", "to deferral, CPU ms", "to deferral, wall ms")
+TARGET_COLUMNS = ("target", "measured", "at most", "")
+RATIO_COLUMNS = ("1,000 exports pending in one dataset", "this provider", "best other provider", "ratio")
+#: The number of pending exports in the README's ratios.
+RATIO_SIZE = 1000
+REACHED, MISSED = "reached", "**missed**"
+_TERMINAL = {REACHED: "[green]reached[/]", MISSED: "[red]missed[/]"}
+
+
+@dataclass(frozen=True)
+class Section:
+    """
+    One table of the report; all of them stand in ``sections``.
+
+    :param title: the heading.
+    :param text: the explanation between the heading and the table, in Markdown.
+    :param header: the columns; the first one is text, the others are numbers.
+    :param rows: the cells.
+    :param bold: the numbers of the rows that the terminal emphasizes.
+    """
+
+    title: str
+    text: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    bold: frozenset[int] = frozenset()
+
+    def terminal(self) -> Table:
+        """Return the table for the terminal."""
+        table = Table(title=self.title)
+        for number, column in enumerate(self.header):
+            table.add_column(column, justify="right" if number else "left")
+        for number, row in enumerate(self.rows):
+            style = "bold" if number in self.bold else None
+            table.add_row(*(_TERMINAL.get(cell, cell) for cell in row), style=style)
+        return table
+
+    def markdown(self) -> str:
+        """Return the section for a page."""
+        return "\n\n".join(
+            filter(None, [f"## {self.title}", self.text, _markdown_table(self.header, self.rows)])
+        )
+
+
+def sections(results: Results, verdicts: Sequence[Verdict]) -> list[Section]:
+    """
+    Return the tables of the report, in order; those without a row are left out.
+
+    :param results: the run.
+    :param verdicts: the targets, judged.
+    """
+    found = [_contests(results), _startup(results), _targets(verdicts)]
+    return [section for section in found if section.rows]
+
+
+def _contests(results: Results) -> Section:
+    rows = [row for size in results.sizes() for row in results.contests if row["size"] == size]
+    return Section(
+        "Pending exports",
+        f"Every trigger polls the same local server every {results.interval} s, in an event loop and a "
+        f"process of its own. The operations end between {results.duration / 2:.0f} and "
+        f"{results.duration:.0f} s after the start.\n\n"
+        "- *CPU*: CPU time of the process from the first trigger to the last event.\n"
+        "- *Stall*: the longest time that the event loop was blocked, without garbage collections; *GC* is "
+        "the longest garbage collection.\n"
+        "- *Delay*: the time from the end of an operation to its event.\n"
+        "- *KiB each*: memory for each pending trigger.\n"
+        "- *Lost*: events that were missing or wrong.\n\n"
+        "Connections are without TLS and log lines are switched off: both would cost more for a trigger that "
+        "opens more connections or logs every poll.",
+        COLUMNS,
+        [_cells(row) for row in rows],
+        frozenset(number for number, row in enumerate(rows) if BY_KEY[row["contestant"]].ours),
+    )
 
 
 def _cells(row: Row) -> list[str]:
@@ -46,64 +121,42 @@ def _cells(row: Row) -> list[str]:
         f"{row['stall'] * 1000:,.0f}",
         f"{row['collection'] * 1000:,.0f}",
         delay,
-        # A hundred triggers are fewer than the process's own ups and downs.
+        # A hundred triggers need less memory than the process gains and loses by itself.
         f"{row['memory'] / KIB:.1f}" if row["size"] >= 1000 else "-",
         str(row["lost"]) if row["lost"] else "",
     ]
 
 
-def contests_table(results: Results) -> Table:
-    """Return the table of all contests."""
-    table = Table(title=f"Pending exports, polled every {results.interval} s for {results.duration:.0f} s")
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column == "trigger" else "right")
-    for size in results.sizes():
-        for row in (row for row in results.contests if row["size"] == size):
-            table.add_row(*_cells(row), style="bold" if BY_KEY[row["contestant"]].ours else None)
-        table.add_section()
-    return table
+def _startup(results: Results) -> Section:
+    rows = []
+    for label in dict.fromkeys([*results.imports, *results.tasks]):
+        task = results.tasks.get(label, {})
+        seconds = (results.imports.get(label), task.get("cpu"), task.get("wall"))
+        rows.append([label, *map(_milliseconds, seconds)])
+    return Section(
+        "Start of a task",
+        "One task, in a fresh process that has imported `airflow.sdk`: the import of the operator's module, "
+        "and the time until the task defers.",
+        STARTUP_COLUMNS,
+        rows,
+    )
 
 
-def startup_table(results: Results) -> Table:
-    """Return the table of imports and of tasks up to their deferral."""
-    table = Table(title="One task, in a fresh process that has imported airflow.sdk")
-    for column in STARTUP_COLUMNS:
-        table.add_column(column, justify="left" if column == "operator" else "right")
-    for cells in _startup_rows(results):
-        table.add_row(*cells)
-    return table
+def _milliseconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1000:.0f}"
 
 
-def _startup_rows(results: Results) -> list[list[str]]:
-    return [
+def _targets(verdicts: Sequence[Verdict]) -> Section:
+    rows = [
         [
-            label,
-            f"{seconds * 1000:.0f}",
-            *(
-                f"{task[what] * 1000:.0f}" if (task := results.tasks.get(label)) else ""
-                for what in ("cpu", "wall")
-            ),
-        ]
-        for label, seconds in results.imports.items()
-    ]
-
-
-def verdicts_table(verdicts: Sequence[Verdict]) -> Table:
-    """Return the table of targets."""
-    table = Table(title="To reach")
-    for column in ("target", "measured", "at most", ""):
-        table.add_column(column, justify="left" if column in ("target", "") else "right")
-    for verdict in verdicts:
-        table.add_row(
             verdict.target,
-            *_judged(verdict),
-            "[green]reached[/]" if verdict.reached else "[red]missed[/]",
-        )
-    return table
-
-
-def _judged(verdict: Verdict) -> tuple[str, str]:
-    return f"{verdict.value:.3g}{verdict.unit}", f"{verdict.limit:.3g}{verdict.unit}"
+            f"{verdict.value:.3g}{verdict.unit}",
+            f"{verdict.limit:.3g}{verdict.unit}",
+            REACHED if verdict.reached else MISSED,
+        ]
+        for verdict in verdicts
+    ]
+    return Section("Targets", "", TARGET_COLUMNS, rows)
 
 
 def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -111,42 +164,71 @@ def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def markdown(results: Results, verdicts: Sequence[Verdict]) -> str:
-    """Return the README's section."""
-    rows = [_cells(row) for size in results.sizes() for row in results.contests if row["size"] == size]
+def page_section(results: Results, verdicts: Sequence[Verdict]) -> str:
+    """
+    Return the generated part of the documentation's page on performance.
+
+    :param results: the run.
+    :param verdicts: the targets, judged.
+    """
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
-    judged = [
-        [verdict.target, *_judged(verdict), "reached" if verdict.reached else "**missed**"]
-        for verdict in verdicts
+    parts = [
+        "![CPU, requests and loop stall by number of pending exports](benchmark.png)",
+        f"Measured on: {results.machine}; {versions}.",
+        *(section.markdown() for section in sections(results, verdicts)),
     ]
-    return f"""{BEGIN}
-![CPU, requests and loop stall by number of pending exports](docs/benchmark.png)
-
-Every trigger polls the same local server every {results.interval} s, in an event loop and a process of its
-own; the operations end between {results.duration / 2:.0f} and {results.duration:.0f} s after the start. CPU
-is that of the process from the first trigger to the last event. *Stall* is the longest time that the loop
-got to nothing else, without the interpreter's garbage collections, whose longest is *GC*. *Delay* is from the
-end of an operation to its event, *lost* counts events that were missing or wrong. No TLS, and log lines are
-off: both would cost those more who connect more and who log every poll. {results.machine}; {versions}.
-`make bench` measures it again.
-
-{_markdown_table(COLUMNS, rows)}
-
-One task, in a fresh process that has imported `airflow.sdk`:
-
-{_markdown_table(STARTUP_COLUMNS, _startup_rows(results))}
-
-{_markdown_table(["target", "measured", "at most", ""], judged)}
-{END}"""
+    return _marked("\n\n".join(parts))
 
 
-def update_readme(path: Path, section: str) -> bool:
+def readme_section(results: Results) -> str:
+    """
+    Return the README's section: the plot, and the three ratios that tell most.
+
+    :param results: the run.
+    """
+    plotted = "![CPU, requests and loop stall by number of pending exports](docs/benchmark.png)"
+    return _marked(f"{plotted}\n\n{_markdown_table(RATIO_COLUMNS, _ratios(results))}")
+
+
+def _ratios(results: Results) -> list[list[str]]:
+    found = []
+    for what, column, form in (
+        ("CPU of the triggerer, s", "cpu", ",.2f"),
+        ("requests to the API", "requests", ",d"),
+    ):
+        # A peer that lost events did less than its work.
+        peers = [row for key in PEERS if (row := results.row(key, RATIO_SIZE)) and not row["mistakes"]]
+        ours = results.row("one_dataset", RATIO_SIZE)
+        if ours and peers:
+            best = min(peers, key=itemgetter(column))
+            label = BY_KEY[best["contestant"]].label
+            found.append(_ratio(what, ours[column], best[column], label, form))
+    imports = dict(results.imports)
+    if (own := imports.pop("DICOM store", None)) and imports:
+        label, best_time = min(imports.items(), key=itemgetter(1))
+        found.append(
+            _ratio("import of the operator's module, ms", own * 1000, best_time * 1000, label, ".0f")
+        )
+    return found
+
+
+def _ratio(what: str, ours: float, best: float, label: str, form: str) -> list[str]:
+    return [what, f"{ours:{form}}", f"{best:{form}} ({label})", f"1 : {best / ours:.0f}"]
+
+
+def _marked(text: str) -> str:
+    return f"{BEGIN}\n{text}\n{END}"
+
+
+def update_page(path: Path, section: str) -> bool:
     """
     Replace the performance section between its markers; False if the file has none.
 
-    :param path: the README.
+    :param path: the page.
     :param section: the section with its markers.
     """
+    if not path.exists():
+        return False
     text = path.read_text()
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)

@@ -1,4 +1,4 @@
-"""The numbers of one run, as they are kept in ``results.json``."""
+"""The figures of one run, as ``results.json`` holds them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Results:
         return sorted({row["size"] for row in self.contests})
 
     def failures(self) -> list[str]:
-        """Return what makes the run worthless: events of ours, or of the floor, that are missing or wrong."""
+        """Return the missing and wrong events of this provider and of the floor, which make a run invalid."""
         return [
             f"{BY_KEY[row['contestant']].label}, {row['size']:,}: {mistake}"
             for row in self.contests

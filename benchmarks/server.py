@@ -90,7 +90,7 @@ class Plan:
 
 
 class Counts:
-    """What a contestant costs the server."""
+    """The requests and connections of one contestant."""
 
     def __init__(self) -> None:
         self.requests: Counter[str] = Counter()
@@ -184,7 +184,7 @@ class Apis:
         return 200, f'{{"operations":[{page}]{more}}}'.encode()
 
     def _listed(self, dataset: str) -> range | list[int]:
-        """The operations of a dataset, the newest first; those of earlier days have numbers below 1."""
+        """The operations of a dataset, the newest first; operations of earlier days have numbers below 1."""
         name = dataset.rsplit("/", 1)[1]
         if name == DATASET:
             return range(len(self.plan.ends), -self.plan.older, -1)

@@ -1,4 +1,4 @@
-"""The floor: a trigger that wakes as often as the others, and asks nobody."""
+"""The floor: a trigger that wakes as often as the others, without a request."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SleepingTrigger(BaseTrigger):
         self.failed = failed
 
     def serialize(self) -> tuple[str, dict[str, object]]:
-        """Return what a triggerer would store."""
+        """Return the trigger's class path and arguments."""
         return f"{__name__}.SleepingTrigger", vars(self)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:

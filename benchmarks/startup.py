@@ -1,4 +1,4 @@
-"""What a task costs before it defers: importing its operator, and everything from there to the deferral.
+"""The cost of a task before it defers: the import of its operator, and the way from there to the deferral.
 
 ``python -m benchmarks.startup import MODULE`` and ``... task {dicom,cloud_sql} URL`` measure once, in this
 fresh process, and write JSON in the last line of standard output.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 import time
 from datetime import UTC, datetime
 from typing import Any
 
-# What every DAG file and every worker has imported already.
+# Every DAG file and every worker has imported these already.
 from airflow.sdk import BaseOperator  # noqa: TC002
 from airflow.sdk.exceptions import TaskDeferred
 
@@ -25,6 +26,8 @@ OPERATOR_MODULES = {
     "BigQuery": "airflow.providers.google.cloud.operators.bigquery",
 }
 TASKS = {"DICOM store": "dicom", "Cloud SQL": "cloud_sql"}
+#: The variable with the folder of another revision of this provider, which is measured in its place.
+PACKAGE_FOLDER = "BENCHMARK_PACKAGE_FOLDER"
 
 
 class TaskInstance:
@@ -77,7 +80,7 @@ def _cloud_sql(url: str) -> BaseOperator:
     from airflow.providers.google.cloud.operators.cloud_sql import CloudSQLExportInstanceOperator
     from google.api_core.client_options import ClientOptions
 
-    # The host cannot be configured.
+    # The client has no setting for the host.
     options = ClientOptions(api_endpoint=url)
     setattr(CloudSQLHook, "get_client_options", lambda _self: options)  # noqa: B010 - a method
     return CloudSQLExportInstanceOperator(
@@ -111,6 +114,8 @@ def measure_task(kind: str, url: str) -> dict[str, float]:
 def main() -> None:
     """Measure what the command line asks for."""
     output, sys.stdout = sys.stdout, sys.stderr
+    if folder := os.environ.get(PACKAGE_FOLDER):
+        sys.path.insert(0, folder)
     what, *arguments = sys.argv[1:]
     result = measure_import(*arguments) if what == "import" else measure_task(*arguments)
     print(json.dumps(result), file=output)

@@ -1,4 +1,4 @@
-"""What the provider has set itself, and whether a run reached it: ratios within one run."""
+"""The targets of the provider, as ratios within one run, and whether a run reached them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def verdicts(results: Results) -> list[Verdict]:
 
 
 def _best_peer(results: Results, size: int, cost: Callable[[Row], float]) -> float | None:
-    # A peer that lost events did less than its work.
+    # A peer that lost events did not do all of its work.
     costs = [
         cost(row) for key in PEERS if (row := results.row(key, size)) is not None and not row["mistakes"]
     ]
@@ -94,13 +94,13 @@ def _stall(results: Results) -> Iterator[Verdict]:
     for row in results.ours():
         if row["size"] == 10_000:
             label = BY_KEY[row["contestant"]].label
-            # Without garbage collections: a full one walks all that the process has imported, which takes an
-            # idle triggerer longer than this already. Their length stands in the table, beside the floor's.
+            # Without garbage collections: a full one takes an idle triggerer longer than this limit. The
+            # table shows the longest one, beside the floor's.
             yield Verdict(f"10,000 pending ({label}): loop stall", row["stall"] * 1000, 100, " ms")
 
 
 def _memory(results: Results) -> Iterator[Verdict]:
-    # A hundred triggers are fewer than the process's own ups and downs.
+    # The memory of a hundred triggers is smaller than the variation of the process itself.
     rows = [row for row in results.ours() if row["size"] >= 1000]
     if rows:
         yield Verdict("memory per pending trigger", max(row["memory"] for row in rows) / KIB, 20, " KiB")

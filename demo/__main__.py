@@ -1,4 +1,4 @@
-"""The demo's beginning and end: signals, and that nothing is left running."""
+"""The demo's command line: it starts the demo, handles signals, and leaves no process running."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
-    """Ctrl-C, or the request to end; not an Exception, so that nothing on the way swallows it."""
+    """Ctrl-C or SIGTERM; not an Exception, so that no handler on the way swallows it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -36,7 +36,7 @@ def _interrupt(number: int, _: FrameType | None) -> NoReturn:
 
 
 def _again_if_lost(lost: sys.UnraisableHookArgs) -> None:
-    """Repeat a signal that came while Python was tidying up, where exceptions go nowhere."""
+    """Repeat a signal that came while Python ran a finalizer, where exceptions are dropped."""
     if isinstance(lost.exc_value, Interrupted):
         threading.Timer(0.05, os.kill, (os.getpid(), lost.exc_value.number)).start()
     else:

@@ -1,14 +1,14 @@
-"""The demo itself: servers, upload, one run of the nightly DAG, and a check of what arrived."""
+"""The demo itself: servers, upload, one run of the nightly DAG, and a check of the bucket."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import requests
 
+from airflow_provider_dicom.api_types import Counters
 from demo.summary import by_study, object_name, phases
 from rig.airflow import FINISHED, AirflowStandalone
 from rig.control import Control
@@ -30,27 +30,14 @@ RUN_TIMEOUT = 120.0
 
 
 class DemoFailed(Exception):  # noqa: N818 - reads as what happened
-    """The demo did not end as it should; the message carries the log that explains it."""
-
-
-@dataclass(frozen=True)
-class Counters:
-    """The progress of an Operation."""
-
-    success: int = 0
-    failure: int = 0
-
-    @property
-    def done(self) -> int:
-        """Instances that are dealt with."""
-        return self.success + self.failure
+    """The demo failed; the message carries the log that explains why."""
 
 
 class Demo:
     """One demo, from the first server to the check of the bucket.
 
-    :param state: folder for databases and logs.
-    :param view: where it is shown.
+    :param state: the folder for databases and logs.
+    :param view: the terminal output.
     """
 
     def __init__(self, state: Path, view: View) -> None:
@@ -75,7 +62,7 @@ class Demo:
 
     @property
     def airflow_address(self) -> str:
-        """Where the run can be seen in Airflow's UI."""
+        """The address of the run in Airflow's web interface."""
         return f"{self._airflow.url}/dags/{DAG_ID}/runs/{RUN_ID}"
 
     def run(self) -> None:
@@ -130,10 +117,9 @@ class Demo:
 
     def _counters(self, operation_name: str) -> Counters:
         with loopback_session() as session:
-            answer = session.get(f"{self._healthcare.url}/v1/{operation_name}", timeout=30)
-        answer.raise_for_status()
-        counter = answer.json().get("metadata", {}).get("counter", {})
-        return Counters(int(counter.get("success", 0)), int(counter.get("failure", 0)))
+            response = session.get(f"{self._healthcare.url}/v1/{operation_name}", timeout=30)
+        response.raise_for_status()
+        return Counters.of(response.json())
 
     def _conclude(self, files: list[Path], prefix: str, counters: Counters) -> None:
         sizes = self._storage.objects(BUCKET, prefix)
@@ -146,7 +132,7 @@ class Demo:
         self.complete = True
 
     def explained(self, what: str) -> str:
-        """Return what went wrong with the logs that can explain it: the tasks', else the servers'."""
+        """Return an error message followed by the logs of the failed tasks, or else of the servers."""
         try:
             logs = self._task_logs()
         except requests.RequestException:

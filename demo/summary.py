@@ -1,4 +1,4 @@
-"""What came of the export: the objects in the bucket beside the files that were uploaded."""
+"""The result of the demo: the objects in the bucket compared with the uploaded files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Phase:
-    """A state that the task was in; the last one has no length."""
+    """A state of the task; the last one has no duration."""
 
     state: str
     since: datetime
@@ -38,12 +38,12 @@ class Phase:
 
 
 def object_name(prefix: str, uids: Uids) -> str:
-    """Return the name that the Healthcare API gives to an exported instance."""
+    """Return the object name of an exported instance."""
     return f"{prefix}{uids.study}/{uids.series}/{uids.instance}.dcm"
 
 
 def by_study(files: Sequence[Path], sizes: Mapping[str, int], prefix: str) -> list[Study]:
-    """Return the studies with what of them is in the bucket.
+    """Return the studies with their objects in the bucket.
 
     :param sizes: the bucket's objects, by name.
     """
@@ -64,7 +64,7 @@ def by_study(files: Sequence[Path], sizes: Mapping[str, int], prefix: str) -> li
 
 
 def phases(history: Sequence[tuple[str, datetime]]) -> list[Phase]:
-    """Return the task's states with how long it was in each."""
+    """Return the task's states with their durations."""
     lengths = [(later - since).total_seconds() for (_, since), (_, later) in pairwise(history)]
     return [
         Phase(state, since, seconds)

@@ -1,4 +1,4 @@
-"""What the demo shows: steps, a progress bar, a summary."""
+"""The demo's terminal output: steps, a progress bar, a summary."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from demo.export import Counters
+    from airflow_provider_dicom.api_types import Counters
     from demo.summary import Phase, Study
 
 
-#: Columns that the summary takes with whole UIDs.
+#: The width of the summary with whole UIDs, in columns.
 _WIDE = 110
 _PLAIN: dict[str, Any] = {"title_justify": "left", "box": None, "pad_edge": False}
 
 
 class View:
-    """The demo on a terminal, or as plain lines where there is none."""
+    """The output on a terminal, or as plain lines without one."""
 
     def __init__(self) -> None:
         for stream in (sys.stdout, sys.stderr):
@@ -44,7 +44,7 @@ class View:
 
     @contextlib.contextmanager
     def step(self, doing: str, done: str) -> Iterator[None]:
-        """Show that a step is under way, and how long it took once it is done.
+        """Show a step while it runs, and its duration when it is done.
 
         :param doing: what is being done.
         :param done: what has been done then.
@@ -56,7 +56,7 @@ class View:
 
     @contextlib.contextmanager
     def progress(self, total: int) -> Iterator[ExportProgress]:
-        """Show the progress of an export of so many instances."""
+        """Show the progress of an export of ``total`` instances."""
         if self._console.is_terminal:
             bar = Progress(
                 SpinnerColumn(),
@@ -74,7 +74,7 @@ class View:
             yield _Lines(self._console, total)
 
     def summary(self, studies: list[Study], phases: list[Phase], missing: int, failed: int) -> None:
-        """Show what arrived in the bucket and where the task's time went."""
+        """Show the objects in the bucket, and the task's states with their durations."""
         objects = Table(
             title="Exported objects by study",
             title_justify="left",
@@ -108,7 +108,7 @@ class View:
         self._console.print(f"The task took {whole:.1f} s and held a worker slot for {held:.1f} s of them.")
 
     def farewell(self, address: str) -> None:
-        """Say where Airflow can be looked at, and how to end."""
+        """Show Airflow's address, and how to end the demo."""
         self._console.print()
         self._console.print(f"Airflow is still running: [link={address}]{address}[/link]", soft_wrap=True)
         self._console.print("Press Ctrl-C to stop everything.")
@@ -123,7 +123,7 @@ class View:
 
 
 class ExportProgress:
-    """Shows the counters of an export as they change."""
+    """Shows the counters of an export."""
 
     def show(self, task_state: str, counters: Counters) -> None:
         """Show the task's state and the Operation's counters."""
@@ -142,7 +142,7 @@ class _Bar(ExportProgress):
 
 
 class _Lines(ExportProgress):
-    """Without a terminal: a line per change of the task's state and per quarter of the export."""
+    """Shows one line for each state of the task and each quarter of the export, without a terminal."""
 
     def __init__(self, console: Console, total: int) -> None:
         self._console = console

@@ -1,8 +1,8 @@
 """Exports every DICOM store of a dataset every night, a few at a time.
 
-The Healthcare API has a quota for exports, and Google advises to run only a few at once. The pool keeps to
-that: it counts exports while they run, which is while their tasks are deferred. Create it once, with as many
-slots as exports may run at once::
+The Healthcare API has a quota for exports, and Google advises few concurrent exports.
+The pool enforces a limit: it counts deferred tasks, so an export holds its slot until the
+export has ended. Create the pool once, with one slot for each concurrent export::
 
     airflow pools set dicom_exports 5 "Exports of DICOM stores" --include-deferred
 """
@@ -13,7 +13,7 @@ import os
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-# Where there is only Airflow 3: `from airflow.sdk import DAG, task`.
+# With Airflow 3 only: `from airflow.sdk import DAG, task`.
 from airflow.providers.common.compat.sdk import DAG, task
 
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
@@ -52,7 +52,7 @@ with DAG(
         dataset_id="{{ params.dataset }}",
         destination="gs://{{ params.bucket }}/every_store/{{ ds }}/{{ task.dicom_store_id }}/",
         pool="dicom_exports",
-        # In the UI, a DICOM store's export goes by its name instead of a number.
+        # The UI shows the DICOM store's id instead of the map index.
         map_index_template="{{ task.dicom_store_id }}",
         execution_timeout=timedelta(hours=6),
     ).expand(dicom_store_id=list_stores("{{ params.location }}", "{{ params.dataset }}"))

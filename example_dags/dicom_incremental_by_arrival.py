@@ -1,10 +1,11 @@
-"""Exports every night what has arrived in a DICOM store since the last export, whatever its dates say.
+"""Exports every night the instances that have arrived in a DICOM store since the last export.
 
-The DICOM store's metadata is exported to a BigQuery table, the table tells which instances are new, and they
-are exported to Cloud Storage, into a folder named for the night. How far the exports have come is kept in an
-Airflow Variable that is moved only when everything has arrived: the night after a failed one makes up for it.
+A first task exports the DICOM store's metadata to a BigQuery table. A query of the table
+selects the new instances, which are exported to Cloud Storage, into a folder named for the
+night. An Airflow Variable holds the time up to which everything has been exported. It
+moves only after all instances have arrived: the next run exports what a failed one missed.
 
-If the DICOM store streams its metadata to BigQuery, leave out ``refresh_table``, and ``until`` with it.
+If the DICOM store streams its metadata to BigQuery, remove ``refresh_table`` and ``until``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime, timedelta
 
-# Where there is only Airflow 3: `from airflow.sdk import DAG`.
+# With Airflow 3 only: `from airflow.sdk import DAG`.
 from airflow.providers.common.compat.sdk import DAG
 
 from airflow_provider_dicom.operators.check import DicomStoreExportCheckOperator
@@ -26,7 +27,7 @@ STORE = {
 }
 TABLE = "bq://{{ params.table }}"
 NIGHT = "gs://{{ params.bucket }}/by_arrival/{{ ds }}/"
-# One for each DICOM store.
+# One Variable for each DICOM store.
 MARK = "dicom_exported_until_{{ params.store }}"
 
 with DAG(
@@ -34,7 +35,7 @@ with DAG(
     schedule="0 3 * * *",
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
-    # Two runs at a time would find, and export, the same instances.
+    # Two concurrent runs would select and export the same instances.
     max_active_runs=1,
     default_args={"retries": 3, "retry_delay": timedelta(minutes=5)},
     params={
@@ -60,7 +61,7 @@ with DAG(
         table=TABLE,
         filter_uri="gs://{{ params.bucket }}/filters/by_arrival/{{ ds }}.txt",
         high_water_mark=MARK,
-        # What arrives while the table is being written is left to the next night.
+        # The next night exports instances that arrive while the table is written.
         until="{{ ti.xcom_pull(task_ids='refresh_table')['create_time'] }}",
     )
     export = DicomStoreExportOperator(

@@ -1,11 +1,12 @@
-"""Exports every night the studies of the day before, and what of the week before has come late.
+"""Exports every night the studies of the day before, and late ones of the week before.
 
-Each night is a partition: its key names the day, its files are in a folder of that name, and another DAG
-reads the night's folder once everything has arrived. What an earlier night has exported is left out, so that
-a failed night is made up for by the next one, and running a night again touches that night only.
+Each night is a partition. The partition key names the day and the folder of its files, and
+a second DAG reads the folder after all its instances have arrived. Instances that an
+earlier night has exported are left out. Therefore the next night exports what a failed one
+missed, and a repeated night touches its own folder only.
 
-Needs Airflow 3.3. Studies that arrive more than ``lookback_days`` after their date are never found this way;
-``dicom_incremental_by_arrival`` finds them.
+Needs Airflow 3.3. Studies that arrive more than ``lookback_days`` after their date are
+never found; the example ``dicom_incremental_by_arrival`` finds them.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ nights = Asset(name="dicom_nights", uri=NIGHTS)
 
 with DAG(
     dag_id="dicom_incremental_by_study_date",
-    # At 2 in the morning, for the day before.
+    # At 02:00, for the day before.
     schedule=CronPartitionTimetable("0 2 * * *", timezone="UTC", run_offset=-1, key_format="%Y-%m-%d"),
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
@@ -66,7 +67,7 @@ with DAG(
         filter_uri=search.output["filter_uri"],
         execution_timeout=timedelta(hours=6),
     )
-    # Only a night that is complete is handed on.
+    # The consumer runs for complete nights only.
     check = DicomStoreExportCheckOperator(
         task_id="check",
         **STORE,
@@ -87,7 +88,7 @@ with DAG(
 
     @task
     def count_files(partition_key: str | None = None) -> int:
-        """Use the files of one night: those of the partition that this run is for."""
+        """Use the files of one night: those of this run's partition."""
         from airflow.providers.google.cloud.hooks.gcs import GCSHook
 
         return len(GCSHook().list(BUCKET, prefix=f"by_study_date/{partition_key}/"))

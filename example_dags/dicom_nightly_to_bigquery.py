@@ -1,10 +1,12 @@
-"""Writes the metadata of a DICOM store to BigQuery every night, each night into a table named for its date.
+"""Writes the metadata of a DICOM store to BigQuery every night, a table for each night.
 
-Running a night again replaces its table only: with Airflow 3.3 each night is a partition. A query finds one
-night in ``dicom_metadata_20260329``, and all of them in ``dicom_metadata_*``.
+The table is named for its date. A repeated night replaces its own table only; with Airflow
+3.3, each night is a partition. A query reads one night from ``dicom_metadata_20260329``,
+and all nights from ``dicom_metadata_*``.
 
-The defaults of the parameters come from the environment; the Trigger form in Airflow's UI can change them for
-one run. Credentials come from the Airflow connection ``google_cloud_default``.
+The defaults of the parameters come from the environment; the Trigger form in Airflow's UI
+can change them for one run. Credentials come from the Airflow connection
+``google_cloud_default``.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import os
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-# Where there is only Airflow 3: `from airflow.sdk import DAG, task`.
+# With Airflow 3 only: `from airflow.sdk import DAG, task`.
 from airflow.providers.common.compat.sdk import DAG, task
 
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
@@ -24,7 +26,7 @@ except ImportError:  # before Airflow 3.3
     SCHEDULE = "0 3 * * *"
     NIGHT = "{{ ds_nodash }}"
 else:
-    # Each night is a partition, and its key names it, whenever the run is started or started again.
+    # Each night is a partition; its key names the night, also in a repeated run.
     SCHEDULE = CronPartitionTimetable("0 3 * * *", timezone="UTC", key_format="%Y-%m-%d")
     NIGHT = "{{ (partition_key or ds) | replace('-', '') }}"
 
@@ -47,14 +49,14 @@ with DAG(
     tags=["dicom"],
     doc_md=__doc__,
 ) as dag:
-    # Submits the export and defers: while the Healthcare API exports, no worker slot is held.
+    # Submits the export and defers: no worker slot is held while the export runs.
     export = DicomStoreExportOperator(
         task_id="export",
         location="{{ params.location }}",
         dataset_id="{{ params.dataset }}",
         dicom_store_id="{{ params.store }}",
         destination=f"bq://{{{{ params.table }}}}_{NIGHT}",
-        # A second run replaces the night's table; WRITE_APPEND would double the rows.
+        # A repeated run replaces the table; WRITE_APPEND would duplicate its rows.
         write_disposition="WRITE_TRUNCATE",
         bigquery_schema="flattened",
         execution_timeout=timedelta(hours=6),
@@ -62,7 +64,7 @@ with DAG(
 
     @task
     def report(result: DicomExportResult) -> str:
-        """Use the result: how many rows were written, and where to."""
+        """Use the result: the number of rows and the table."""
         return f"{result['success']} instances of {result['dicom_store']} are rows of {result['destination']}"
 
     report(export.output)

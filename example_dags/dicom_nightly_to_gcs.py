@@ -1,9 +1,11 @@
-"""Exports a DICOM store to Cloud Storage every night, each night into a folder named for its date.
+"""Exports a DICOM store to Cloud Storage every night, a folder for each night.
 
-Running a night again touches its folder only: with Airflow 3.3 each night is a partition.
+The folder is named for its date. A repeated night touches its own folder only; with
+Airflow 3.3, each night is a partition.
 
-The defaults of the parameters come from the environment; the Trigger form in Airflow's UI can change them for
-one run. Credentials and project come from the Airflow connection ``google_cloud_default``.
+The defaults of the parameters come from the environment; the Trigger form in Airflow's UI
+can change them for one run. Credentials and project come from the Airflow connection
+``google_cloud_default``.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import os
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-# Where there is only Airflow 3: `from airflow.sdk import DAG, task`.
+# With Airflow 3 only: `from airflow.sdk import DAG, task`.
 from airflow.providers.common.compat.sdk import DAG, task
 
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
@@ -23,7 +25,7 @@ except ImportError:  # before Airflow 3.3
     SCHEDULE = "0 2 * * *"
     NIGHT = "{{ ds }}"
 else:
-    # Each night is a partition, and its key names it, whenever the run is started or started again.
+    # Each night is a partition; its key names the night, also in a repeated run.
     SCHEDULE = CronPartitionTimetable("0 2 * * *", timezone="UTC", key_format="%Y-%m-%d")
     NIGHT = "{{ partition_key or ds }}"
 
@@ -46,7 +48,7 @@ with DAG(
     tags=["dicom"],
     doc_md=__doc__,
 ) as dag:
-    # Submits the export and defers: while the Healthcare API exports, no worker slot is held.
+    # Submits the export and defers: no worker slot is held while the export runs.
     export = DicomStoreExportOperator(
         task_id="export",
         location="{{ params.location }}",
@@ -58,7 +60,7 @@ with DAG(
 
     @task
     def report(result: DicomExportResult) -> str:
-        """Use the result: how many instances were exported, and where to."""
+        """Use the result: the number of instances and the folder."""
         return f"{result['success']} instances of {result['dicom_store']} are in {result['destination']}"
 
     report(export.output)

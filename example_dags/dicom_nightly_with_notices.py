@@ -1,11 +1,13 @@
-"""Exports a DICOM store every night, and tells people early when that goes wrong.
+"""Exports a DICOM store every night; alerts on missed deadlines and skips pointless retries.
 
-- If the night's run has not ended by 06:00, a mail goes out while there is time to act: the run goes on.
-- What a retry cannot mend fails at once: a missing role, too many instances that cannot be exported.
-- A quota that is used up is waited for, longer than other troubles.
+- If the night's run has not ended by 06:00, a mail is sent while the run goes on.
+- Errors that a retry cannot repair fail the task at once: a missing role, or too many
+  instances that cannot be exported.
+- An exhausted quota is retried after a longer pause than other errors.
 
-All of this needs Airflow 3.3; with an older one, the export runs without it. The mail goes through the
-Airflow connection ``smtp_default`` to the address in the variable ``DICOM_NOTIFY`` of the environment.
+The alert and the retry policy need Airflow 3.3; in an older Airflow, the export runs
+without them. The mail is sent through the Airflow connection ``smtp_default`` to the
+address in the environment variable ``DICOM_NOTIFY``.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import os
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-# Where there is only Airflow 3.3: `from airflow.sdk import DAG`, and the imports below without the `try`.
+# With Airflow 3.3 only: `from airflow.sdk import DAG`, and no `try` below.
 from airflow.providers.common.compat.sdk import DAG
 
 from airflow_provider_dicom.exceptions import (
@@ -40,7 +42,7 @@ except ImportError:
     pass
 else:
     of_the_dag["deadline"] = DeadlineAlert(
-        # The runs are for 02:00; by 06:00 the morning's work needs the data.
+        # Runs start at 02:00, and users need the data at 06:00.
         reference=DeadlineReference.DAGRUN_LOGICAL_DATE,
         interval=timedelta(hours=4),
         callback=AsyncCallback(
@@ -48,14 +50,14 @@ else:
             kwargs={
                 "from_email": os.environ.get("DICOM_NOTIFY_FROM", "airflow@example.org"),
                 "to": os.environ.get("DICOM_NOTIFY", "radiology-data@example.org"),
-                # Here, dag_run is what Airflow's REST API tells of the run.
+                # `dag_run` is the run as Airflow's REST API describes it.
                 "subject": "DICOM export {{ dag_run.dag_run_id }} is late",
                 "html_content": "The nightly export has not ended yet. It goes on; its page in Airflow, tab "
                 "<i>DICOM export</i>, tells how far it is and how long it will take.",
             },
         ),
     )
-    # What is wrong with the request or not to be found is never retried, without any rule.
+    # Airflow never retries an invalid request or a missing resource: no rule is needed.
     of_the_task["retry_policy"] = ExceptionRetryPolicy(
         rules=[
             RetryRule(
@@ -104,7 +106,7 @@ with DAG(
         dataset_id="{{ params.dataset }}",
         dicom_store_id="{{ params.store }}",
         destination="gs://{{ params.bucket }}/dicom/{{ ds }}/",
-        # A scanner's odd files do not spoil the night; more than one in a hundred do.
+        # A few invalid files do not fail the night; more than one in a hundred do.
         max_failures=0.01,
         execution_timeout=timedelta(hours=6),
         **of_the_task,

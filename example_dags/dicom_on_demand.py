@@ -1,7 +1,7 @@
-"""Exports a DICOM store, or some of its studies, when somebody asks for it in the Trigger form.
+"""Exports a DICOM store, or some of its studies, when a person fills in the Trigger form.
 
-The defaults in the form come from the environment. Credentials and project come from the Airflow connection
-``google_cloud_default``.
+The defaults in the form come from the environment. Credentials and project come from the
+Airflow connection ``google_cloud_default``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-# Where there is only Airflow 3: `from airflow.sdk import DAG, Param, task`.
+# With Airflow 3 only: `from airflow.sdk import DAG, Param, task`.
 from airflow.providers.common.compat.sdk import DAG, Param, task
 
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
@@ -36,7 +36,7 @@ DISPOSITIONS = {
 }
 SCHEMAS = {"flattened": "A column for each DICOM attribute", "json": "One JSON column with all attributes"}
 
-# What has no section is in the one that the form opens with.
+# Parameters without a section are in the first one.
 FILES, ROWS, PART = (
     {"section": name} for name in ("Files (gs://)", "Rows (bq://)", "Only a part of the DICOM store")
 )
@@ -134,7 +134,7 @@ with DAG(
 
     @task
     def request(params: dict[str, Any], run_id: str) -> list[dict[str, Any]]:
-        """Turn the form into the operator's arguments, of which a folder and a table have different ones."""
+        """Turn the form into the operator's arguments, which differ for a folder and a table."""
         chosen = {
             "location": params["location"],
             "dataset_id": params["dataset"],
@@ -152,7 +152,7 @@ with DAG(
             chosen["filter_uri"] = f"gs://{params['list_bucket']}/lists/{run_id}.txt"
         return [chosen]
 
-    # Mapped, so that an argument can be there or not; and the task gets a name that people recognize.
+    # Mapped, so that arguments are optional and the task has a telling name.
     DicomStoreExportOperator.partial(
         task_id="export",
         map_index_template="{{ task.dicom_store_id }} to {{ task.destination }}",

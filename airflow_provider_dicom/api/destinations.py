@@ -1,4 +1,4 @@
-"""Where an export goes: the two URI forms of the API, taken apart."""
+"""Destinations of an export: the two URI forms of the API, parsed and validated."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ ACCEPTED = "'gs://bucket/prefix' or 'bq://project.dataset.table'"
 @dataclass(frozen=True)
 class GcsUri:
     """
-    A place in Cloud Storage.
+    A bucket, or an object or prefix in it.
 
     :param bucket: the bucket's name.
-    :param path: the object name, or the prefix of many; may be empty.
+    :param path: the name of an object, or the prefix of objects; may be empty.
     """
 
     bucket: str
@@ -39,9 +39,9 @@ class BigQueryTable:
     """
     A BigQuery table.
 
-    :param project_id: the project that the table is in.
-    :param dataset_id: the BigQuery dataset.
-    :param table_id: the table.
+    :param project_id: the table's project.
+    :param dataset_id: the BigQuery dataset's id.
+    :param table_id: the table's id.
     """
 
     project_id: str
@@ -57,7 +57,7 @@ Destination = GcsUri | BigQueryTable
 
 def parse_destination(uri: object, parameter: str = "destination") -> Destination:
     """
-    Take the URI of a destination apart.
+    Parse the URI of a destination.
 
     :param uri: ``gs://bucket/prefix`` or ``bq://project.dataset.table``.
     :param parameter: the parameter's name, for the sentence.
@@ -68,25 +68,25 @@ def parse_destination(uri: object, parameter: str = "destination") -> Destinatio
             return parse_gcs_uri(uri, parameter)
         if uri.startswith("bq://"):
             return _parse_table_uri(uri, parameter)
-    raise _refused(parameter, uri, "has no scheme that an export can write to", ACCEPTED)
+    raise _invalid(parameter, uri, "has no scheme that an export can write to", ACCEPTED)
 
 
 def parse_gcs_uri(uri: object, parameter: str, *, is_object: bool = False) -> GcsUri:
     """
-    Take a Cloud Storage URI apart.
+    Parse a Cloud Storage URI.
 
     :param uri: ``gs://bucket/path``.
     :param parameter: the parameter's name, for the sentence.
-    :param is_object: the URI has to name one object, not a prefix.
+    :param is_object: the URI must name one object, not a prefix.
     :raises DicomExportInvalidRequestError: if the URI has another form.
     """
     accepted = "'gs://bucket/object'" if is_object else "'gs://bucket/prefix'"
     if not isinstance(uri, str) or not uri.startswith("gs://"):
-        raise _refused(parameter, uri, "is not a Cloud Storage URI", accepted)
+        raise _invalid(parameter, uri, "is not a Cloud Storage URI", accepted)
     bucket, _, path = uri.removeprefix("gs://").partition("/")
     problem = _bucket_problem(bucket) or _path_problem(path, is_object=is_object)
     if problem:
-        raise _refused(parameter, uri, problem, accepted)
+        raise _invalid(parameter, uri, problem, accepted)
     return GcsUri(bucket, path)
 
 
@@ -117,18 +117,18 @@ def _path_problem(path: str, *, is_object: bool) -> str | None:
 def _parse_table_uri(uri: str, parameter: str) -> BigQueryTable:
     accepted = "'bq://project.dataset.table'"
     if len(uri) > MAX_TABLE_URI_LENGTH:
-        raise _refused(parameter, uri, f"is longer than {MAX_TABLE_URI_LENGTH} characters", accepted)
+        raise _invalid(parameter, uri, f"is longer than {MAX_TABLE_URI_LENGTH} characters", accepted)
     # A domain-scoped project, `example.com:project`, has dots of its own.
     parts = uri.removeprefix("bq://").rsplit(".", 2)
     if len(parts) != 3:
-        raise _refused(parameter, uri, "does not name a project, a dataset and a table", accepted)
+        raise _invalid(parameter, uri, "does not name a project, a dataset and a table", accepted)
     project_id, dataset_id, table_id = parts
     if not _BQ_PROJECT.fullmatch(project_id):
-        raise _refused(parameter, uri, f"names {project_id!r}, which cannot be a project", accepted)
+        raise _invalid(parameter, uri, f"names {project_id!r}, which cannot be a project", accepted)
     if not _BQ_DATASET.fullmatch(dataset_id):
-        raise _refused(parameter, uri, f"names {dataset_id!r}, which cannot be a BigQuery dataset", accepted)
+        raise _invalid(parameter, uri, f"names {dataset_id!r}, which cannot be a BigQuery dataset", accepted)
     if not _is_table_id(table_id):
-        raise _refused(parameter, uri, f"names {table_id!r}, which cannot be a table", accepted)
+        raise _invalid(parameter, uri, f"names {table_id!r}, which cannot be a table", accepted)
     return BigQueryTable(project_id, dataset_id, table_id)
 
 
@@ -140,5 +140,5 @@ def _is_table_id(table_id: str) -> bool:
     )
 
 
-def _refused(parameter: str, uri: object, problem: str, accepted: str) -> DicomExportInvalidRequestError:
+def _invalid(parameter: str, uri: object, problem: str, accepted: str) -> DicomExportInvalidRequestError:
     return DicomExportInvalidRequestError(f"{parameter}={uri!r} {problem}; accepted: {accepted}.")

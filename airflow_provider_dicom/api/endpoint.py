@@ -1,4 +1,4 @@
-"""Which server to talk to, and whether a token may travel there."""
+"""The endpoint: which server gets the requests, and whether a token may be sent to it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ DEFAULT_UNIVERSE = "googleapis.com"
 
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
 _ACCEPTED = (
-    "'https://host[:port]'; 'http://' for a loopback host only, because a token must not travel in the clear"
+    "'https://host[:port]'; 'http://' for a loopback host only, because a token must not be sent unencrypted"
 )
 
 
 @dataclass(frozen=True)
 class Endpoint:
     """
-    A server that speaks the Healthcare API.
+    A server of the Healthcare API.
 
     :param url: scheme, host and port, without a slash at the end.
-    :param anonymous: send no credentials.
+    :param anonymous: requests carry no credentials.
     """
 
     url: str
@@ -34,13 +34,14 @@ class Endpoint:
 
 def configured_endpoint(api_endpoint: str | None) -> Endpoint | None:
     """
-    Find the endpoint that was asked for: ``api_endpoint``, else ``HEALTHCARE_EMULATOR_HOST``, else None.
+    Return the configured endpoint: ``api_endpoint``, else ``HEALTHCARE_EMULATOR_HOST``, else None.
 
     :param api_endpoint: the parameter or the connection's setting.
-    :raises DicomExportInvalidRequestError: if a token would travel in the clear, or the text is no endpoint.
+    :raises DicomExportInvalidRequestError: if the text is not an endpoint, or a token would be sent
+        unencrypted.
     """
     if api_endpoint:
-        return Endpoint(_checked_url(api_endpoint))
+        return Endpoint(_validated_url(api_endpoint))
     if host := os.environ.get(EMULATOR_HOST):
         return Endpoint(_emulator_url(host), anonymous=True)
     return None
@@ -55,22 +56,22 @@ def universe_endpoint(universe_domain: str | None) -> Endpoint:
     return Endpoint(f"https://healthcare.{universe_domain or DEFAULT_UNIVERSE}")
 
 
-def api_endpoint_mistake(value: object) -> str | None:
+def api_endpoint_error(value: object) -> str | None:
     """
-    Say what is wrong with ``api_endpoint``, or return None.
+    Return the validation error of ``api_endpoint``, or None.
 
     :param value: the parameter's value.
     """
     try:
         if value is not None and not isinstance(value, str):
-            raise _refused("api_endpoint", value)
+            raise _invalid("api_endpoint", value)
         configured_endpoint(value)
     except DicomExportInvalidRequestError as error:
         return str(error)
     return None
 
 
-def _checked_url(api_endpoint: str) -> str:
+def _validated_url(api_endpoint: str) -> str:
     text = api_endpoint if "://" in api_endpoint else f"https://{api_endpoint}"
     parts = _split(text)
     if (
@@ -78,7 +79,7 @@ def _checked_url(api_endpoint: str) -> str:
         or parts.scheme not in ("http", "https")
         or (parts.scheme == "http" and not _is_loopback(parts.hostname or ""))
     ):
-        raise _refused("api_endpoint", api_endpoint)
+        raise _invalid("api_endpoint", api_endpoint)
     return f"{parts.scheme}://{parts.netloc}"
 
 
@@ -92,8 +93,8 @@ def _emulator_url(host: str) -> str:
 
 
 def _split(url: str) -> SplitResult | None:
-    """Take a URL apart that may name a server and nothing else."""
-    # urlsplit drops tabs and line breaks silently.
+    """Parse a URL that names a server and nothing else; None if it names more."""
+    # urlsplit silently drops tabs and line breaks.
     if any(character.isspace() or not character.isprintable() for character in url) or "\\" in url:
         return None
     try:
@@ -102,7 +103,7 @@ def _split(url: str) -> SplitResult | None:
     except ValueError:
         return None
     host = parts.hostname or ""
-    # Whatever urlsplit overlooks in "user@[::1]example", an HTTP client might not.
+    # An HTTP client may read "user@[::1]example" in another way than urlsplit.
     is_plain = parts.netloc.lower() == (f"[{host}]" if ":" in host else host) + port
     extras = parts.path.rstrip("/") or parts.query or parts.fragment
     return parts if is_plain and _is_host(host) and not extras else None
@@ -124,5 +125,5 @@ def _is_loopback(host: str) -> bool:
     return host == "localhost" or (address is not None and address.is_loopback)
 
 
-def _refused(parameter: str, value: object) -> DicomExportInvalidRequestError:
+def _invalid(parameter: str, value: object) -> DicomExportInvalidRequestError:
     return DicomExportInvalidRequestError(f"{parameter}={value!r} is not accepted; accepted: {_ACCEPTED}.")

@@ -1,44 +1,45 @@
-"""The requests that this provider sends, built here for the sync and the async hook alike."""
+"""The API methods that this provider calls, each as a function that builds the request."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote, urlencode
 
 from airflow_provider_dicom.api import permissions
-from airflow_provider_dicom.api.resource_names import DicomStoreName, raise_on, uid_mistake
+from airflow_provider_dicom.api.dicomweb import MAX_SEARCH_LIMIT, MAX_SEARCH_OFFSET
+from airflow_provider_dicom.api.resource_names import DicomStoreName, uid_error
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
+from airflow_provider_dicom.validation import raise_if_invalid
 
 if TYPE_CHECKING:
+    from airflow_provider_dicom.api.dicomweb import SearchFilters, SearchLevel
     from airflow_provider_dicom.api.export_request import ExportRequest
     from airflow_provider_dicom.api.permissions import CallerPermission
     from airflow_provider_dicom.api.resource_names import DatasetName, OperationName
-
-MAX_SEARCH_OFFSET = 1_000_000
-MAX_SEARCH_LIMIT = {"studies": 5_000, "series": 5_000, "instances": 50_000}
-
-SearchLevel = Literal["studies", "series", "instances"]
-SearchFilters = Mapping[str, str | int] | Iterable[tuple[str, str | int]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ApiRequest:
     """
-    One request to the API, and what an error message has to know about it.
+    One request to the API, with the facts that retries and error messages need.
 
-    :param action: what is being done, to follow "Could not".
+    :param action: the verb phrase that follows "Could not" in error messages.
     :param http_method: the HTTP method.
     :param path: the quoted path, from ``/v1/`` on.
     :param query: the query parameters.
     :param body: the JSON body.
     :param permission: the IAM permission that the caller needs.
-    :param dataset: the dataset that the request is about.
-    :param store: the DICOM store that the request is about.
-    :param operation_name: the full name of the Operation that the request is about.
-    :param export: what the request exports, if it does.
-    :param answer: the JSON type of a good answer.
+    :param dataset: the dataset of the request.
+    :param store: the DICOM store of the request, if it has one.
+    :param operation_name: the full name of the Operation that the request is about, if it is about one.
+    :param idempotent: sending the request twice has the same effect as sending it once. The submission of a
+        long-running operation is not idempotent: the API knows no request id, and would start a second
+        Operation.
+    :param destination: the URI that the Healthcare Service Agent writes to, if there is one.
+    :param source: the URI that the Healthcare Service Agent reads, such as the filter file, if there is one.
+    :param response: the JSON type of a good response.
     """
 
     action: str
@@ -50,8 +51,10 @@ class ApiRequest:
     dataset: DatasetName
     store: DicomStoreName | None = None
     operation_name: str | None = None
-    export: ExportRequest | None = field(default=None, repr=False)
-    answer: type[dict[str, object]] | type[list[object]] = dict
+    idempotent: bool = True
+    destination: str | None = None
+    source: str | None = None
+    response: type[dict[str, object]] | type[list[object]] = dict
 
     @property
     def target(self) -> str:
@@ -60,9 +63,9 @@ class ApiRequest:
 
     def page(self, token: str) -> ApiRequest:
         """
-        Ask for another page of the same list.
+        Build the request for another page of the same list.
 
-        :param token: ``nextPageToken`` of the page before.
+        :param token: ``nextPageToken`` of the previous page.
         """
         return replace(
             self, query=(*(pair for pair in self.query if pair[0] != "pageToken"), ("pageToken", token))
@@ -71,7 +74,7 @@ class ApiRequest:
 
 def _path(name: object, suffix: str = "") -> str:
     kind, project_id, *rest = str(name).split("/")
-    # ":" stands in domain-scoped project ids; elsewhere it would begin a custom method.
+    # Domain-scoped project ids contain ":"; in any other part a ":" would begin a custom method.
     quoted = (kind, quote(project_id, safe=":"), *(quote(part, safe="") for part in rest))
     return f"/v1/{'/'.join(quoted)}{suffix}"
 
@@ -91,7 +94,9 @@ def export(store: DicomStoreName, request: ExportRequest) -> ApiRequest:
         permission=permissions.EXPORT,
         dataset=store.dataset,
         store=store,
-        export=request,
+        idempotent=False,
+        destination=request.destination,
+        source=request.filter_uri,
     )
 
 
@@ -190,19 +195,19 @@ def search(
 ) -> ApiRequest:
     """Build one page of a QIDO-RS search; the discovery document has no query parameters for it."""
     uids = {"study_uid": study_uid, "series_uid": series_uid}
-    mistakes = [m for name, uid in uids.items() if uid is not None and (m := uid_mistake(name, uid))]
+    errors = [error for name, uid in uids.items() if uid is not None and (error := uid_error(name, uid))]
     if series_uid is not None and study_uid is None:
-        mistakes.append(f"series_uid={series_uid!r} without study_uid; accepted: both.")
+        errors.append(f"series_uid={series_uid!r} without study_uid; accepted: both.")
     if level not in MAX_SEARCH_LIMIT:
-        mistakes.append(f"level={level!r} is not accepted; accepted: {', '.join(MAX_SEARCH_LIMIT)}.")
-    raise_on(mistakes)
+        errors.append(f"level={level!r} is not accepted; accepted: {', '.join(MAX_SEARCH_LIMIT)}.")
+    raise_if_invalid(errors)
     scope = f"studies/{study_uid}/" if study_uid else ""
     scope += f"series/{series_uid}/" if series_uid else ""
     pairs = filters.items() if isinstance(filters, Mapping) else filters
     if offset > MAX_SEARCH_OFFSET:
         raise DicomExportInvalidRequestError(
-            f"The search for {level} in {store} has more than {MAX_SEARCH_OFFSET} matches, and the API shows "
-            "no more; accepted: a narrower search, such as one range of StudyDate after another."
+            f"The search for {level} in {store} has more than {MAX_SEARCH_OFFSET} matches, and the API "
+            "returns no more; accepted: a narrower search, such as one range of StudyDate after another."
         )
     return ApiRequest(
         action=f"search {level} in {store}",
@@ -213,7 +218,7 @@ def search(
             ("limit", str(limit)),
             ("offset", str(offset)),
         ),
-        answer=list,
+        response=list,
         permission=permissions.SEARCH,
         dataset=store.dataset,
         store=store,

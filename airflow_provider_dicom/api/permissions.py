@@ -1,4 +1,4 @@
-"""Who needs which IAM role on what, and the command that grants it."""
+"""IAM roles: who needs which role on which resource, and the command that grants it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 HOW_TO = "https://cloud.google.com/healthcare-api/docs/permissions-healthcare-api-gcp-products"
 
 _OF_THE_CALLER = re.compile(r"(?<![\w.@/-])healthcare\.(dicomStores|datasets|operations|locations)\.\w+")
-#: Names may contain anything, "bigquery" for one.
+#: Resource names are ignored in messages: a bucket may well be called "bigquery".
 _NAMES = re.compile(r"\b(?:gs://|bq://|projects/)\S+")
 _CLOUD_STORAGE = re.compile(r"cloud storage|storage\.(objects|buckets)\.|\bbucket\b", re.IGNORECASE)
 _BIGQUERY = re.compile(r"bigquery", re.IGNORECASE)
@@ -30,8 +30,8 @@ class CallerPermission:
     An IAM permission that the caller of the API needs.
 
     :param permission: the IAM permission.
-    :param role: the narrowest predefined role that has it.
-    :param on: what the role has to be granted on.
+    :param role: the predefined role that the error message advises.
+    :param on: the resource on which the role has to be granted.
     """
 
     permission: str
@@ -52,12 +52,12 @@ def explain_caller(
     needed: CallerPermission, dataset: DatasetName, store: DicomStoreName | None, caller: str | None
 ) -> str:
     """
-    Say which role the caller lacks and how to grant it.
+    Name the role that the caller lacks, and the command that grants it.
 
     :param needed: the permission that was refused.
-    :param dataset: the dataset that the request was about.
-    :param store: the DICOM store that the request was about, if it was about one.
-    :param caller: the e-mail address of the caller's account, where it is known.
+    :param dataset: the dataset of the refused request.
+    :param store: the DICOM store of the refused request, if it has one.
+    :param caller: the e-mail address of the caller's account, if it is known.
     """
     holder = f"the caller {caller}" if caller else "the caller (the account of the Airflow connection)"
     member = _member(caller)
@@ -86,15 +86,15 @@ def _member(caller: str | None) -> str:
 
 
 def explain_service_agent(
-    message: str, name: str, *, destination: str | None, filter_uri: str | None = None
+    message: str, name: str, *, destination: str | None, source: str | None = None
 ) -> str | None:
     """
-    Say which role the Healthcare Service Agent lacks, or return None if a message is about something else.
+    Name the role that the Healthcare Service Agent lacks; None if a message is about something else.
 
     :param message: the API's message.
     :param name: the full name of a resource in the DICOM store's project.
-    :param destination: the URI of the export's destination, where it is known.
-    :param filter_uri: the URI of the filter file, if there is one.
+    :param destination: the URI that the agent writes to, if it is known.
+    :param source: the URI that the agent reads, such as the filter file, if there is one.
     """
     words = _NAMES.sub("", message)
     target = _parsed(destination)
@@ -108,9 +108,7 @@ def explain_service_agent(
         "@gcp-sa-healthcare.iam.gserviceaccount.com"
     )
     grants = (
-        _bigquery_grants(target, agent)
-        if about_bigquery
-        else _storage_grants(target, filter_uri, agent, message)
+        _bigquery_grants(target, agent) if about_bigquery else _storage_grants(target, source, agent, message)
     )
     return (
         "Needed by the Healthcare Service Agent of the DICOM store's project "
@@ -128,14 +126,14 @@ def _parsed(destination: str | None) -> Destination | None:
 
 
 def _storage_grants(
-    destination: Destination | None, filter_uri: str | None, agent: str, message: str
+    destination: Destination | None, source: str | None, agent: str, message: str
 ) -> list[str]:
     buckets: list[tuple[str, str, str]] = []
-    if filter_uri is not None:
-        buckets.append((filter_uri.split("/")[2], "roles/storage.objectViewer", "to read the filter file"))
-    if not (filter_uri and filter_uri in message):
+    if source is not None:
+        buckets.append((source.split("/")[2], "roles/storage.objectViewer", "to read the filter file"))
+    if not (source and source in message):
         bucket = getattr(destination, "bucket", None)
-        # The filter file may be all that a BigQuery export has to do with Cloud Storage.
+        # A BigQuery export may use Cloud Storage for its filter file only.
         if bucket or not buckets:
             # objectCreator is not enough: it cannot overwrite.
             buckets.append((bucket or "BUCKET", "roles/storage.objectAdmin", "to write the exported files"))

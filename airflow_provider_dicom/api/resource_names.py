@@ -1,16 +1,14 @@
-"""Names of Healthcare API resources: checked, built and taken apart in one place."""
+"""Resource names of the Healthcare API: validated, built and parsed."""
 
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+from airflow_provider_dicom.validation import raise_if_invalid
 
 MAX_ID_LENGTH = 256
 MAX_UID_LENGTH = 64
@@ -28,9 +26,9 @@ _ACCEPTED = {
 _ACCEPTED_IN_NAMES = "letters and digits of any script, '_', '-' and '.', 1 to 256 characters"
 
 
-def id_mistake(parameter: str, value: object) -> str | None:
+def id_error(parameter: str, value: object) -> str | None:
     """
-    Say what is wrong with a resource id, or return None.
+    Return the validation error of a resource id, or None.
 
     Dataset and DICOM store ids may hold letters and digits of any script, ``_``, ``-`` and ``.``.
 
@@ -54,21 +52,22 @@ def _id_problem(parameter: str, value: object) -> str | None:
     if ".." in value or value == ".":
         return "would walk to another resource"
     for character in value:
-        if not _may_stand_in(parameter, character):
+        if not _is_allowed(parameter, character):
             return f"contains {character!r}"
     return None
 
 
-def _may_stand_in(parameter: str, character: str) -> bool:
+def _is_allowed(parameter: str, character: str) -> bool:
     if parameter in _ACCEPTED:
-        # Not documented for these: refuse only what could change the meaning of the URL.
+        # Google documents no grammar for these ids: only characters that change the meaning of a URL are
+        # refused.
         return character not in _FORBIDDEN and unicodedata.category(character)[0] not in "ZC"
     return character in "_-." or unicodedata.category(character)[0] in "LN"
 
 
-def uid_mistake(parameter: str, value: object) -> str | None:
+def uid_error(parameter: str, value: object) -> str | None:
     """
-    Say what is wrong with a DICOM UID, or return None.
+    Return the validation error of a DICOM UID, or None.
 
     :param parameter: the parameter's name, for the sentence.
     :param value: the UID.
@@ -78,33 +77,8 @@ def uid_mistake(parameter: str, value: object) -> str | None:
     return f"{parameter}={value!r} is not a UID; accepted: numbers joined by '.', up to 64 characters."
 
 
-def raise_on(mistakes: Iterable[str]) -> None:
-    """
-    Refuse everything that is wrong at once.
-
-    :param mistakes: one sentence for each mistake.
-    :raises DicomExportInvalidRequestError: if there is any.
-    """
-    if text := " ".join(mistakes):
-        raise DicomExportInvalidRequestError(text)
-
-
-def refusal(parse: Callable[..., object], *arguments: object, **options: object) -> Iterator[str]:
-    """
-    Say why a value is refused, where something takes it apart only if it is acceptable.
-
-    :param parse: what takes it apart.
-    :param arguments: the value, and what else ``parse`` has to know.
-    :param options: more of that.
-    """
-    try:
-        parse(*arguments, **options)
-    except DicomExportInvalidRequestError as error:
-        yield str(error)
-
-
-def _checked(**ids: str) -> None:
-    raise_on(mistake for name, value in ids.items() if (mistake := id_mistake(name, value)))
+def _validate(**ids: str) -> None:
+    raise_if_invalid(error for name, value in ids.items() if (error := id_error(name, value)))
 
 
 @dataclass(frozen=True)
@@ -123,10 +97,18 @@ class DatasetName:
     dataset_id: str
 
     def __post_init__(self) -> None:
-        _checked(project_id=self.project_id, location=self.location, dataset_id=self.dataset_id)
+        _validate(project_id=self.project_id, location=self.location, dataset_id=self.dataset_id)
 
     def __str__(self) -> str:
         return f"projects/{self.project_id}/locations/{self.location}/datasets/{self.dataset_id}"
+
+    @property
+    def list_operations_command(self) -> str:
+        """The command that lists the dataset's Operations, for error messages."""
+        return (
+            f"gcloud healthcare operations list --dataset={shlex.quote(self.dataset_id)} "
+            f"--location={shlex.quote(self.location)} --project={shlex.quote(self.project_id)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -143,7 +125,7 @@ class DicomStoreName:
     dicom_store_id: str
 
     def __post_init__(self) -> None:
-        _checked(dicom_store_id=self.dicom_store_id)
+        _validate(dicom_store_id=self.dicom_store_id)
 
     def __str__(self) -> str:
         return f"{self.dataset}/dicomStores/{self.dicom_store_id}"
@@ -152,7 +134,7 @@ class DicomStoreName:
 @dataclass(frozen=True)
 class OperationName:
     """
-    The full name of an Operation; Operations belong to a dataset.
+    The full name of an Operation, which belongs to a dataset.
 
     :param dataset: the dataset that the Operation belongs to.
     :param operation_id: the Operation's id.
@@ -163,7 +145,7 @@ class OperationName:
     operation_id: str
 
     def __post_init__(self) -> None:
-        _checked(operation_id=self.operation_id)
+        _validate(operation_id=self.operation_id)
 
     def __str__(self) -> str:
         return f"{self.dataset}/operations/{self.operation_id}"
@@ -171,7 +153,7 @@ class OperationName:
     @classmethod
     def parse(cls, name: str) -> OperationName:
         """
-        Take the full name of an Operation apart.
+        Parse the full name of an Operation.
 
         :param name: ``projects/P/locations/L/datasets/D/operations/ID``.
         :raises DicomExportInvalidRequestError: if the name has another form.

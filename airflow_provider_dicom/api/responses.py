@@ -1,4 +1,6 @@
-"""What an answer of the API means: its JSON, or the error that it amounts to."""
+"""
+Responses of the API: decoded to JSON, or mapped to the error that the HTTP status and the body stand for.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +27,14 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.api.methods import ApiRequest
 
 RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
-#: Answers by which a server says that it did not carry a request out. A 5xx does not say so.
-_NOT_ACCEPTED = frozenset({408, 425, 429})
-#: Refusals with a 403 that no role can lift.
+#: Statuses that mean that the server did not process the request. A 5xx does not mean that.
+_SAFE_TO_RESEND = frozenset({408, 425, 429})
+#: Messages of a 403 that no role can lift.
 _POLICY = re.compile(
     r"has not been used in project|it is disabled|VPC Service Controls|organization's policy"
 )
 _LONGEST_QUOTE = 500
-#: A server may ask for a long pause, but not for one that hides an outage, in seconds.
+#: A longer ``Retry-After`` is cut, in seconds: it would hide an outage.
 LONGEST_RETRY_AFTER = 600.0
 
 
@@ -40,31 +42,31 @@ def decode(
     request: ApiRequest, status: int, headers: Mapping[str, str], body: bytes, caller: str | None
 ) -> object:
     """
-    Read the JSON of an answer, or raise the error that it amounts to.
+    Decode the JSON of a response, or raise the error that the response stands for.
 
-    :param request: the request that was answered.
+    :param request: the request of the response.
     :param status: the HTTP status.
-    :param headers: the headers, looked up without regard to case.
-    :param body: the body as it came.
-    :param caller: the e-mail address of the caller's account, where it is known.
-    :raises DicomExportError: the error that the answer amounts to.
+    :param headers: the headers; lookups ignore case.
+    :param body: the body as received.
+    :param caller: the e-mail address of the caller's account, if it is known.
+    :raises DicomExportError: if the response is an error or not the expected JSON.
     """
     if status == 204:
-        return request.answer()
+        return request.response()
     if 200 <= status < 300:
         try:
-            answer = json.loads(body)
+            decoded = json.loads(body)
         except ValueError:
-            answer = None
-        if not isinstance(answer, request.answer):
+            decoded = None
+        if not isinstance(decoded, request.response):
             raise DicomExportUnavailableError(
-                # Not quoted: the body of a search holds patient data.
+                # The body is not quoted: the response to a search holds patient data.
                 f"Could not {request.action}: the API answered {status}, but the body ({len(body)} bytes of "
-                f"{headers.get('Content-Type', 'no content type')}) is not the JSON expected. A proxy may "
-                "have answered in its place, or the connection broke.",
+                f"{headers.get('Content-Type', 'no content type')}) is not the expected JSON. A proxy may "
+                "have answered instead of the API, or the connection broke.",
                 operation_name=request.operation_name,
             )
-        return answer
+        return decoded
     raise _error(request, status, headers, _message(body), caller)
 
 
@@ -77,17 +79,14 @@ def _error(
         kind = DicomExportQuotaExhaustedError if status == 429 else DicomExportUnavailableError
         return kind(
             f"{text}{_quota_advice(request) if status == 429 else ''}",
-            not_accepted=status in _NOT_ACCEPTED,
+            safe_to_resend=status in _SAFE_TO_RESEND,
             retry_after=retry_after(headers.get("Retry-After")),
             operation_name=operation_name,
         )
-    # Whether the API says with a 400 or a 403 that its agent may not write is not documented.
-    if request.export is not None and (
+    # Google does not document whether a missing role of its service agent comes as a 400 or as a 403.
+    if request.destination is not None and (
         agent := explain_service_agent(
-            message,
-            str(request.dataset),
-            destination=request.export.destination,
-            filter_uri=request.export.filter_uri,
+            message, str(request.dataset), destination=request.destination, source=request.source
         )
     ):
         return DicomExportPermissionError(f"{text}. {agent}")
@@ -119,11 +118,11 @@ def _error(
 
 
 def _quota_advice(request: ApiRequest) -> str:
-    if request.export is None:
+    if request.idempotent:
         return ""
     return (
         ". Google advises few concurrent exports, such as 5 for a project and region: use an Airflow pool "
-        "that counts deferred tasks, or ask for more quota"
+        "that counts deferred tasks, or request more quota"
     )
 
 
@@ -136,34 +135,33 @@ def _export_goes_on(request: ApiRequest) -> str:
 def _not_found_advice(request: ApiRequest) -> str:
     if request.operation_name is not None:
         return (
-            "Operations are kept for about 30 days; check the name, and the destination for what the "
-            f"export wrote. Operation: {request.operation_name}"
+            "The API keeps an Operation for about 30 days after its end; check the name, and look at the "
+            f"destination for the output of the export. Operation: {request.operation_name}"
         )
     return "Check project, location, dataset and DICOM store, and that this is the right API endpoint."
 
 
 def _invalid_advice(request: ApiRequest) -> str:
-    if request.export is not None and request.export.destination.startswith("bq://"):
+    if request.destination is None:
+        return "The request has to be changed before it can succeed."
+    if request.destination.startswith("bq://"):
         return (
-            "For BigQuery, the table's dataset must exist, in a location that goes with the DICOM store's "
-            "and, as the reference has it, in the DICOM store's project; WRITE_EMPTY needs an empty table."
+            "For BigQuery, the table's dataset must exist, in a location that is compatible with the DICOM "
+            "store's and, according to the API's reference, in the DICOM store's project; WRITE_EMPTY needs "
+            "an empty table."
         )
-    if request.export is not None:
-        return (
-            "For Cloud Storage, the bucket must exist, and the MIME type must be one that the API supports."
-        )
-    return "The request has to be changed before it can succeed."
+    return "For Cloud Storage, the bucket must exist, and the API must support the MIME type."
 
 
 def _message(body: bytes) -> str:
-    """Find the API's own message; Google's error envelope may come inside a list."""
+    """Return the API's own message; Google's error envelope may be wrapped in a list."""
     try:
-        answer = json.loads(body)
+        decoded = json.loads(body)
     except ValueError:
         return _quote(body)
-    if isinstance(answer, list) and answer:
-        answer = answer[0]
-    error = answer.get("error") if isinstance(answer, dict) else None
+    if isinstance(decoded, list) and decoded:
+        decoded = decoded[0]
+    error = decoded.get("error") if isinstance(decoded, dict) else None
     if isinstance(error, dict):
         error = " ".join(str(error[key]) for key in ("status", "message") if error.get(key)).rstrip(".")
     return str(error) if error else _quote(body)
@@ -178,10 +176,10 @@ def _quote(body: bytes) -> str:
 
 def retry_after(value: str | None) -> float | None:
     """
-    Read a ``Retry-After`` header.
+    Parse a ``Retry-After`` header.
 
-    :param value: seconds, or an HTTP date.
-    :return: the pause in seconds, ten minutes at the most; None if there is no readable one.
+    :param value: the header: seconds, or an HTTP date.
+    :return: the pause in seconds, at most ``LONGEST_RETRY_AFTER``; None without a readable header.
     """
     if value is None:
         return None

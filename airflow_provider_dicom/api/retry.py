@@ -1,4 +1,12 @@
-"""When a request is sent again, and after which pause; the sync and the async hook share it."""
+"""
+Retries of single requests, and the backoff while a quota is exhausted; the sync and the async hook share
+both.
+
+An idempotent request is repeated after every transient error. A request that is not idempotent, such as the
+submission of an export, is repeated only after an error that is ``safe_to_resend``: the server certainly did
+not process it. Pauses follow exponential backoff with jitter, and are never shorter than the server's
+``Retry-After``.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +28,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE = 1.0
-LONGEST_PAUSE = 60.0
-#: Between two submissions while a quota is used up, in seconds; no shorter than Airflow needs for a deferral.
-FIRST_TURN = 30.0
-LONGEST_TURN = 300.0
+#: The first and the longest pause between two attempts of one request, in seconds.
+BACKOFF_INITIAL = 1.0
+BACKOFF_MAX = 60.0
+#: The first and the longest pause between two submissions while a quota is exhausted, in seconds; Airflow
+#: cannot defer a task for much less than the first one.
+QUOTA_BACKOFF_INITIAL = 30.0
+QUOTA_BACKOFF_MAX = 300.0
 
 
 class RetryOptions(TypedDict):
-    """What ``tenacity.Retrying`` and ``tenacity.AsyncRetrying`` both take."""
+    """Arguments of both ``tenacity.Retrying`` and ``tenacity.AsyncRetrying``."""
 
     retry: Callable[[tenacity.RetryCallState], bool]
     stop: stop_base
@@ -37,17 +47,17 @@ class RetryOptions(TypedDict):
     reraise: bool
 
 
-class WaitAsAsked(tenacity.wait.wait_base):
-    """Exponential pauses with jitter, never shorter than the server's ``Retry-After``."""
+class Backoff(tenacity.wait.wait_base):
+    """Exponential backoff with jitter, never shorter than the server's ``Retry-After``."""
 
     def __init__(self) -> None:
-        self._usual = tenacity.wait_exponential_jitter(
-            initial=FIRST_PAUSE, max=LONGEST_PAUSE, jitter=FIRST_PAUSE
+        self._exponential = tenacity.wait_exponential_jitter(
+            initial=BACKOFF_INITIAL, max=BACKOFF_MAX, jitter=BACKOFF_INITIAL
         )
 
     def __call__(self, retry_state: tenacity.RetryCallState) -> float:
-        asked = getattr(_error(retry_state), "retry_after", None) or 0.0
-        return max(self._usual(retry_state), asked)
+        retry_after = getattr(_error(retry_state), "retry_after", None) or 0.0
+        return max(self._exponential(retry_state), retry_after)
 
 
 def _error(retry_state: tenacity.RetryCallState) -> BaseException | None:
@@ -56,39 +66,37 @@ def _error(retry_state: tenacity.RetryCallState) -> BaseException | None:
 
 def retry_options(request: ApiRequest, num_retries: int) -> RetryOptions:
     """
-    Decide how a request is repeated.
-
-    A submission has no request id, so it is repeated only when the server certainly did not accept it.
+    Return the retry policy of a request.
 
     :param request: the request.
-    :param num_retries: how often it may be repeated.
+    :param num_retries: the number of repetitions after the first attempt.
     """
 
     def may_repeat(error: BaseException) -> bool:
         if not isinstance(error, DicomExportTransientError):
             return False
-        return error.not_accepted or request.export is None
+        return request.idempotent or error.safe_to_resend
 
-    def tell(retry_state: tenacity.RetryCallState) -> None:
+    def log_retry(retry_state: tenacity.RetryCallState) -> None:
         pause = retry_state.next_action.sleep if retry_state.next_action else 0.0
         log.warning("%s. Trying again in %.1f s.", _error(retry_state), pause)
 
     return {
         "retry": tenacity.retry_if_exception(may_repeat),
         "stop": tenacity.stop_after_attempt(num_retries + 1),
-        "wait": WaitAsAsked(),
-        "before_sleep": tell,
+        "wait": Backoff(),
+        "before_sleep": log_retry,
         "reraise": True,
     }
 
 
-def turn_pause(turn: int, retry_after: float | None) -> float:
+def quota_backoff(attempt: int, retry_after: float | None) -> float:
     """
-    Choose for how long to wait until a quota that is used up has room again, in seconds.
+    Return the pause before the next submission while a quota is exhausted, in seconds.
 
-    :param turn: how often that was waited for already.
-    :param retry_after: what the server asked for, in seconds.
+    :param attempt: the number of pauses before this one.
+    :param retry_after: the server's ``Retry-After``, in seconds.
     """
-    usual: float = min(FIRST_TURN * 2.0 ** min(turn, 10), LONGEST_TURN)
-    # Those who were refused together must not come back together.
-    return max(usual, retry_after or 0.0) * random.uniform(1.0, 1.5)  # noqa: S311 - not for secrets
+    backoff: float = min(QUOTA_BACKOFF_INITIAL * 2.0 ** min(attempt, 10), QUOTA_BACKOFF_MAX)
+    # Jitter: tasks that were refused together must not return together.
+    return max(backoff, retry_after or 0.0) * random.uniform(1.0, 1.5)  # noqa: S311 - not for secrets

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from airflow_provider_dicom.api.resource_names import DatasetName, DicomStoreName
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
+from airflow_provider_dicom.lineage.datasets import SCHEME, dataset_of_store
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Asset
     from pydantic import JsonValue
 
-SCHEME = "dicomstore"
 _ACCEPTED = f"'{SCHEME}://PROJECT/LOCATION/DATASET/STORE'"
 
 
@@ -34,7 +34,7 @@ def create_asset(
     :param location: the location.
     :param dataset_id: the dataset's id.
     :param dicom_store_id: the DICOM store's id.
-    :param extra: what else to note on the asset.
+    :param extra: more information for the asset.
     :raises DicomExportInvalidRequestError: if an id is not acceptable.
     """
     from airflow.providers.common.compat.sdk import Asset
@@ -47,9 +47,9 @@ def create_asset(
 
 def sanitize_uri(uri: SplitResult) -> SplitResult:
     """
-    Check the URI of a DICOM store's asset, and return it in its one form.
+    Validate the URI of a DICOM store's asset, and return its canonical form.
 
-    :param uri: the URI, taken apart.
+    :param uri: the parsed URI.
     :raises ValueError: if it does not name a DICOM store.
     """
     _store_of(uri)
@@ -58,15 +58,13 @@ def sanitize_uri(uri: SplitResult) -> SplitResult:
 
 def convert_asset_to_openlineage(asset: Asset, lineage_context: object) -> Dataset:
     """
-    Translate the asset into an OpenLineage dataset.
+    Convert the asset to an OpenLineage dataset.
 
     :param asset: the asset.
     :param lineage_context: the hook or operator that reported it.
     :raises ValueError: if the asset is not a DICOM store.
     """
     from airflow.providers.common.compat.openlineage.facet import Dataset
-
-    from airflow_provider_dicom.lineage.datasets import dataset_of_store
 
     namespace, name = dataset_of_store(_store_of(urlsplit(asset.uri)))
     return Dataset(namespace=namespace, name=name)
@@ -80,5 +78,5 @@ def _store_of(uri: SplitResult) -> DicomStoreName:
     try:
         return DicomStoreName(DatasetName(project_id, location, dataset_id), dicom_store_id)
     except DicomExportInvalidRequestError as error:
-        # Airflow expects this type of all asset schemes.
+        # Airflow expects a ValueError from every asset scheme.
         raise ValueError(str(error)) from None

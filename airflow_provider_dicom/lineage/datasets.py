@@ -1,4 +1,4 @@
-"""What an export reads and writes, by OpenLineage's names, and as hooks report it to Airflow."""
+"""Lineage of an export: its OpenLineage dataset names, and its report to Airflow's hook lineage collector."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ from typing import TYPE_CHECKING, NamedTuple
 from airflow_provider_dicom.api.destinations import GcsUri, parse_destination
 
 if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import BaseHook
+
     from airflow_provider_dicom.api.destinations import Destination
     from airflow_provider_dicom.api.export_request import ExportRequest
     from airflow_provider_dicom.api.resource_names import DicomStoreName
-    from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
 
-#: With the store's name behind it, Google's full resource name.
+
+#: The URI scheme of assets that are DICOM stores.
+SCHEME = "dicomstore"
+#: Followed by the store's name, Google's full resource name.
 STORE_NAMESPACE = "healthcare.googleapis.com"
 
 
 class DatasetKey(NamedTuple):
-    """What OpenLineage tells datasets apart by."""
+    """The identity of an OpenLineage dataset."""
 
     namespace: str
     name: str
@@ -25,7 +29,7 @@ class DatasetKey(NamedTuple):
 
 def dataset_of_store(store: DicomStoreName) -> DatasetKey:
     """
-    Name the OpenLineage dataset that stands for a DICOM store.
+    Return the OpenLineage dataset of a DICOM store.
 
     :param store: the DICOM store.
     """
@@ -34,26 +38,24 @@ def dataset_of_store(store: DicomStoreName) -> DatasetKey:
 
 def dataset_of_destination(destination: Destination) -> DatasetKey:
     """
-    Name the OpenLineage dataset that an export writes to, as the Google provider names it.
+    Return the OpenLineage dataset of an export's destination, named as the Google provider names it.
 
-    :param destination: where the export goes.
+    :param destination: the destination.
     """
     if isinstance(destination, GcsUri):
         return DatasetKey(f"gs://{destination.bucket}", destination.path.rstrip("/") or "/")
     return DatasetKey("bigquery", f"{destination.project_id}.{destination.dataset_id}.{destination.table_id}")
 
 
-def report_export(hook: DicomStoreHook, store: DicomStoreName, request: ExportRequest) -> None:
+def report_export(hook: BaseHook, store: DicomStoreName, request: ExportRequest) -> None:
     """
-    Tell Airflow's hook lineage collector about an export that the API has accepted.
+    Report an export that the API has accepted to Airflow's hook lineage collector.
 
-    :param hook: the hook that submitted it.
+    :param hook: the hook that submitted the export.
     :param store: the DICOM store.
-    :param request: what is exported to where.
+    :param request: the options of the export.
     """
     from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
-
-    from airflow_provider_dicom.assets.dicom_store import SCHEME
 
     destination = parse_destination(request.destination)
     collector = get_hook_lineage_collector()

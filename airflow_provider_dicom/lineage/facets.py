@@ -1,4 +1,4 @@
-"""The export operator's OpenLineage facets; imported only where the OpenLineage provider asks for them."""
+"""The export operator's OpenLineage facets; imported only when the OpenLineage provider requests them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from attr import define
 
 from airflow_provider_dicom import __version__
 from airflow_provider_dicom.api.destinations import GcsUri, parse_destination
-from airflow_provider_dicom.api.mime_types import is_one_file_per_instance
+from airflow_provider_dicom.api.export_request import is_one_file_per_instance
+from airflow_provider_dicom.console import logs_url
 from airflow_provider_dicom.lineage.datasets import dataset_of_destination, dataset_of_store
-from airflow_provider_dicom.longrunning.outcome import counters, logs_url
+from airflow_provider_dicom.longrunning.outcome import counters
 
 if TYPE_CHECKING:
     from airflow_provider_dicom.api.export_request import ExportRequest
     from airflow_provider_dicom.api.resource_names import DicomStoreName
-    from airflow_provider_dicom.longrunning.outcome import Operation
+    from airflow_provider_dicom.api_types import Operation
 
 FACET_NAME = "dicom_export"
 _SCHEMA = (
@@ -38,17 +39,17 @@ class DicomExportRunFacet(RunFacet):
     The Operation that exports a DICOM store.
 
     :param operationName: the full name of the Operation.
-    :param done: whether it has ended.
+    :param done: whether the Operation has ended.
     :param logsUrl: the address of its logs.
-    :param success: instances exported; the counts are missing where only the name is known.
+    :param success: instances exported; None, like the other counts, if only the name is known.
     :param failure: instances that could not be exported.
-    :param pending: instances still to do.
+    :param pending: instances still to export.
     :param createTime: when it was submitted, as an RFC 3339 time.
     :param endTime: when it ended, as an RFC 3339 time.
     :param errorCode: the ``google.rpc.Code`` that it ended with, if it failed.
     """
 
-    # OpenLineage writes its fields in camel case.
+    # OpenLineage's fields are written in camel case.
     operationName: str  # noqa: N815
     done: bool
     logsUrl: str  # noqa: N815
@@ -68,11 +69,11 @@ def export_lineage(
     request: ExportRequest, store: DicomStoreName | None, operation: Operation | None
 ) -> OperatorLineage[Dataset, RunFacet]:
     """
-    Describe an export as OpenLineage does.
+    Describe an export for OpenLineage.
 
-    :param request: what is exported to where.
-    :param store: the DICOM store, where its full name is known.
-    :param operation: the Operation as it was seen last, where there is one.
+    :param request: the options of the export.
+    :param store: the DICOM store, if its full name is known.
+    :param operation: the Operation as the API returned it last, if there is one.
     """
     inputs: list[Dataset] = []
     if store is not None:
@@ -97,7 +98,7 @@ def _output(request: ExportRequest, operation: Operation | None) -> OutputDatase
     elif is_one_file_per_instance(request.mime_type):
         statistics = OutputStatisticsOutputDatasetFacet(fileCount=success)
     else:
-        # A picture for every frame: the API counts instances only.
+        # The export writes one image for each frame, and the API counts instances only.
         return output
     output.outputFacets = {"outputStatistics": statistics}
     return output

@@ -1,38 +1,42 @@
-"""Extra links of the export operator; they are there as soon as the export is submitted."""
+"""Extra links of the export operator, available as soon as the export is submitted."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
 
 from airflow_provider_dicom import console
-from airflow_provider_dicom.api.destinations import parse_destination
+from airflow_provider_dicom.api.destinations import GcsUri, parse_destination
 from airflow_provider_dicom.api.resource_names import DicomStoreName, OperationName
 from airflow_provider_dicom.compat import BUILDS_LINKS_ON_WORKER
 from airflow_provider_dicom.exceptions import DicomExportError
+from airflow_provider_dicom.results import OPERATION_NAME_KEY
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, TaskInstanceKey
 
-    from airflow_provider_dicom.longrunning.progress import TaskInstance
-    from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
+    from airflow_provider_dicom.compat import TaskInstance
 
-#: The XCom that holds the Operation's name; what was submitted under it is found again by it.
-OPERATION_NAME_KEY = "operation_name"
+
+class _Export(Protocol):
+    """The parameters of an export operator that links need."""
+
+    dicom_store_id: str
+    destination: str
 
 
 class _ExportLink(BaseOperatorLink):
-    """A link to what one submitted export is about."""
+    """A link of one submitted export."""
 
     @property
     def xcom_key(self) -> str:
-        """The key of the XCom that holds the address: Airflow 3's own, which Airflow 2 lacks."""
+        """The key of the XCom with the address: Airflow 3's own key, which Airflow 2 lacks."""
         return f"_link_{type(self).__name__}"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """
-        Build the link's address; empty if there is nothing to link to yet.
+        Build the link's address; empty before the submission.
 
         :param operator: the operator.
         :param ti_key: the task instance.
@@ -43,7 +47,7 @@ class _ExportLink(BaseOperatorLink):
 
     def address(self, operator: BaseOperator, operation_name: str | None) -> str:
         """
-        Build the link's address for an Operation; empty if there is none.
+        Build the link's address for an Operation; empty without an Operation.
 
         :param operator: the operator.
         :param operation_name: the full name of the Operation.
@@ -51,14 +55,12 @@ class _ExportLink(BaseOperatorLink):
         if not operation_name:
             return ""
         try:
-            return self._address(
-                cast("DicomStoreExportOperator", operator), OperationName.parse(operation_name)
-            )
+            return self._address(cast("_Export", operator), OperationName.parse(operation_name))
         except (DicomExportError, AttributeError):
             # A link that cannot be built must not fail a task.
             return ""
 
-    def _address(self, operator: DicomStoreExportOperator, operation: OperationName) -> str:
+    def _address(self, operator: _Export, operation: OperationName) -> str:
         raise NotImplementedError
 
 
@@ -67,8 +69,13 @@ class DicomStoreLink(_ExportLink):
 
     name = "DICOM store"
 
-    def _address(self, operator: DicomStoreExportOperator, operation: OperationName) -> str:
-        return console.dicom_store_url(DicomStoreName(operation.dataset, operator.dicom_store_id))
+    def _address(self, operator: _Export, operation: OperationName) -> str:
+        # The name validates the id: on Airflow 2 it may be a template that is not rendered.
+        store = DicomStoreName(operation.dataset, operator.dicom_store_id)
+        dataset = store.dataset
+        return console.dicom_store_url(
+            dataset.project_id, dataset.location, dataset.dataset_id, store.dicom_store_id
+        )
 
 
 class DicomExportLogsLink(_ExportLink):
@@ -76,7 +83,7 @@ class DicomExportLogsLink(_ExportLink):
 
     name = "Export logs"
 
-    def _address(self, operator: DicomStoreExportOperator, operation: OperationName) -> str:
+    def _address(self, operator: _Export, operation: OperationName) -> str:
         return console.operation_logs_url(str(operation))
 
 
@@ -85,21 +92,25 @@ class DicomExportDestinationLink(_ExportLink):
 
     name = "Export destination"
 
-    def _address(self, operator: DicomStoreExportOperator, operation: OperationName) -> str:
-        return console.destination_url(parse_destination(operator.destination))
+    def _address(self, operator: _Export, operation: OperationName) -> str:
+        destination = parse_destination(operator.destination)
+        if isinstance(destination, GcsUri):
+            return console.storage_url(destination.bucket, destination.path)
+        return console.table_url(destination.project_id, destination.dataset_id, destination.table_id)
 
 
-#: What the export operator has.
+#: The extra links of the export operator.
 EXPORT_LINKS = (DicomStoreLink(), DicomExportLogsLink(), DicomExportDestinationLink())
 
 
 def store_links(operator: BaseOperator, task_instance: TaskInstance, operation_name: str) -> None:
     """
-    Store a task's links; Airflow 3 itself does so when the task leaves its worker.
+    Store a task's links before Airflow 3 does so itself, which is when the task leaves its worker.
 
     :param operator: the operator.
     :param task_instance: the task instance.
     :param operation_name: the full name of the Operation.
     """
-    for link in EXPORT_LINKS:
-        task_instance.xcom_push(key=link.xcom_key, value=link.address(operator, operation_name))
+    for link in operator.operator_extra_links:
+        if isinstance(link, _ExportLink):
+            task_instance.xcom_push(key=link.xcom_key, value=link.address(operator, operation_name))

@@ -1,14 +1,14 @@
-"""The Operation of an export: its shape, its counters, and the one judgement of how it ended."""
+"""The outcome of a finished Operation: a result or an error, decided here for every mode."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
-from airflow_provider_dicom import console
 from airflow_provider_dicom.api.permissions import explain_service_agent
+from airflow_provider_dicom.api_types import Counters, is_cancelled
+from airflow_provider_dicom.console import logs_url
 from airflow_provider_dicom.exceptions import (
     DicomExportCancelledError,
     DicomExportError,
@@ -19,79 +19,8 @@ from airflow_provider_dicom.exceptions import (
 )
 
 if TYPE_CHECKING:
+    from airflow_provider_dicom.api_types import Operation
     from airflow_provider_dicom.results import DicomExportResult
-
-CANCELLED = 1
-"""``google.rpc.Code`` of an Operation that was cancelled."""
-
-
-class ProgressCounter(TypedDict, total=False):
-    """``ProgressCounter`` of the API: int64 as strings, each left out when zero."""
-
-    success: str
-    failure: str
-    pending: str
-    secondarySuccess: str
-    secondaryFailure: str
-
-
-class OperationMetadata(TypedDict, total=False):
-    """``OperationMetadata`` of the API."""
-
-    apiMethodName: str
-    createTime: str
-    endTime: str
-    logsUrl: str
-    cancelRequested: bool
-    counter: ProgressCounter
-
-
-class Status(TypedDict, total=False):
-    """``Status`` of the API."""
-
-    code: int
-    message: str
-    details: list[dict[str, object]]
-
-
-class Operation(TypedDict, total=False):
-    """``Operation`` of the API; it may be only a name, which means that it is running."""
-
-    name: str
-    done: bool
-    error: Status
-    response: dict[str, object]
-    metadata: OperationMetadata
-
-
-class OperationPage(TypedDict, total=False):
-    """``ListOperationsResponse`` of the API."""
-
-    operations: list[Operation]
-    nextPageToken: str
-
-
-@dataclass(frozen=True)
-class Counters:
-    """
-    How far an export has come.
-
-    :param success: instances exported.
-    :param failure: instances that could not be exported.
-    :param pending: instances still to do.
-    """
-
-    success: int = 0
-    failure: int = 0
-    pending: int = 0
-
-    @property
-    def total(self) -> int:
-        """All instances that the export is about, as far as the API knows them."""
-        return self.success + self.failure + self.pending
-
-    def __str__(self) -> str:
-        return f"{self.success} exported, {self.failure} failed, {self.pending} pending"
 
 
 def counters(operation: Operation) -> Counters:
@@ -99,45 +28,21 @@ def counters(operation: Operation) -> Counters:
     Read the counters of an Operation.
 
     :param operation: the Operation as the API returned it.
-    :raises DicomExportUnavailableError: if they are not readable.
+    :raises DicomExportUnavailableError: if the counters are not readable.
     """
     try:
-        counter = operation.get("metadata", {}).get("counter", {})
-        return Counters(
-            success=int(counter.get("success", 0)),
-            failure=int(counter.get("failure", 0)),
-            pending=int(counter.get("pending", 0)),
-        )
-    except (AttributeError, TypeError, ValueError):
-        # To take them for zero would turn failed instances into a success.
+        return Counters.of(operation)
+    except ValueError:
         raise DicomExportUnavailableError(
             f"The API's answer about {operation.get('name')} holds no readable counters.", operation=operation
         ) from None
 
 
-def logs_url(operation: Operation) -> str:
-    """
-    Find the address of an Operation's logs.
-
-    :param operation: the Operation as the API returned it.
-    """
-    return operation.get("metadata", {}).get("logsUrl") or console.operation_logs_url(operation["name"])
-
-
-def is_cancelled(operation: Operation) -> bool:
-    """
-    Tell whether an Operation ended because it was cancelled.
-
-    :param operation: the Operation as the API returned it.
-    """
-    return operation.get("error", {}).get("code") == CANCELLED
-
-
 def describe_cancellation(operation: Operation) -> str:
     """
-    Say what came of asking for an Operation to be cancelled.
+    Describe the effect of a cancellation request.
 
-    :param operation: the Operation as it was seen after that.
+    :param operation: the Operation as the API returned it after the request.
     """
     if is_cancelled(operation):
         state = "is cancelled, as the API confirms"
@@ -150,7 +55,7 @@ def describe_cancellation(operation: Operation) -> str:
 
 def describe_speed(operation: Operation) -> str:
     """
-    Say how long a finished export took and how fast it was; empty if the API does not tell its times.
+    Describe the duration and the rate of a finished export; empty if the Operation holds no times.
 
     :param operation: the Operation as the API returned it.
     """
@@ -163,7 +68,7 @@ def describe_speed(operation: Operation) -> str:
     if seconds <= 0:
         return ""
     count = counters(operation)
-    rate, unit = (count.success + count.failure) / seconds, "s"
+    rate, unit = count.done / seconds, "s"
     if rate < 1:
         rate, unit = rate * 60, "min"
     return f" in {seconds:.{0 if seconds >= 10 else 1}f} s ({rate:.1f} instances/{unit})"
@@ -178,30 +83,32 @@ def outcome(
     filter_uri: str | None = None,
 ) -> DicomExportResult:
     """
-    Judge how a finished export ended: its error first, then its counters.
+    Turn a finished Operation into the export's result, or raise the error that it ended with.
+
+    An error of the Operation decides first, then the number of failed instances.
 
     :param operation: the finished Operation as the API returned it.
     :param max_failures: instances that may fail: a count, or a float share of all.
-    :param dicom_store: the full name of the DICOM store, where it is known.
-    :param destination: the URI of the destination, where it is known.
+    :param dicom_store: the full name of the DICOM store, if it is known.
+    :param destination: the URI of the destination, if it is known.
     :param filter_uri: the URI of the filter file, if there is one.
-    :raises DicomExportCancelledError: if it was cancelled.
-    :raises DicomExportPermissionError: if the service agent may not read or write what it has to.
-    :raises DicomExportOperationFailedError: if it ended with any other error.
-    :raises DicomExportTooManyFailuresError: if more instances failed than allowed.
+    :raises DicomExportCancelledError: if the Operation was cancelled.
+    :raises DicomExportPermissionError: if the Healthcare Service Agent lacks a role on bucket, table or file.
+    :raises DicomExportOperationFailedError: if the Operation ended with any other error.
+    :raises DicomExportTooManyFailuresError: if more instances failed than ``max_failures`` allows.
     """
     name = operation["name"]
     count = counters(operation)
-    what = f"The export of {dicom_store} to {destination}" if dicom_store else "The export"
+    export = f"The export of {dicom_store} to {destination}" if dicom_store else "The export"
     trace = f"Operation: {name}. Logs: {logs_url(operation)}"
     if "error" in operation:
-        raise _error(operation, what, f"{count}. {trace}", destination, filter_uri)
+        raise _error(operation, export, f"{count}. {trace}", destination, filter_uri)
     allowed = allowed_failures(max_failures, count.total)
     if count.failure > allowed:
         raise DicomExportTooManyFailuresError(
-            f"{what} ended with {count.failure} failed of {count.total} instances; "
-            f"max_failures={max_failures} allows {allowed}. What failed and why, instance by instance, is in "
-            f"the logs; export again once it is mended, or allow more failures. {trace}",
+            f"{export} ended with {count.failure} failed of {count.total} instances; "
+            f"max_failures={max_failures} allows {allowed}. The logs list each failed instance with its "
+            f"cause; remove the causes and export again, or allow more failures. {trace}",
             operation=operation,
         )
     metadata = operation.get("metadata", {})
@@ -220,18 +127,28 @@ def outcome(
 
 
 def _error(
-    operation: Operation, what: str, progress: str, destination: str | None, filter_uri: str | None
+    operation: Operation, export: str, progress: str, destination: str | None, filter_uri: str | None
 ) -> DicomExportError:
     status = operation.get("error", {})
     message = (status.get("message") or "no message").rstrip(".")
     partial = f"Part of the output may be there: {progress}"
     if is_cancelled(operation):
-        return DicomExportCancelledError(f"{what} was cancelled: {message}. {partial}", operation=operation)
-    text = f"{what} failed with code {status.get('code')}: {message}. {partial}"
-    agent = explain_service_agent(message, operation["name"], destination=destination, filter_uri=filter_uri)
+        return DicomExportCancelledError(f"{export} was cancelled: {message}. {partial}", operation=operation)
+    text = f"{export} failed with {_code_name(status.get('code'))}: {message}. {partial}"
+    agent = explain_service_agent(message, operation["name"], destination=destination, source=filter_uri)
     if agent:
         return DicomExportPermissionError(f"{text}. {agent}", operation=operation)
     return DicomExportOperationFailedError(text, operation=operation)
+
+
+def _code_name(code: int | None) -> str:
+    # Imported where it is used: DAG files must stay cheap to parse.
+    from google.rpc.code_pb2 import Code  # type: ignore[import-untyped]
+
+    try:
+        return f"{Code.Name(code)} (code {code})"
+    except (TypeError, ValueError):
+        return f"code {code}"
 
 
 def allowed_failures(max_failures: int | float, total: int) -> int:
@@ -242,19 +159,6 @@ def allowed_failures(max_failures: int | float, total: int) -> int:
     :param total: all instances of the export.
     """
     if isinstance(max_failures, float):
-        # 0.29 * 100 is 28.999...: a share that names a whole number of instances has to allow it.
+        # 0.29 * 100 is 28.999...: a share of exactly 29 instances has to allow 29.
         return math.floor(round(max_failures * total, 6))
     return max_failures
-
-
-def max_failures_mistake(value: object) -> str | None:
-    """
-    Say what is wrong with ``max_failures``, or return None.
-
-    :param value: the parameter's value.
-    """
-    accepted = "a count from 0 (int), or a share from 0.0 to 1.0 of all instances (float)"
-    # A bool is an int to Python, but nobody who writes max_failures=True means one instance.
-    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    is_share = isinstance(value, float) and 0.0 <= value <= 1.0
-    return None if is_count or is_share else f"max_failures={value!r} is not accepted; accepted: {accepted}."

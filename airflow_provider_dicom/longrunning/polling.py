@@ -1,4 +1,19 @@
-"""When to ask about an Operation, and what each answer means: decided here without any I/O, for all modes."""
+"""
+When to poll an Operation and what each response means, decided without any I/O for every mode.
+
+Invariants of an :class:`OperationWatch`:
+
+- ``next_pause`` is called before every poll; exactly one of ``record_response`` and ``record_error`` follows
+  it.
+- The first pause is at least ``FIRST_PAUSE`` (with a ``poll_interval`` of that length or more), because
+  Airflow can fail a task whose deferral ends within seconds. Later pauses grow by ``GROWTH`` up to
+  ``poll_interval``, with jitter, and are never longer than the time left until the deadline.
+- Transient errors (429, 5xx, no answer) never end a watch that has a deadline; a watch without a deadline
+  gives up after ``UNREACHABLE_TIMEOUT`` without a single response. Any other error ends the watch when it
+  comes ``MAX_CONSECUTIVE_ERRORS`` times in a row: one 403 or 404 may be a replica that lags behind.
+- The log gets a line when the counters have moved by ``PROGRESS_STEP``, at the first failed instance, when
+  polls begin to fail, when they succeed again, and every ``HEARTBEAT``; never one line per poll.
+"""
 
 from __future__ import annotations
 
@@ -8,40 +23,46 @@ import random
 import time
 from typing import TYPE_CHECKING
 
+from airflow_provider_dicom.console import logs_url
 from airflow_provider_dicom.exceptions import DicomExportTimeoutError, DicomExportTransientError
-from airflow_provider_dicom.longrunning.outcome import Counters, counters, logs_url
+from airflow_provider_dicom.longrunning.outcome import counters
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from airflow_provider_dicom.api_types import Counters, Operation
+    from airflow_provider_dicom.compat import Log
     from airflow_provider_dicom.exceptions import DicomExportError
-    from airflow_provider_dicom.log import Log
-    from airflow_provider_dicom.longrunning.outcome import Operation
 
-#: A deferral that ends within seconds can be failed falsely by Airflow.
+#: The shortest time from a deferral to its first poll, in seconds; about 10 s are Google's advice as well.
 FIRST_PAUSE = 10.0
+#: The factor from one pause to the next.
 GROWTH = 1.5
+#: The largest share of a pause that is random, so that exports of one schedule do not poll in step.
 JITTER = 0.2
-#: How often in a row a refusal (403, 404, ...) must come before it is believed.
-REFUSALS_BELIEVED = 3
-#: Without a deadline: how long to go on without a single good answer, in seconds.
-PATIENCE = 3600.0
+#: The number of consecutive errors, other than transient ones, that end a watch.
+MAX_CONSECUTIVE_ERRORS = 3
+#: The longest time without a response before a watch without a deadline gives up, in seconds.
+UNREACHABLE_TIMEOUT = 3600.0
+#: The longest time between two log lines of one Operation, in seconds.
 HEARTBEAT = 600.0
-#: Pauses before looking again whether a cancellation is confirmed, in seconds.
+#: Pauses between a cancellation request and the checks whether the API has confirmed it, in seconds.
 CONFIRMATION_PAUSES = (1.0, 2.0, 4.0)
+#: The share of all instances by which the counters move from one log line to the next.
 PROGRESS_STEP = 0.1
 
 
 class OperationWatch:
     """
-    Follows one Operation from answer to answer.
+    The state of polling one Operation.
 
     :param operation_name: the full name of the Operation.
     :param poll_interval: the longest pause between polls, in seconds.
-    :param deadline: when to give up, in seconds since the epoch; never if not given.
-    :param log: where to say what changed.
-    :param on_progress: gets every good answer about the running Operation; it must not raise or take long.
-    :param now: tells the time in seconds since the epoch.
+    :param deadline: the time at which the watch gives up, in seconds since the epoch; never if not given.
+    :param log: the log for progress and errors.
+    :param on_progress: called with every response about the running Operation; it must neither raise nor
+        block.
+    :param now: returns the time in seconds since the epoch.
     """
 
     def __init__(
@@ -60,44 +81,43 @@ class OperationWatch:
         self._log = log
         self._on_progress = on_progress
         self._now = now
-        self._started = self._last_answer = self._last_line = now()
+        self._started = self._last_response = self._last_line = now()
         self._base = min(FIRST_PAUSE, poll_interval)
         self._polls = 0
-        self._asked_pause = 0.0
-        self._refusals = 0
-        self._trouble = 0
+        self._retry_after = 0.0
+        self._consecutive_errors = 0
+        self._failed_polls = 0
         self._operation: Operation = {"name": operation_name}
-        self._told: Counters | None = None
+        self._logged: Counters | None = None
 
-    def pause(self) -> float:
+    def next_pause(self) -> float:
         """
-        Decide how long to wait before the next poll, in seconds.
+        Return the pause before the next poll, in seconds.
 
         :raises DicomExportTimeoutError: if the deadline has passed.
         """
-        pause = max(self._scheduled_pause(), self._asked_pause)
-        self._asked_pause = 0.0
-        left = self.time_left()
+        pause = max(self._scheduled_pause(), self._retry_after)
+        self._retry_after = 0.0
+        left = self.seconds_left()
         if left is None:
             return pause
         if left <= 0:
-            raise self.timed_out()
+            raise self.timeout_error()
         return min(pause, left)
 
-    def timed_out(self) -> DicomExportTimeoutError:
+    def timeout_error(self) -> DicomExportTimeoutError:
         """Build the error of a deadline that has passed."""
         return DicomExportTimeoutError(
-            f"The deadline passed before the export ended; it had come to: {counters(self._operation)}. "
+            f"The deadline passed before the export ended. Progress: {counters(self._operation)}. "
             f"Operation: {self.operation_name}. Logs: {logs_url(self._operation)}",
             operation=self._operation,
         )
 
-    def time_left(self) -> float | None:
-        """Tell how long it is until the deadline, in seconds; None without one."""
+    def seconds_left(self) -> float | None:
+        """Return the time until the deadline, in seconds; None without a deadline."""
         return None if self.deadline is None else self.deadline - self._now()
 
     def _scheduled_pause(self) -> float:
-        # Jitter, so that a thousand exports of one schedule don't poll in step.
         jitter = random.uniform(0, JITTER)  # noqa: S311
         if self._polls == 0 and self._poll_interval >= FIRST_PAUSE:
             pause = min(self._base * (1 + jitter), self._poll_interval)
@@ -107,73 +127,72 @@ class OperationWatch:
         self._base = min(self._base * GROWTH, self._poll_interval)
         return pause
 
-    def answered(self, operation: Operation) -> bool:
+    def record_response(self, operation: Operation) -> bool:
         """
-        Take in a good answer, and tell whether the Operation has ended.
+        Record the API's response to a poll, and return whether the Operation is done.
 
         :param operation: the Operation as the API returned it.
-        :raises DicomExportUnavailableError: if it is no good answer after all.
+        :raises DicomExportUnavailableError: if the response holds no readable counters.
         """
         count = counters(operation)
-        if self._trouble:
+        if self._failed_polls:
             self._log.info(
                 "The API answers again about %s, after %d failed polls in %.0f s.",
                 self.operation_name,
-                self._trouble,
-                self._now() - self._last_answer,
+                self._failed_polls,
+                self._now() - self._last_response,
             )
-        self._trouble = self._refusals = 0
-        self._last_answer = self._now()
-        # An answer may come without a name; the Operation must not lose it.
+        self._failed_polls = self._consecutive_errors = 0
+        self._last_response = self._now()
+        # A response without a name is possible; the name must not be lost with it.
         self._operation = operation if "name" in operation else {**operation, "name": self.operation_name}
         if operation.get("done"):
             return True
-        self._tell_progress(count)
+        self._log_progress(count)
         if self._on_progress is not None:
             self._on_progress(self._operation)
         return False
 
-    def failed(self, error: DicomExportError) -> None:
+    def record_error(self, error: DicomExportError) -> None:
         """
-        Take in a poll that failed.
+        Record a failed poll.
 
-        :param error: what came instead of an answer.
-        :raises DicomExportError: the error, if it has to be believed.
+        :param error: the error of the poll.
+        :raises DicomExportError: the same error with the Operation, if polling has to end.
         """
         if isinstance(error, DicomExportTransientError):
-            self._refusals = 0
-            self._asked_pause = error.retry_after or 0.0
+            self._consecutive_errors = 0
+            self._retry_after = error.retry_after or 0.0
         else:
-            self._refusals += 1
-        if self._refusals >= REFUSALS_BELIEVED or self._patience_is_over():
-            # The same error may have been handed to other watches.
+            self._consecutive_errors += 1
+        if self._consecutive_errors >= MAX_CONSECUTIVE_ERRORS or self._is_unreachable():
+            # One failed list hands the same error to many watches.
             own = copy.copy(error)
             own.operation, own.operation_name = self._operation, self.operation_name
             raise own from error
-        if not self._trouble or self._now() - self._last_line >= HEARTBEAT:
-            self._log.warning("%s. The export itself goes on; asking again.", str(error).rstrip("."))
+        if not self._failed_polls or self._now() - self._last_line >= HEARTBEAT:
+            self._log.warning("%s. The export itself goes on; polling continues.", str(error).rstrip("."))
             self._last_line = self._now()
-        self._trouble += 1
+        self._failed_polls += 1
 
-    def _patience_is_over(self) -> bool:
-        return self.deadline is None and self._now() - self._last_answer > PATIENCE
+    def _is_unreachable(self) -> bool:
+        return self.deadline is None and self._now() - self._last_response > UNREACHABLE_TIMEOUT
 
-    def _tell_progress(self, count: Counters) -> None:
-        since_line = self._now() - self._last_line
-        if self._has_moved(count) or since_line >= HEARTBEAT:
-            share = f", {(count.success + count.failure) / count.total:.0%} done" if count.total else ""
-            self._log.info(
-                "Export running for %.0f s: %s%s. Operation: %s",
-                self._now() - self._started,
-                count,
-                share,
-                self.operation_name,
-            )
-            self._told, self._last_line = count, self._now()
+    def _log_progress(self, count: Counters) -> None:
+        if not self._has_moved(count) and self._now() - self._last_line < HEARTBEAT:
+            return
+        share = f", {count.done / count.total:.0%} done" if count.total else ""
+        self._log.info(
+            "Export running for %.0f s: %s%s. Operation: %s",
+            self._now() - self._started,
+            count,
+            share,
+            self.operation_name,
+        )
+        self._logged, self._last_line = count, self._now()
 
     def _has_moved(self, count: Counters) -> bool:
-        """Tell whether the counters moved by enough to be worth a line."""
-        if self._told is None or count.failure > self._told.failure == 0:
+        """Tell whether the counters have moved far enough since the last line about them."""
+        if self._logged is None or count.failure > self._logged.failure == 0:
             return True
-        done, told = count.success + count.failure, self._told.success + self._told.failure
-        return done - told >= max(1, math.ceil(PROGRESS_STEP * count.total))
+        return count.done - self._logged.done >= max(1, math.ceil(PROGRESS_STEP * count.total))

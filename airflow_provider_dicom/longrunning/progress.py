@@ -1,4 +1,16 @@
-"""How far an export is, kept where Airflow's web interface finds it; never in the way of a poll."""
+"""
+Progress records: the XCom that the tab "DICOM export" shows while an export runs.
+
+Invariants:
+
+- A record is written only if the counters have changed, and at most once in ``RECORD_PAUSE`` per export.
+- A trigger's records are written in one background task and one thread per event loop, so that a thousand
+  exports do not occupy a thousand threads; polls and events never wait for them. Only the newest record of an
+  export is written: a newer one replaces one that still waits.
+- The task's own record of the end is the last one: ``ProgressRecord.close`` discards what waits, and waits at
+  most ``LAST_RECORD`` for a write that is under way.
+- A record that cannot be written is logged once per outage, and fails nothing.
+"""
 
 from __future__ import annotations
 
@@ -9,35 +21,37 @@ import math
 import time
 import weakref
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
-from airflow_provider_dicom.longrunning.outcome import counters, is_cancelled
+from airflow_provider_dicom.api_types import is_cancelled
+from airflow_provider_dicom.longrunning.outcome import counters
+from airflow_provider_dicom.results import PROGRESS_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from airflow_provider_dicom.log import Log
-    from airflow_provider_dicom.longrunning.outcome import Counters, Operation
+    from airflow_provider_dicom.api_types import Counters, Operation
+    from airflow_provider_dicom.compat import Log, TaskInstance
 
-#: The XCom that the progress page reads.
-PROGRESS_KEY = "progress"
 #: The shortest time between two records of one export, in seconds.
 RECORD_PAUSE = 15.0
-#: How much of an error's message is kept, in characters.
+#: The longest error message in a record, in characters.
 MESSAGE_LENGTH = 2000
 #: How long the end of an export waits for a record that is being written, in seconds.
 LAST_RECORD = 5.0
 
 _NOT_STORED = "The progress could not be stored for the web interface: %s"
 
-_recorders: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Recorder] = weakref.WeakKeyDictionary()
+_writers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _RecordWriter] = weakref.WeakKeyDictionary()
+
+State = Literal["RUNNING", "SUCCEEDED", "PARTIAL", "FAILED", "CANCELLED"]
 
 
 class Progress(TypedDict):
-    """One record of how far an export is; ``observed_at`` is this machine's time, the others the API's."""
+    """One progress record; ``observed_at`` is this machine's time, the other times are the API's."""
 
     operation_name: str
-    state: Literal["RUNNING", "SUCCEEDED", "PARTIAL", "FAILED", "CANCELLED"]
+    state: State
     success: int
     failure: int
     pending: int
@@ -47,20 +61,21 @@ class Progress(TypedDict):
     message: str | None
 
 
-def progress_of(operation: Operation, *, is_good_enough: bool = True) -> Progress:
+def progress_of(operation: Operation, *, is_accepted: bool = True) -> Progress:
     """
-    Say how far an export is.
+    Build the progress record of an Operation.
 
     :param operation: the Operation as the API returned it.
-    :param is_good_enough: how a finished Operation without an error was judged.
-    :raises DicomExportUnavailableError: if its counters are not readable.
+    :param is_accepted: the outcome of a finished Operation without an error: no more instances failed than
+        allowed.
+    :raises DicomExportUnavailableError: if the Operation's counters are not readable.
     """
     count = counters(operation)
     metadata = operation.get("metadata", {})
     message = operation.get("error", {}).get("message")
     return {
         "operation_name": operation["name"],
-        "state": _state(operation, count, is_good_enough=is_good_enough),
+        "state": _state(operation, count, is_accepted=is_accepted),
         "success": count.success,
         "failure": count.failure,
         "pending": count.pending,
@@ -71,51 +86,49 @@ def progress_of(operation: Operation, *, is_good_enough: bool = True) -> Progres
     }
 
 
-def _state(
-    operation: Operation, count: Counters, *, is_good_enough: bool
-) -> Literal["RUNNING", "SUCCEEDED", "PARTIAL", "FAILED", "CANCELLED"]:
+def _state(operation: Operation, count: Counters, *, is_accepted: bool) -> State:
     if not operation.get("done"):
         return "RUNNING"
     if is_cancelled(operation):
         return "CANCELLED"
-    if "error" in operation or not is_good_enough:
+    if "error" in operation or not is_accepted:
         return "FAILED"
     return "PARTIAL" if count.failure else "SUCCEEDED"
 
 
 class Throttle:
     """
-    Tells which answers about one running export are worth a record.
+    Limits the records of one running export.
 
-    :param now: tells the time in seconds, of any beginning.
+    :param now: returns the time in seconds, from any origin.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self._told: Counters | None = None
+        self._recorded: Counters | None = None
         self._not_before = -math.inf
 
-    def is_news(self, operation: Operation) -> bool:
+    def should_record(self, operation: Operation) -> bool:
         """
-        Tell whether the counters have moved, and the last record is old enough.
+        Tell whether the counters have changed and ``RECORD_PAUSE`` is over; True counts as a record.
 
         :param operation: the Operation as the API returned it.
         """
         if self._now() < self._not_before:
             return False
         count = counters(operation)
-        if count == self._told:
+        if count == self._recorded:
             return False
-        self._told, self._not_before = count, self._now() + RECORD_PAUSE
+        self._recorded, self._not_before = count, self._now() + RECORD_PAUSE
         return True
 
 
-class BackgroundRecord:
+class ProgressRecord:
     """
-    Stores how far one export is, beside the event loop that follows it.
+    The progress record of one export, written beside the event loop that polls the export.
 
-    :param write: stores a record; it may block, and it may fail.
-    :param log: where to say that records cannot be stored.
+    :param write: writes a record; it may block and may fail.
+    :param log: the log for records that cannot be written.
     """
 
     def __init__(self, write: Callable[[Progress], None], *, log: Log) -> None:
@@ -123,69 +136,69 @@ class BackgroundRecord:
         self._write = write
         self._throttle = Throttle()
         self._next: Progress | None = None
-        self._stored = asyncio.Event()
-        self._stored.set()
+        self._written = asyncio.Event()
+        self._written.set()
 
-    def seen(self, operation: Operation) -> None:
+    def on_response(self, operation: Operation) -> None:
         """
-        Take in an answer about the running Operation.
+        Schedule a record, unless the throttle forbids it.
 
-        :param operation: the Operation as the API returned it.
+        :param operation: the running Operation as the API returned it.
         """
-        if not self._throttle.is_news(operation):
+        if not self._throttle.should_record(operation):
             return
         self._next = progress_of(operation)
         loop = asyncio.get_running_loop()
-        recorder = _recorders.get(loop) or _recorders.setdefault(loop, _Recorder())
-        recorder.store_soon(self)
+        writer = _writers.get(loop) or _writers.setdefault(loop, _RecordWriter())
+        writer.schedule(self)
 
-    def drop(self) -> None:
-        """Store nothing more."""
+    def discard(self) -> None:
+        """Discard the record that waits to be written."""
         self._next = None
 
     async def close(self) -> None:
-        """Store nothing more, so that the task's own record of the end is the last one."""
-        self.drop()
+        """Discard the record that waits, and wait for the one that is being written."""
+        self.discard()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_RECORD):
-                await self._stored.wait()
+                await self._written.wait()
 
-    async def store(self) -> None:
-        """Store the newest record, if there is one."""
+    async def write(self) -> None:
+        """Write the newest record, if one waits."""
         progress, self._next = self._next, None
         if progress is None:
             return
-        self._stored.clear()
+        self._written.clear()
         try:
             await asyncio.to_thread(self._write, progress)
         finally:
-            self._stored.set()
+            self._written.set()
 
 
-class _Recorder:
-    """Stores the records of one event loop, one after the other: a thousand exports take one thread."""
+class _RecordWriter:
+    """Writes the records of one event loop, one after the other."""
 
     def __init__(self) -> None:
-        self._waiting: dict[BackgroundRecord, None] = {}
+        self._waiting: dict[ProgressRecord, None] = {}
         self._task: asyncio.Task[None] | None = None
         self._has_failed = False
 
-    def store_soon(self, record: BackgroundRecord) -> None:
+    def schedule(self, record: ProgressRecord) -> None:
         self._waiting[record] = None
         if self._task is None or self._task.done():
-            # With an empty context: in that of one trigger, its task's log would get the lines of all.
+            # With an empty context: in the context of one trigger, its log would get the lines of all
+            # triggers.
             self._task = asyncio.get_running_loop().create_task(
-                self._store_all(), context=contextvars.Context()
+                self._write_all(), context=contextvars.Context()
             )
 
-    async def _store_all(self) -> None:
+    async def _write_all(self) -> None:
         while self._waiting:
             record = next(iter(self._waiting))
             del self._waiting[record]
             try:
-                await record.store()
-            except Exception as error:  # whatever Airflow raises: exports are followed all the same
-                # Once, not a line per export and poll for as long as Airflow is in trouble.
+                await record.write()
+            except Exception as error:  # Airflow may raise anything here, and polling must go on
                 if not self._has_failed:
                     record.log.warning(_NOT_STORED, error)
                 self._has_failed = True
@@ -193,25 +206,21 @@ class _Recorder:
                 self._has_failed = False
 
 
-class TaskInstance(Protocol):
-    """The part of a running task instance that is used here."""
-
-    def xcom_push(self, key: str, value: object) -> None:
-        """Store an XCom."""
-
-
-def store_from_worker(
-    task_instance: TaskInstance, operation: Operation, *, is_good_enough: bool = True, log: Log
+def write_from_worker(
+    task_instance: TaskInstance, operation: Operation, *, is_accepted: bool = True, log: Log
 ) -> None:
     """
-    Store how far an export is, from the task itself; never raises.
+    Write a progress record from the task itself; never raises.
 
     :param task_instance: the task instance.
     :param operation: the Operation as the API returned it.
-    :param is_good_enough: how a finished Operation without an error was judged.
-    :param log: where to say that it could not be stored.
+    :param is_accepted: the outcome of a finished Operation without an error: no more instances failed than
+        allowed.
+    :param log: the log for a record that cannot be written.
     """
     try:
-        task_instance.xcom_push(key=PROGRESS_KEY, value=progress_of(operation, is_good_enough=is_good_enough))
-    except Exception as error:  # whatever Airflow raises: the export's own end is what counts
+        task_instance.xcom_push(key=PROGRESS_KEY, value=progress_of(operation, is_accepted=is_accepted))
+    except (
+        Exception
+    ) as error:  # Airflow may raise anything here, and the export's outcome must not depend on it
         log.warning(_NOT_STORED, error)

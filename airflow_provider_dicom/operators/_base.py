@@ -1,22 +1,35 @@
-"""Talking to the Healthcare API: what all operators and sensors have in common."""
+"""
+What operators and sensor share: the connection, the validation of parameters, the deferral, and the result.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, TypedDict, cast
 
-from airflow.providers.common.compat.sdk import BaseOperator
+from airflow.providers.common.compat.sdk import Asset, BaseOperator
 
-from airflow_provider_dicom.api.endpoint import api_endpoint_mistake
-from airflow_provider_dicom.api.resource_names import id_mistake
+from airflow_provider_dicom.api.endpoint import api_endpoint_error
+from airflow_provider_dicom.api.resource_names import id_error
+from airflow_provider_dicom.exceptions import DicomExportTimeoutError
+from airflow_provider_dicom.longrunning.progress import write_from_worker
+from airflow_provider_dicom.validation import is_template, max_failures_error, seconds_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from datetime import timedelta
+    from typing import NoReturn
 
+    from airflow.providers.common.compat.sdk import Context
+    from pydantic import JsonValue
+
+    from airflow_provider_dicom.api_types import Operation
     from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
+    from airflow_provider_dicom.results import DicomExportResult
+    from airflow_provider_dicom.triggers.dicom_store import ExportEvent
 
 
 class ConnectionArguments(TypedDict):
-    """What every hook and trigger of this provider is told about the connection."""
+    """The connection's arguments of every hook and trigger of this provider."""
 
     gcp_conn_id: str
     impersonation_chain: str | Sequence[str] | None
@@ -25,7 +38,7 @@ class ConnectionArguments(TypedDict):
 
 class ConnectedOperator(BaseOperator):
     """
-    Has a connection to the Healthcare API.
+    An operator with a connection to the Healthcare API.
 
     The hook is imported where it is used: DAG files must stay cheap to parse.
     """
@@ -36,7 +49,7 @@ class ConnectedOperator(BaseOperator):
 
     @property
     def connection_arguments(self) -> ConnectionArguments:
-        """The connection as every hook and trigger gets it."""
+        """The connection's arguments for a hook or a trigger."""
         return {
             "gcp_conn_id": self.gcp_conn_id,
             "impersonation_chain": self.impersonation_chain,
@@ -50,43 +63,145 @@ class ConnectedOperator(BaseOperator):
         return DicomStoreHook(**self.connection_arguments)
 
     def unrendered(self) -> frozenset[str]:
-        """Name the parameters that are templates still."""
+        """Return the names of the parameters that are still templates."""
         return frozenset(name for name in self.template_fields if is_template(getattr(self, name)))
 
-    def connection_mistakes(self, unrendered: frozenset[str]) -> Iterator[str]:
+    def connection_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
         """
-        Say what is wrong with the connection's parameters.
+        Yield the validation errors of the connection's parameters.
 
-        :param unrendered: parameters that are templates still.
+        :param unrendered: the names of the parameters that are still templates.
         """
         if "gcp_conn_id" not in unrendered and not (isinstance(self.gcp_conn_id, str) and self.gcp_conn_id):
             yield f"gcp_conn_id={self.gcp_conn_id!r} is not accepted; accepted: the id of a connection."
-        if "api_endpoint" not in unrendered and (mistake := api_endpoint_mistake(self.api_endpoint)):
-            yield mistake
+        if "api_endpoint" not in unrendered and (error := api_endpoint_error(self.api_endpoint)):
+            yield error
 
-    def store_mistakes(self, unrendered: frozenset[str]) -> Iterator[str]:
+    def store_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
         """
-        Say what is wrong with the parameters that name a DICOM store.
+        Yield the validation errors of the parameters that name a DICOM store.
 
-        :param unrendered: parameters that are templates still.
+        :param unrendered: the names of the parameters that are still templates.
         """
         for name in ("location", "dataset_id", "dicom_store_id", "project_id"):
             value = getattr(self, name)
             if name in unrendered or (name == "project_id" and value is None):
                 continue
-            if mistake := id_mistake(name, value):
-                yield mistake
+            if error := id_error(name, value):
+                yield error
 
 
-def is_template(value: object) -> bool:
+class PollingOperator(ConnectedOperator):
     """
-    Tell whether a parameter gets its value only when the task runs.
+    An operator or sensor that waits for an Operation with the task's own settings.
 
-    :param value: the parameter's value at parse time.
+    The trigger is imported where it is used: DAG files must stay cheap to parse.
     """
-    if isinstance(value, str):
-        return any(mark in value for mark in ("{{", "{%", "{#"))
-    if isinstance(value, list | tuple):
-        return any(is_template(item) for item in value)
-    # Outputs of other tasks, and whatever else has a rendering of its own.
-    return hasattr(value, "resolve")
+
+    poll_interval: float
+    max_failures: int | float
+
+    def polling_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
+        """
+        Yield the validation errors of the parameters for polling.
+
+        :param unrendered: the names of the parameters that are still templates.
+        """
+        if error := max_failures_error(self.max_failures):
+            yield error
+        if error := seconds_error("poll_interval", self.poll_interval):
+            yield error
+        yield from self.connection_errors(unrendered)
+
+    def defer_until_done(
+        self,
+        operation_name: str,
+        *,
+        deadline: float | None,
+        cancel_on_kill: bool,
+        timeout: timedelta | None,
+        kwargs: dict[str, object],
+    ) -> NoReturn:
+        """
+        Free the worker slot until the Operation is done.
+
+        :param operation_name: the full name of the Operation.
+        :param deadline: the time at which the trigger gives up, in seconds since the epoch; never if not
+            given.
+        :param cancel_on_kill: cancel the Operation when the task is killed.
+        :param timeout: the time after which Airflow itself ends the deferral.
+        :param kwargs: further arguments of ``execute_complete``.
+        """
+        from airflow_provider_dicom.triggers.dicom_store import DicomStoreExportTrigger
+
+        self.defer(
+            trigger=DicomStoreExportTrigger(
+                operation_name,
+                poll_interval=self.poll_interval,
+                deadline=deadline,
+                cancel_on_kill=cancel_on_kill,
+                **self.connection_arguments,
+            ),
+            method_name="execute_complete",
+            kwargs=kwargs,
+            timeout=timeout,
+        )
+        raise AssertionError("defer() returned")
+
+    def operation_of(self, event: ExportEvent) -> Operation | None:
+        """
+        Return the finished Operation of a trigger's event; None if the Operation is still running.
+
+        :param event: the trigger's event.
+        :raises DicomExportTimeoutError: if the deadline passed.
+        :raises DicomExportError: if the Operation cannot be read.
+        """
+        operation = event["operation"]
+        if event["status"] == "timeout":
+            raise DicomExportTimeoutError(event["message"] or "The deadline passed.", operation=operation)
+        if operation.get("done"):
+            return operation
+        # The trigger could not read the Operation. One more get either raises the error with all its details,
+        # or shows that the API answers again.
+        self.log.warning("The trigger gave up: %s", event["message"])
+        with self.hook() as hook:
+            operation = hook.get_operation(operation["name"])
+        return operation if operation.get("done") else None
+
+    def _outcome(self, operation: Operation) -> DicomExportResult:
+        """Return the result of a finished Operation, or raise its error."""
+        raise NotImplementedError
+
+    def record_outcome(self, operation: Operation, context: Context) -> DicomExportResult:
+        """
+        Return the result of a finished Operation, after writing it to the progress record and the asset
+        events.
+
+        :param operation: the finished Operation.
+        :param context: the task's context.
+        :raises DicomExportError: if the Operation failed, or more instances failed than ``max_failures``
+            allows.
+        """
+        is_accepted = False
+        try:
+            result = self._outcome(operation)
+            is_accepted = True
+        finally:
+            write_from_worker(context["ti"], operation, is_accepted=is_accepted, log=self.log)
+        set_outlet_extra(context, self.outlets, result)
+        return result
+
+
+def set_outlet_extra(context: Context, outlets: Iterable[object], extra: Mapping[str, object]) -> None:
+    """
+    Write a result to the event of every asset that the task updates.
+
+    Airflow drops what is written before a deferral: the process that ends the task has to call this function.
+
+    :param context: the task's context.
+    :param outlets: the task's outlets.
+    :param extra: the result.
+    """
+    for outlet in outlets:
+        if isinstance(outlet, Asset):
+            context["outlet_events"][outlet].extra.update(cast("dict[str, JsonValue]", extra))

@@ -1,4 +1,4 @@
-"""Operator that checks after an export whether everything has arrived."""
+"""Operator that compares the destination of an export with the DICOM store or the filter file."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from airflow_provider_dicom.api.destinations import parse_destination, parse_gcs_uri
 from airflow_provider_dicom.api.dicomweb import path_of_match, uids_of
-from airflow_provider_dicom.api.resource_names import raise_on, refusal
 from airflow_provider_dicom.exceptions import DicomExportIncompleteError
 from airflow_provider_dicom.operators._base import ConnectedOperator
 from airflow_provider_dicom.selection.disk_set import DiskSet
-from airflow_provider_dicom.selection.exported import exported_instances
 from airflow_provider_dicom.selection.filter_file import read_filter
+from airflow_provider_dicom.selection.inventory import exported_instances
+from airflow_provider_dicom.validation import parse_errors, raise_if_invalid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,33 +26,35 @@ if TYPE_CHECKING:
 
 OnMissing = Literal["fail", "warn"]
 
-#: How many of what is missing are named.
-SHOWN = 10
-#: Matches of a search that are held in memory at a time.
+#: The largest number of missing instances in the result and in messages.
+MAX_MISSING_PATHS = 10
+#: Matches of a search in memory at a time.
 PAGE_SIZE = 5_000
 
 
 class DicomStoreExportCheckOperator(ConnectedOperator):
     """
-    Compares what an export has left at its destination with what should be there, and names what is missing.
+    Compares the instances at an export's destination with the expected ones, and names those that are
+    missing.
 
-    Expected is each instance of the DICOM store, or of the filter file, at the time of the check. What has
-    arrived are the objects with their names, whatever their content, or the instances with rows in the table.
+    Expected are the instances of the DICOM store, or of the filter file, at the time of the check. An
+    instance has arrived if an object has its name, whatever the content, or if the table has a row for it.
 
     :param location: the location of the dataset, such as ``us-central1`` (templated).
     :param dataset_id: the dataset's id (templated).
     :param dicom_store_id: the DICOM store's id (templated).
     :param destination: ``gs://bucket/prefix`` or ``bq://project.dataset.table`` of the export (templated).
-    :param filter_uri: ``gs://bucket/object`` of the export's filter file; all of the DICOM store is expected
+    :param filter_uri: ``gs://bucket/object`` of the export's filter file; the whole DICOM store is expected
         if not given (templated).
-    :param on_missing: ``"fail"`` fails the task if something is missing, ``"warn"`` only says so in the log
-        and in the result (templated).
+    :param on_missing: ``"fail"`` fails the task if instances are missing, ``"warn"`` reports them in the log
+        and in the result only (templated).
     :param project_id: the DICOM store's project, which also pays for the query of a table; the connection's
         if not given (templated).
     :param gcp_conn_id: the Airflow connection (templated).
     :param impersonation_chain: a service account to impersonate, or a chain of them (templated).
     :param api_endpoint: another endpoint than Google's, such as a local Healthcare API (templated).
-    :raises DicomExportInvalidRequestError: if a parameter is wrong, at parse time where its value is known.
+    :raises DicomExportInvalidRequestError: if a parameter is invalid; at parse time if its value is known
+        then.
     """
 
     template_fields: Sequence[str] = (
@@ -96,35 +98,37 @@ class DicomStoreExportCheckOperator(ConnectedOperator):
         self.impersonation_chain = impersonation_chain
         self.api_endpoint = api_endpoint
         self._is_filtered = filter_uri is not None
-        raise_on(self._mistakes(self.unrendered()))
+        raise_if_invalid(self._validation_errors(self.unrendered()))
 
     def execute(self, context: Context) -> DicomExportCheckResult:
         """
-        Compare, and return the numbers.
+        Compare the destination with the expectation, and return the counts.
 
         :param context: the task's context.
-        :raises DicomExportIncompleteError: if something is missing and the parameters say so.
-        :raises DicomExportError: if the DICOM store or the destination cannot be looked into.
+        :raises DicomExportIncompleteError: if instances are missing and ``on_missing`` is ``"fail"``.
+        :raises DicomExportError: if the DICOM store or the destination cannot be read.
         """
-        raise_on(self._mistakes(frozenset()))
+        raise_if_invalid(self._validation_errors(frozenset()))
         found = exported_instances(
             self.destination,
             project_id=self.project_id,
             gcp_conn_id=self.gcp_conn_id,
             impersonation_chain=self.impersonation_chain,
         )
-        # What has arrived comes last: what arrives in between is not taken for missing.
+        # The destination is read last: an instance that arrives meanwhile does not count as missing.
         with self.hook() as hook, DiskSet(self._expected(hook)) as expected, DiskSet(found) as arrived:
             result: DicomExportCheckResult = {
                 "destination": self.destination,
                 "expected": len(expected),
                 "arrived": len(arrived),
                 "missing": sum(1 for path in expected if path not in arrived),
-                "missing_paths": [*islice((path for path in expected if path not in arrived), SHOWN)],
+                "missing_paths": [
+                    *islice((path for path in expected if path not in arrived), MAX_MISSING_PATHS)
+                ],
             }
-        return self._judged(result)
+        return self._report(result)
 
-    def _judged(self, result: DicomExportCheckResult) -> DicomExportCheckResult:
+    def _report(self, result: DicomExportCheckResult) -> DicomExportCheckResult:
         summary = (
             f"{result['expected']} instances are expected in {self.destination}, and {result['missing']} of "
             f"them are missing; {result['arrived']} are there"
@@ -132,7 +136,7 @@ class DicomStoreExportCheckOperator(ConnectedOperator):
         if not result["missing"]:
             self.log.info("%s.", summary)
             return result
-        error = DicomExportIncompleteError(f"{summary}. Missing: {_named(result)}", result=result)
+        error = DicomExportIncompleteError(f"{summary}. Missing: {_list_missing(result)}", result=result)
         if self.on_missing == "fail":
             raise error
         self.log.warning("%s", error)
@@ -147,19 +151,19 @@ class DicomStoreExportCheckOperator(ConnectedOperator):
             self.filter_uri, gcp_conn_id=self.gcp_conn_id, impersonation_chain=self.impersonation_chain
         ):
             uids = uids_of(path)
-            # An instance is expected even if the DICOM store does not have it (any more).
+            # An instance in the filter file is expected even if the DICOM store does not hold it any more.
             yield from [path] if len(uids) == 3 else _instances_below(hook, store, uids)
 
-    def _mistakes(self, unrendered: frozenset[str]) -> Iterator[str]:
-        yield from self.store_mistakes(unrendered)
+    def _validation_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
+        yield from self.store_errors(unrendered)
         if "destination" not in unrendered:
-            yield from refusal(parse_destination, self.destination)
-        # Rendered to nothing, it must not stand for everything.
+            yield from parse_errors(parse_destination, self.destination)
+        # A filter that rendered to None must not make the whole store the expectation.
         if "filter_uri" not in unrendered and self._is_filtered:
-            yield from refusal(parse_gcs_uri, self.filter_uri, "filter_uri", is_object=True)
+            yield from parse_errors(parse_gcs_uri, self.filter_uri, "filter_uri", is_object=True)
         if "on_missing" not in unrendered and self.on_missing not in get_args(OnMissing):
             yield f"on_missing={self.on_missing!r} is not accepted; accepted: fail, warn."
-        yield from self.connection_mistakes(unrendered)
+        yield from self.connection_errors(unrendered)
 
 
 def _instances_below(hook: DicomStoreHook, store: DicomStoreName, uids: Sequence[str]) -> Iterator[str]:
@@ -169,6 +173,6 @@ def _instances_below(hook: DicomStoreHook, store: DicomStoreName, uids: Sequence
         yield path_of_match(match, "instances", below=uids)
 
 
-def _named(result: DicomExportCheckResult) -> str:
+def _list_missing(result: DicomExportCheckResult) -> str:
     more = result["missing"] - len(result["missing_paths"])
     return ", ".join(result["missing_paths"]) + (f", and {more} more." if more else ".")

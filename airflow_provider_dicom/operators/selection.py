@@ -1,4 +1,4 @@
-"""Operators that select what to export: queries whose matches become a filter file."""
+"""Operators that select instances for an export: the matches of a query become a filter file."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, get_args
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
 from airflow_provider_dicom.api.destinations import BigQueryTable, parse_destination, parse_gcs_uri
-from airflow_provider_dicom.api.dicomweb import path_of_match
-from airflow_provider_dicom.api.methods import SearchLevel
-from airflow_provider_dicom.api.resource_names import id_mistake, raise_on, refusal
+from airflow_provider_dicom.api.dicomweb import SearchLevel, path_of_match
+from airflow_provider_dicom.api.resource_names import id_error
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 from airflow_provider_dicom.operators._base import ConnectedOperator
-from airflow_provider_dicom.operators._waiting import seconds_mistake
 from airflow_provider_dicom.selection.disk_set import DiskSet
-from airflow_provider_dicom.selection.exported import exported_instances
 from airflow_provider_dicom.selection.filter_file import FilterFile
 from airflow_provider_dicom.selection.high_water_mark import advance_mark, parse_time, read_mark
+from airflow_provider_dicom.selection.inventory import MetadataTable, exported_instances
+from airflow_provider_dicom.validation import parse_errors, raise_if_invalid, seconds_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,34 +27,36 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.results import DicomSelection
 
 
-class SelectsForExport(ConnectedOperator):
-    """Writes resource paths to a filter file, and skips itself when there are none."""
+class SelectionOperator(ConnectedOperator):
+    """Writes resource paths to a filter file, and skips the task if there are none."""
 
     filter_uri: str
     level: SearchLevel
 
-    def selection_mistakes(self, unrendered: frozenset[str]) -> Iterator[str]:
+    def selection_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
         """
-        Say what is wrong with the parameters that every selection has.
+        Yield the validation errors of the parameters that every selection has.
 
-        :param unrendered: parameters that are templates still.
+        :param unrendered: the names of the parameters that are still templates.
         """
         if "level" not in unrendered and self.level not in get_args(SearchLevel):
             yield f"level={self.level!r} is not accepted; accepted: {', '.join(get_args(SearchLevel))}."
         if "filter_uri" not in unrendered:
-            yield from refusal(parse_gcs_uri, self.filter_uri, "filter_uri", is_object=True)
-        yield from self.connection_mistakes(unrendered)
+            yield from parse_errors(parse_gcs_uri, self.filter_uri, "filter_uri", is_object=True)
+        yield from self.connection_errors(unrendered)
 
-    def write_selection(self, paths: Iterable[str]) -> int:
+    def write_selection(self, paths: Iterable[str], *, if_empty: str) -> int:
         """
-        Write the filter file, and return how many paths it holds.
+        Write the filter file, and return the number of its paths.
 
         :param paths: the resource paths; memory does not grow with their number.
-        :raises AirflowSkipException: if there are none: nothing must not become everything.
+        :param if_empty: the reason for the skip if there are no paths.
+        :raises AirflowSkipException: if there are no paths: an empty filter must never export the whole
+            store.
         """
         with FilterFile.of(paths) as file:
             if not file.count:
-                raise AirflowSkipException("The query matches nothing: there is nothing to export.")
+                raise AirflowSkipException(f"{if_empty}: there is nothing to export.")
             file.upload(
                 self.filter_uri, gcp_conn_id=self.gcp_conn_id, impersonation_chain=self.impersonation_chain
             )
@@ -63,31 +64,33 @@ class SelectsForExport(ConnectedOperator):
         return file.count
 
 
-class DicomStoreSearchOperator(SelectsForExport):
+class DicomStoreSearchOperator(SelectionOperator):
     """
     Searches a DICOM store with QIDO-RS, and writes the resource paths of the matches to a filter file.
 
-    Of a match only its UIDs are kept. Without a match the task is skipped.
+    Only the UIDs of a match are kept. A search without matches skips the task.
 
     https://cloud.google.com/healthcare-api/docs/dicom#search_transaction
 
     :param location: the location of the dataset, such as ``us-central1`` (templated).
     :param dataset_id: the dataset's id (templated).
     :param dicom_store_id: the DICOM store's id (templated).
-    :param filter_uri: ``gs://bucket/object`` that the paths are written to, for the export's ``filter_uri``
+    :param filter_uri: ``gs://bucket/object`` of the filter file, which becomes the export's ``filter_uri``
         (templated).
-    :param filters: attributes and the values they must have, such as ``{"StudyDate": "{{ ds_nodash }}"}``
-        (templated, but not among the rendered fields that Airflow stores and shows: they may name a patient).
-    :param level: what to search for: ``"studies"``, ``"series"`` or ``"instances"`` (templated).
-    :param exclude_exported_to: ``gs://bucket/prefix`` or ``bq://project.dataset.table``: of ``"instances"``,
-        those that are there already are left out, also in folders below the prefix, such as one for each
-        night (templated).
+    :param filters: attributes and the values that they must have, such as ``{"StudyDate": "{{ ds_nodash
+        }}"}`` (templated, but not among the rendered fields that Airflow stores and shows, because the values
+        may name a patient).
+    :param level: the level of the matches: ``"studies"``, ``"series"`` or ``"instances"`` (templated).
+    :param exclude_exported_to: ``gs://bucket/prefix`` or ``bq://project.dataset.table``: instances that are
+        there already are left out, folders below the prefix included, such as one for each night; only with
+        the level ``"instances"`` (templated).
     :param project_id: the project's id; the connection's if not given (templated).
-    :param page_size: matches on a page, which are held in memory at a time.
+    :param page_size: matches on a page, all of them in memory at a time.
     :param gcp_conn_id: the Airflow connection (templated).
     :param impersonation_chain: a service account to impersonate, or a chain of them (templated).
     :param api_endpoint: another endpoint than Google's, such as a local Healthcare API (templated).
-    :raises DicomExportInvalidRequestError: if a parameter is wrong, at parse time where its value is known.
+    :raises DicomExportInvalidRequestError: if a parameter is invalid; at parse time if its value is known
+        then.
     """
 
     template_fields: Sequence[str] = (
@@ -135,7 +138,7 @@ class DicomStoreSearchOperator(SelectsForExport):
         self.gcp_conn_id = gcp_conn_id
         self.impersonation_chain = impersonation_chain
         self.api_endpoint = api_endpoint
-        raise_on(self._mistakes(self.unrendered()))
+        raise_if_invalid(self._validation_errors(self.unrendered()))
 
     def execute(self, context: Context) -> DicomSelection:
         """
@@ -145,7 +148,7 @@ class DicomStoreSearchOperator(SelectsForExport):
         :raises AirflowSkipException: if nothing matches.
         :raises DicomExportError: if the API refuses, or the file cannot be written.
         """
-        raise_on(self._mistakes(frozenset()))
+        raise_if_invalid(self._validation_errors(frozenset()))
         filters = self.render_template(dict(self.filters or {}), context, self.get_template_env())
         with self.hook() as hook:
             matches = hook.search(
@@ -155,7 +158,14 @@ class DicomStoreSearchOperator(SelectsForExport):
                 page_size=self.page_size,
             )
             paths = (path_of_match(match, self.level) for match in matches)
-            count = self.write_selection(self._not_exported(paths))
+            count = self.write_selection(
+                self._not_exported(paths),
+                if_empty=(
+                    "The search matches nothing"
+                    if self.exclude_exported_to is None
+                    else f"The search matches nothing that is not in {self.exclude_exported_to} already"
+                ),
+            )
         return {"filter_uri": self.filter_uri, "count": count, "since": None, "until": None}
 
     def _not_exported(self, paths: Iterator[str]) -> Iterator[str]:
@@ -169,46 +179,48 @@ class DicomStoreSearchOperator(SelectsForExport):
             gcp_conn_id=self.gcp_conn_id,
             impersonation_chain=self.impersonation_chain,
         )
-        with DiskSet(exported) as there:
-            self.log.info("%d instances are in %s already.", len(there), self.exclude_exported_to)
-            yield from (path for path in paths if path not in there)
+        with DiskSet(exported) as present:
+            self.log.info("%d instances are in %s already.", len(present), self.exclude_exported_to)
+            yield from (path for path in paths if path not in present)
 
-    def _mistakes(self, unrendered: frozenset[str]) -> Iterator[str]:
-        yield from self.store_mistakes(unrendered)
-        yield from self.selection_mistakes(unrendered)
+    def _validation_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
+        yield from self.store_errors(unrendered)
+        yield from self.selection_errors(unrendered)
         if self.filters is not None and not hasattr(self.filters, "keys"):
-            # Not the value: it may name a patient.
+            # The value is not quoted: it may name a patient.
             yield f"filters is {type(self.filters).__name__}; accepted: a dictionary of attributes."
         if "exclude_exported_to" in unrendered or self.exclude_exported_to is None:
             return
-        yield from refusal(parse_destination, self.exclude_exported_to, "exclude_exported_to")
+        yield from parse_errors(parse_destination, self.exclude_exported_to, "exclude_exported_to")
         if "level" not in unrendered and self.level != "instances":
             yield f"exclude_exported_to with level={self.level!r}; accepted: level='instances'."
 
 
-class DicomMetadataQueryOperator(SelectsForExport):
+class DicomMetadataQueryOperator(SelectionOperator):
     """
-    Finds in a BigQuery table what arrived since the last export, and writes its paths to a filter file.
+    Queries a BigQuery table for what arrived since the last export, and writes the paths to a filter file.
 
-    The high-water mark is only read; :class:`DicomHighWaterMarkOperator` moves it once the export has
-    succeeded, so that the next run makes up for one that failed. If nothing arrived the task is skipped.
+    This operator only reads the high-water mark. :class:`DicomHighWaterMarkOperator` moves it after the
+    export has succeeded, so that the next run exports what a failed one missed. If nothing arrived, the task
+    is skipped.
 
     https://cloud.google.com/healthcare-api/docs/how-tos/dicom-bigquery-schema
 
-    :param table: ``bq://project.dataset.table`` that the DICOM store is exported or streamed to (templated).
-    :param filter_uri: ``gs://bucket/object`` that the paths are written to, for the export's ``filter_uri``
+    :param table: ``bq://project.dataset.table`` to which the DICOM store is exported or streamed (templated).
+    :param filter_uri: ``gs://bucket/object`` of the filter file, which becomes the export's ``filter_uri``
         (templated).
-    :param high_water_mark: the Airflow Variable that holds up to when everything has been exported;
-        everything is selected while there is none (templated).
-    :param until: select what arrived up to this RFC 3339 time: the start of the export that filled the table,
+    :param high_water_mark: the Airflow Variable with the time up to which everything has been exported;
+        without a value, everything is selected (templated).
+    :param until: the end of the selection, an RFC 3339 time: the start of the export that filled the table,
         or the end of the data interval; ``settling_time`` before now if not given (templated).
-    :param settling_time: after how many seconds a streamed table holds all that arrived.
-    :param level: select whole ``"studies"`` or ``"series"`` of what arrived, or only the ``"instances"``
-        themselves (templated).
-    :param project_id: the project that the query is billed to; the connection's if not given (templated).
+    :param settling_time: the time after which a streamed table holds everything that arrived, in seconds.
+    :param level: ``"studies"`` or ``"series"`` select the whole studies or series of the instances that
+        arrived, ``"instances"`` the instances alone (templated).
+    :param project_id: the project that pays for the query; the connection's if not given (templated).
     :param gcp_conn_id: the Airflow connection (templated).
     :param impersonation_chain: a service account to impersonate, or a chain of them (templated).
-    :raises DicomExportInvalidRequestError: if a parameter is wrong, at parse time where its value is known.
+    :raises DicomExportInvalidRequestError: if a parameter is invalid; at parse time if its value is known
+        then.
     """
 
     template_fields: Sequence[str] = (
@@ -249,7 +261,7 @@ class DicomMetadataQueryOperator(SelectsForExport):
         self.gcp_conn_id = gcp_conn_id
         self.impersonation_chain = impersonation_chain
         self._is_until_given = until is not None
-        raise_on(self._mistakes(self.unrendered()))
+        raise_if_invalid(self._validation_errors(self.unrendered()))
 
     def execute(self, context: Context) -> DicomSelection:
         """
@@ -259,9 +271,7 @@ class DicomMetadataQueryOperator(SelectsForExport):
         :raises AirflowSkipException: if nothing arrived.
         :raises DicomExportError: if BigQuery refuses, or the file cannot be written.
         """
-        from airflow_provider_dicom.selection.inventory import MetadataTable
-
-        raise_on(self._mistakes(frozenset()))
+        raise_if_invalid(self._validation_errors(frozenset()))
         since = read_mark(self.high_water_mark)
         if self.until is None:
             until = datetime.now(UTC) - timedelta(seconds=self.settling_time)
@@ -269,9 +279,9 @@ class DicomMetadataQueryOperator(SelectsForExport):
             until = parse_time(self.until, "until")
         if since is not None and since >= until:
             raise AirflowSkipException(
-                f"All that arrived until {until} is exported, and more: until {since}."
+                f"Everything that arrived until {until} has been exported: the high-water mark is {since}."
             )
-        self.log.info("Looking for what arrived after %s, until %s.", since or "the beginning", until)
+        self.log.info("Selecting what arrived after %s and until %s.", since or "the beginning", until)
         table = MetadataTable(
             _table(self.table),
             project_id=self.project_id,
@@ -280,33 +290,36 @@ class DicomMetadataQueryOperator(SelectsForExport):
         )
         return {
             "filter_uri": self.filter_uri,
-            "count": self.write_selection(table.arrived(self.level, since=since, until=until)),
+            "count": self.write_selection(
+                table.arrived(self.level, since=since, until=until),
+                if_empty=f"Nothing arrived after {since or 'the beginning'} and until {until}",
+            ),
             "since": None if since is None else since.isoformat(),
             "until": until.isoformat(),
         }
 
-    def _mistakes(self, unrendered: frozenset[str]) -> Iterator[str]:
+    def _validation_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
         if "table" not in unrendered:
-            yield from refusal(_table, self.table)
+            yield from parse_errors(_table, self.table)
         if "high_water_mark" not in unrendered and not self.high_water_mark:
             yield "high_water_mark is empty; accepted: the name of an Airflow Variable."
-        # Rendered to nothing, it must not stand for a later time than the table was filled at.
+        # An "until" that rendered to None must not become a later time than that of the table's content.
         if "until" not in unrendered and self._is_until_given:
-            yield from refusal(parse_time, self.until, "until")
-        if mistake := seconds_mistake("settling_time", self.settling_time):
-            yield mistake
+            yield from parse_errors(parse_time, self.until, "until")
+        if error := seconds_error("settling_time", self.settling_time):
+            yield error
         if "project_id" not in unrendered and self.project_id is not None:
-            yield from filter(None, [id_mistake("project_id", self.project_id)])
-        yield from self.selection_mistakes(unrendered)
+            yield from filter(None, [id_error("project_id", self.project_id)])
+        yield from self.selection_errors(unrendered)
 
 
 class DicomHighWaterMarkOperator(BaseOperator):
     """
-    Moves a high-water mark to the end of what was exported; to be put after the export.
+    Saves the time up to which everything has been exported; to be placed after the export.
 
-    It never moves backwards, and never past something that was not exported.
+    The high-water mark never moves backwards, and never past an instance that was not exported.
 
-    :param high_water_mark: the Airflow Variable (templated).
+    :param high_water_mark: the name of the Airflow Variable (templated).
     :param selection: the output of the :class:`DicomMetadataQueryOperator` (templated).
     """
 
@@ -320,13 +333,13 @@ class DicomHighWaterMarkOperator(BaseOperator):
 
     def execute(self, context: Context) -> str:
         """
-        Move the mark, and return where it is.
+        Move the high-water mark, and return it.
 
         :param context: the task's context.
-        :raises DicomExportError: if somebody moved it back since the query.
+        :raises DicomExportError: if the mark was moved back since the query.
         """
         mark = advance_mark(self.high_water_mark, self.selection)
-        self.log.info("Everything that arrived until %s is exported.", mark)
+        self.log.info("Everything that arrived until %s has been exported.", mark)
         return mark.isoformat()
 
 

@@ -1,4 +1,4 @@
-"""The tab "DICOM export" beside a task's log, which shows how far the export is (Airflow 3.1+)."""
+"""The tab "DICOM export" beside a task's log, which shows the progress of the export (Airflow 3.1+)."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _HEADERS = {
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    # A page of the version before would not understand the records of this one.
+    # A cached page of an older version would not understand the records of this version.
     "Cache-Control": "no-cache",
 }
 
 
 class ProgressPage:
     """
-    Serves the files of the progress page, and nothing else: they are the same for everybody.
+    Serves the static files of the progress page, which are the same for everybody.
 
-    What the page shows, the browser asks Airflow's own REST API for, with the viewer's login and rights.
+    The browser reads the data from Airflow's own REST API, with the viewer's login and rights.
     """
 
     def __init__(self) -> None:
@@ -41,14 +41,14 @@ class ProgressPage:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """
-        Answer a request.
+        Handle a request.
 
-        :param scope: the request, as ASGI has it.
-        :param receive: where its body would come from.
-        :param send: where the answer goes.
+        :param scope: the ASGI scope of the request.
+        :param receive: the ASGI channel of the request's body.
+        :param send: the ASGI channel of the response.
         """
         if self._files is None:
-            # Every worker loads the plugin; only web servers need this.
+            # Every worker loads the plugin, but only web servers need Starlette.
             from starlette.staticfiles import StaticFiles
 
             self._files = StaticFiles(directory=_PAGE, html=True)
@@ -63,7 +63,7 @@ class ProgressPage:
 
 
 class DicomExportPlugin(AirflowPlugin):
-    """Puts the tab beside every task's log: Airflow has no means to choose among tasks."""
+    """Adds the tab beside every task's log; Airflow cannot limit a tab to certain tasks."""
 
     name = "dicom_export"
     fastapi_apps = [  # noqa: RUF012 - as Airflow has it
@@ -72,7 +72,7 @@ class DicomExportPlugin(AirflowPlugin):
     external_views = [  # noqa: RUF012 - as Airflow has it
         {
             "name": "DICOM export",
-            # Relative: Airflow may live under a path of its own.
+            # Relative, because Airflow may be served below a path prefix.
             "href": (
                 f"{URL_PREFIX.removeprefix('/')}/"
                 "?dag_id={DAG_ID}&run_id={RUN_ID}&task_id={TASK_ID}&map_index={MAP_INDEX}"
@@ -83,7 +83,8 @@ class DicomExportPlugin(AirflowPlugin):
     ]
 
 
-#: The entry point: where Airflow loads the plugins of providers' metadata too, it must not find it twice.
+#: The entry point. It is empty where Airflow also loads the plugins of providers' metadata, so that Airflow
+#: does not find the plugin twice.
 PLUGIN_OF_LAZY_PROVIDERS = (
     DicomExportPlugin if conf.getboolean("core", "lazy_discover_providers", fallback=True) else None
 )

@@ -1,4 +1,4 @@
-"""Sets that are too large for memory."""
+"""A set of strings that may be larger than memory."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 class DiskSet:
     """
-    A set of strings in a temporary file, so that memory does not grow with it; it iterates in order.
+    A set of strings in a temporary file, so that memory does not grow with its size; iteration is sorted.
 
     :param values: the first values.
     """
 
     def __init__(self, values: Iterable[str] = ()) -> None:
-        # SQLite's name for a file of its own in the temporary folder, which goes with the connection.
+        # With an empty name, SQLite creates a temporary file that is deleted with the connection.
         self._database = sqlite3.connect("", isolation_level=None)
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute("CREATE TABLE members (value TEXT PRIMARY KEY) WITHOUT ROWID")
@@ -30,9 +30,9 @@ class DiskSet:
         """
         Add values.
 
-        :param values: the values; those that are there already change nothing.
+        :param values: the values; duplicates are ignored.
         """
-        # Without a transaction around all of them, each would be written to disk by itself.
+        # One transaction: otherwise SQLite would write each value to disk separately.
         self._database.execute("BEGIN")
         self._database.executemany("INSERT OR IGNORE INTO members VALUES (?)", ((value,) for value in values))
         self._database.execute("COMMIT")

@@ -1,4 +1,4 @@
-"""The filter file of an export: resource paths, one a line, in Cloud Storage."""
+"""The filter file of an export: resource paths in Cloud Storage, one in each line."""
 
 from __future__ import annotations
 
@@ -17,49 +17,49 @@ from airflow_provider_dicom.exceptions import (
     DicomExportUnavailableError,
 )
 from airflow_provider_dicom.selection.disk_set import DiskSet
-from airflow_provider_dicom.selection.google_errors import explained
+from airflow_provider_dicom.selection.google_errors import map_storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from contextlib import AbstractContextManager
 
 _SHOWN = 5
-#: What an upload holds in memory at a time; Cloud Storage wants multiples of 256 KiB.
+#: Bytes of an upload in memory at a time; Cloud Storage accepts multiples of 256 KiB.
 _CHUNK_BYTES = 8 * 1024 * 1024
-#: Files up to this size are looked into, because they may hold nothing but empty lines.
+#: Files up to this size are read to find out whether they hold nothing but empty lines, in bytes.
 _SMALL_BYTES = 1024
 
 
-def resource_path_mistakes(paths: object) -> list[str]:
+def resource_path_errors(paths: object) -> list[str]:
     """
-    Say what is wrong with resource paths, one sentence for each of the first few mistakes.
+    Return one sentence for each of the first few validation errors of resource paths.
 
     :param paths: a list of resource paths.
     """
     if isinstance(paths, str) or not isinstance(paths, Sequence):
         refused = f"resource_paths={paths!r} is {type(paths).__name__}, not a list"
         return [f"{refused}; accepted: a list of {ACCEPTED}, such as the output of another task."]
-    mistakes: list[str] = []
+    errors: list[str] = []
     more = 0
     for path in paths:
         if is_resource_path(path):
             continue
-        if len(mistakes) < _SHOWN:
-            mistakes.append(f"resource_paths holds {path!r}; accepted: {ACCEPTED}.")
+        if len(errors) < _SHOWN:
+            errors.append(f"resource_paths holds {path!r}; accepted: {ACCEPTED}.")
         else:
             more += 1
-    return [*mistakes, f"{more} more are refused as well."] if more else mistakes
+    return [*errors, f"{more} more are refused as well."] if more else errors
 
 
 @dataclass(frozen=True)
 class FilterFile:
     """
-    Resource paths, each once and in order, in a local file that is not uploaded yet.
+    A local file of resource paths, sorted and without duplicates, to be uploaded.
 
     :param filename: the local file.
-    :param count: how many paths it holds.
-    :param digest: tells files apart that hold other paths.
-    :param md5: the file's MD5 as Cloud Storage writes it.
+    :param count: the number of paths in the file.
+    :param digest: a digest of the paths; files with the same paths have the same digest.
+    :param md5: the file's MD5 in Cloud Storage's notation.
     """
 
     filename: str
@@ -71,11 +71,11 @@ class FilterFile:
     @contextmanager
     def of(cls, paths: Iterable[str]) -> Iterator[FilterFile]:
         """
-        Write resource paths to a local file, which is there until the context ends.
+        Write resource paths to a local file, which is deleted when the context ends.
 
         Memory does not grow with the number of paths.
 
-        :param paths: the resource paths; those that come more than once are written once.
+        :param paths: the resource paths; duplicates are written once.
         """
         digest, md5, count = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
         with tempfile.NamedTemporaryFile(suffix=".txt") as file, DiskSet(paths) as unique:
@@ -92,24 +92,24 @@ class FilterFile:
         self, filter_uri: str, *, gcp_conn_id: str, impersonation_chain: str | Sequence[str] | None
     ) -> None:
         """
-        Write the file to Cloud Storage, and verify that it is there as it is here.
+        Upload the file to Cloud Storage, and verify the uploaded object's checksum.
 
         :param filter_uri: ``gs://bucket/object``.
         :param gcp_conn_id: the Airflow connection.
         :param impersonation_chain: a service account to impersonate, or a chain of them.
-        :raises DicomExportInvalidRequestError: if the URI is not acceptable, or there is no path.
-        :raises DicomExportPermissionError: if the connection's account may not write there.
-        :raises DicomExportNotFoundError: if there is no such bucket.
-        :raises DicomExportUnavailableError: if something else is there.
+        :raises DicomExportInvalidRequestError: if the URI is invalid, or the file holds no path.
+        :raises DicomExportPermissionError: if the connection's account may not write to the bucket.
+        :raises DicomExportNotFoundError: if the bucket does not exist.
+        :raises DicomExportUnavailableError: if the object differs from the file after the upload.
         """
         from airflow.providers.google.cloud.hooks.gcs import GCSHook
 
         if not self.count:
-            # Nobody promises that an empty filter file does not mean everything.
+            # The API does not document that an empty filter file selects nothing.
             raise DicomExportInvalidRequestError(f"There is no resource path to write to {filter_uri}.")
         target = parse_gcs_uri(filter_uri, "filter_uri", is_object=True)
         hook = GCSHook(gcp_conn_id=gcp_conn_id, impersonation_chain=impersonation_chain)
-        with _explained(f"Could not write the filter file {filter_uri}", target.bucket, gcp_conn_id):
+        with _map_errors(f"Could not write the filter file {filter_uri}", target.bucket, gcp_conn_id):
             hook.upload(
                 bucket_name=target.bucket,
                 object_name=target.path,
@@ -120,18 +120,18 @@ class FilterFile:
             stored = hook.get_md5hash(target.bucket, target.path)
         if stored != self.md5:
             raise DicomExportUnavailableError(
-                f"The filter file {filter_uri} is not what was written to it: its MD5 is {stored}, and not "
-                f"{self.md5}. Somebody else writes there, too; nothing was submitted."
+                f"The filter file {filter_uri} differs from the upload: its MD5 is {stored} instead of "
+                f"{self.md5}. Another process writes to the same object; nothing was submitted."
             )
 
 
 @dataclass(frozen=True)
 class StoredFilter:
     """
-    A filter file that is in Cloud Storage already.
+    A filter file in Cloud Storage.
 
-    :param is_empty: it holds no path.
-    :param digest: tells files apart that hold other paths.
+    :param is_empty: the file holds no path.
+    :param digest: a digest of the file's content.
     """
 
     is_empty: bool
@@ -142,19 +142,19 @@ def stored_filter(
     filter_uri: str, *, gcp_conn_id: str, impersonation_chain: str | Sequence[str] | None
 ) -> StoredFilter:
     """
-    Look at a filter file without reading all of it.
+    Read the size and the digest of a filter file, but not all of its content.
 
     :param filter_uri: ``gs://bucket/object``.
     :param gcp_conn_id: the Airflow connection.
     :param impersonation_chain: a service account to impersonate, or a chain of them.
-    :raises DicomExportPermissionError: if the connection's account may not read it.
-    :raises DicomExportNotFoundError: if it is not there.
+    :raises DicomExportPermissionError: if the connection's account may not read the file.
+    :raises DicomExportNotFoundError: if the file does not exist.
     """
     from airflow.providers.google.cloud.hooks.gcs import GCSHook
 
     target = parse_gcs_uri(filter_uri, "filter_uri", is_object=True)
     hook = GCSHook(gcp_conn_id=gcp_conn_id, impersonation_chain=impersonation_chain)
-    with _explained(f"Could not read the filter file {filter_uri}", target.bucket, gcp_conn_id):
+    with _map_errors(f"Could not read the filter file {filter_uri}", target.bucket, gcp_conn_id):
         blob = hook.get_conn().bucket(target.bucket).blob(target.path)
         blob.reload()
         is_empty = blob.size <= _SMALL_BYTES and not blob.download_as_bytes().strip()
@@ -165,20 +165,20 @@ def read_filter(
     filter_uri: str, *, gcp_conn_id: str, impersonation_chain: str | Sequence[str] | None
 ) -> Iterator[str]:
     """
-    Read the resource paths of a filter file, a piece of it at a time.
+    Yield the resource paths of a filter file, without the whole file in memory.
 
     :param filter_uri: ``gs://bucket/object``.
     :param gcp_conn_id: the Airflow connection.
     :param impersonation_chain: a service account to impersonate, or a chain of them.
-    :raises DicomExportInvalidRequestError: if a line is no resource path.
-    :raises DicomExportPermissionError: if the connection's account may not read it.
-    :raises DicomExportNotFoundError: if it is not there.
+    :raises DicomExportInvalidRequestError: if a line is not a resource path.
+    :raises DicomExportPermissionError: if the connection's account may not read the file.
+    :raises DicomExportNotFoundError: if the file does not exist.
     """
     from airflow.providers.google.cloud.hooks.gcs import GCSHook
 
     source = parse_gcs_uri(filter_uri, "filter_uri", is_object=True)
     hook = GCSHook(gcp_conn_id=gcp_conn_id, impersonation_chain=impersonation_chain)
-    with _explained(f"Could not read the filter file {filter_uri}", source.bucket, gcp_conn_id):
+    with _map_errors(f"Could not read the filter file {filter_uri}", source.bucket, gcp_conn_id):
         blob = hook.get_conn().bucket(source.bucket).blob(source.path)
         with tempfile.TemporaryFile() as file:
             blob.download_to_file(file)
@@ -193,11 +193,14 @@ def read_filter(
                 yield path
 
 
-def _explained(what: str, bucket: str, gcp_conn_id: str) -> AbstractContextManager[None]:
-    return explained(
-        what,
+def _map_errors(failure: str, bucket: str, gcp_conn_id: str) -> AbstractContextManager[None]:
+    return map_storage_errors(
+        failure,
         bucket,
         gcp_conn_id,
         role="roles/storage.objectUser",
-        if_missing=". The bucket must exist, and a file to read.",
+        not_found_advice=(
+            ". The bucket must exist, and a filter file that is read must exist, too: did the task that "
+            "writes it run?"
+        ),
     )

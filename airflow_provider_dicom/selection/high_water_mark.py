@@ -1,4 +1,4 @@
-"""High-water marks: up to when everything that arrived has been exported, kept in Airflow Variables."""
+"""High-water marks in Airflow Variables: the time up to which everything that arrived has been exported."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 def parse_time(value: object, parameter: str) -> datetime:
     """
-    Read a time.
+    Parse a time.
 
     :param value: an RFC 3339 string, or an aware ``datetime``.
-    :param parameter: what it is the value of, for the sentence.
-    :raises DicomExportInvalidRequestError: if it is neither.
+    :param parameter: the name of the parameter or Variable, for the error message.
+    :raises DicomExportInvalidRequestError: if the value is neither.
     """
     try:
         time = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
@@ -28,17 +28,18 @@ def parse_time(value: object, parameter: str) -> datetime:
         time = None
     if time is None or time.tzinfo is None:
         raise DicomExportInvalidRequestError(
-            f"{parameter}={value!r} is not a time; accepted: such as '2026-03-29T02:00:00Z', with its offset."
+            f"{parameter}={value!r} is not a time; accepted: a time with its offset, such as "
+            "'2026-03-29T02:00:00Z'."
         )
     return time.astimezone(UTC)
 
 
 def read_mark(name: str) -> datetime | None:
     """
-    Read a high-water mark; None if nothing was exported yet.
+    Read a high-water mark; None before the first export.
 
-    :param name: the Airflow Variable.
-    :raises DicomExportInvalidRequestError: if it holds no time.
+    :param name: the name of the Airflow Variable.
+    :raises DicomExportInvalidRequestError: if the Variable does not hold a time.
     """
     value = read_variable(name)
     return None if value is None else parse_time(value, f"Variable {name}")
@@ -46,12 +47,13 @@ def read_mark(name: str) -> datetime | None:
 
 def advance_mark(name: str, selection: DicomSelection) -> datetime:
     """
-    Move a high-water mark to the end of what was exported, never backwards, and return it.
+    Move a high-water mark forward to the end of an exported selection, and return the mark.
 
-    :param name: the Airflow Variable.
-    :param selection: what was exported.
-    :raises DicomExportInvalidRequestError: if the selection names no times.
-    :raises DicomExportError: if the mark was moved back since: what is between would never be exported.
+    :param name: the name of the Airflow Variable.
+    :param selection: the selection that was exported.
+    :raises DicomExportInvalidRequestError: if the selection has no times.
+    :raises DicomExportError: if the mark lies before the selection: the instances in between would never be
+        exported.
     """
     from airflow.providers.common.compat.sdk import Variable
 
@@ -60,8 +62,9 @@ def advance_mark(name: str, selection: DicomSelection) -> datetime:
     mark = read_mark(name)
     if (mark or _BEGINNING) < (since or _BEGINNING):
         raise DicomExportError(
-            f"The Variable {name} holds {mark}, and the export only covers what arrived after {since}. "
-            "It was moved back meanwhile, so it stays there, and the next run exports from there on."
+            f"The Variable {name} holds {mark}, but the export only covers instances that arrived after "
+            f"{since}. The Variable was moved back meanwhile; it is left unchanged, and the next run exports "
+            "from its time on."
         )
     if mark is not None and mark >= until:
         return mark

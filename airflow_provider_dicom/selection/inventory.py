@@ -1,27 +1,38 @@
-"""BigQuery tables that hold the metadata of DICOM instances, by an export or a stream of a DICOM store."""
+"""
+The inventory of a destination: which instances a bucket or a BigQuery table holds, by their resource paths.
+
+Tables are those of an export or of a stream of a DICOM store.
+"""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import re
 from typing import TYPE_CHECKING
 
-from airflow_provider_dicom.api.dicomweb import resource_path
-from airflow_provider_dicom.exceptions import DicomExportNotFoundError, DicomExportPermissionError
+from airflow_provider_dicom.api.destinations import GcsUri, parse_destination
+from airflow_provider_dicom.api.dicomweb import is_resource_path, resource_path
+from airflow_provider_dicom.api.resource_names import UID_PATTERN
+from airflow_provider_dicom.selection.google_errors import map_bigquery_errors, map_storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
 
     from airflow_provider_dicom.api.destinations import BigQueryTable
-    from airflow_provider_dicom.api.methods import SearchLevel
+    from airflow_provider_dicom.api.dicomweb import SearchLevel
 
-#: Rows that are held in memory at a time.
+#: The name of an exported object below the prefix of the export: a frame's number may follow the instance,
+#: and files of the type application/octet-stream have no extension.
+_OBJECT = re.compile(rf"({UID_PATTERN})/({UID_PATTERN})/({UID_PATTERN})(?:/\d+)?(?:\.[a-z][a-z0-9]*)?")
+#: A folder's name has more in it than digits and dots; otherwise it could be a study.
+_FOLDERS = re.compile(r"(?:[^/]*[^0-9./][^/]*/)*")
+#: Rows in memory at a time.
 _PAGE_SIZE = 10_000
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _DEPTH: dict[SearchLevel, int] = {"studies": 1, "series": 2, "instances": 3}
 
-# A streamed table has a row for each change, so that the latest one of an instance decides: one that was
-# deleted cannot be exported, and one that was stored again after @until belongs to the next window.
+# A streamed table has a row for each change, and the latest row of an instance decides: a deleted instance
+# cannot be exported, and an instance that was stored again after @until belongs to the next window.
 _ARRIVED = """
 SELECT DISTINCT {uids}
 FROM (
@@ -34,12 +45,75 @@ WHERE age = 1 AND LastUpdated > @since AND LastUpdated <= @until AND COALESCE(Ty
 _ALL = "SELECT DISTINCT {uids} FROM `{table}`"
 
 
+def exported_instances(
+    destination: str,
+    *,
+    in_folders: bool = False,
+    project_id: str | None = None,
+    gcp_conn_id: str,
+    impersonation_chain: str | Sequence[str] | None,
+) -> Iterator[str]:
+    """
+    Yield the resource paths of the instances at a destination, in any order and some more than once.
+
+    Memory does not grow with their number. Objects whose names no export gives are left out.
+
+    :param destination: ``gs://bucket/prefix`` or ``bq://project.dataset.table``.
+    :param in_folders: include folders below the prefix, such as one for each night, whose names have more in
+        them than digits and dots.
+    :param project_id: the project that pays for a query; the connection's if not given.
+    :param gcp_conn_id: the Airflow connection.
+    :param impersonation_chain: a service account to impersonate, or a chain of them.
+    :raises DicomExportPermissionError: if the connection's account may not read the bucket or the table.
+    :raises DicomExportNotFoundError: if the bucket or the table does not exist.
+    """
+    parsed = parse_destination(destination)
+    if isinstance(parsed, GcsUri):
+        for name in _object_names(parsed, gcp_conn_id, impersonation_chain):
+            if (path := path_of_object(name, in_folders=in_folders)) is not None:
+                yield path
+        return
+    yield from MetadataTable(
+        parsed, project_id=project_id, gcp_conn_id=gcp_conn_id, impersonation_chain=impersonation_chain
+    ).instances()
+
+
+def path_of_object(name: str, *, in_folders: bool = False) -> str | None:
+    """
+    Return the resource path of the instance that an object holds, or a frame of it; None for other objects.
+
+    :param name: the object's name below the prefix of the export.
+    :param in_folders: the name may begin with folders.
+    """
+    folders = _FOLDERS.match(name) if in_folders else None
+    match = _OBJECT.fullmatch(name, folders.end() if folders else 0)
+    if match is None:
+        return None
+    path = "/studies/{}/series/{}/instances/{}".format(*match.groups())
+    return path if is_resource_path(path) else None
+
+
+def _object_names(
+    prefix: GcsUri, gcp_conn_id: str, impersonation_chain: str | Sequence[str] | None
+) -> Iterator[str]:
+    from airflow.providers.google.cloud.hooks.gcs import GCSHook
+
+    directory = prefix.path if not prefix.path or prefix.path.endswith("/") else f"{prefix.path}/"
+    client = GCSHook(gcp_conn_id=gcp_conn_id, impersonation_chain=impersonation_chain).get_conn()
+    failure, role = f"Could not list {prefix}", "roles/storage.objectViewer"
+    with map_storage_errors(failure, prefix.bucket, gcp_conn_id, role=role):
+        # GCSHook.list() would hold all names in memory.
+        blobs = client.list_blobs(prefix.bucket, prefix=directory, fields="items(name),nextPageToken")
+        for blob in blobs:
+            yield blob.name.removeprefix(directory)
+
+
 class MetadataTable:
     """
-    Reads UIDs, and nothing else, from a table.
+    A BigQuery table with the metadata of instances, from which only UIDs are read.
 
     :param table: the table.
-    :param project_id: the project that queries are billed to; the connection's if not given.
+    :param project_id: the project that pays for queries; the connection's if not given.
     :param gcp_conn_id: the Airflow connection.
     :param impersonation_chain: a service account to impersonate, or a chain of them.
     """
@@ -59,11 +133,11 @@ class MetadataTable:
 
     def arrived(self, level: SearchLevel, *, since: datetime | None, until: datetime) -> Iterator[str]:
         """
-        Find the resource paths of what was stored last within a window of time.
+        Yield the resource paths of studies, series or instances that were last stored in a window of time.
 
         :param level: studies, series or instances.
-        :param since: stored after this; from the beginning if not given.
-        :param until: stored not after this.
+        :param since: the beginning of the window, exclusive; no limit if not given.
+        :param until: the end of the window, inclusive.
         :raises DicomExportError: if BigQuery refuses.
         """
         window = {"since": since or until.replace(year=1), "until": until}
@@ -71,7 +145,7 @@ class MetadataTable:
 
     def instances(self) -> Iterator[str]:
         """
-        List the resource paths of all instances that the table has rows of.
+        Yield the resource paths of all instances that have rows in the table.
 
         :raises DicomExportError: if BigQuery refuses.
         """
@@ -93,27 +167,12 @@ class MetadataTable:
                 ScalarQueryParameter(name, "TIMESTAMP", value) for name, value in parameters.items()
             ]
         )
-        with self._explained(), hook.get_client(self._project_id or hook.project_id) as client:
+        project_id = self._project_id or hook.project_id
+        with map_bigquery_errors(self._table, self._gcp_conn_id), hook.get_client(project_id) as client:
             for row in client.query(query, job_config=config).result(page_size=_PAGE_SIZE):
                 yield resource_path(*row.values())
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        from google.api_core.exceptions import Forbidden, NotFound
-
-        try:
-            yield
-        except Forbidden as error:
-            raise DicomExportPermissionError(
-                f"Could not query {self._table}: {error}. Needed for the account of the connection "
-                f"{self._gcp_conn_id!r}: roles/bigquery.dataViewer on the table, and roles/bigquery.jobUser "
-                "on the project of the query. Grant the latter with: gcloud projects add-iam-policy-binding "
-                "PROJECT --member=serviceAccount:CALLER_EMAIL --role=roles/bigquery.jobUser"
-            ) from error
-        except NotFound as error:
-            raise DicomExportNotFoundError(f"Could not query {self._table}: {error}") from error
-
 
 def _quoted(table: BigQueryTable) -> str:
-    # The names were checked when the URI was parsed: none of them can hold a backtick.
+    # The names were validated when the URI was parsed: none of them can contain a backtick.
     return f"{table.project_id}.{table.dataset_id}.{table.table_id}"

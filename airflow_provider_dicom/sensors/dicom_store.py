@@ -14,15 +14,16 @@ from airflow.providers.common.compat.sdk import (
     PokeReturnValue,
 )
 
-from airflow_provider_dicom.api.resource_names import OperationName, raise_on, refusal
+from airflow_provider_dicom.api.resource_names import OperationName
 from airflow_provider_dicom.exceptions import (
     DicomExportError,
     DicomExportTimeoutError,
     DicomExportTransientError,
 )
 from airflow_provider_dicom.longrunning.outcome import outcome
-from airflow_provider_dicom.longrunning.polling import REFUSALS_BELIEVED
-from airflow_provider_dicom.operators._waiting import WaitsForOperation
+from airflow_provider_dicom.longrunning.polling import MAX_CONSECUTIVE_ERRORS
+from airflow_provider_dicom.operators._base import PollingOperator
+from airflow_provider_dicom.validation import parse_errors, raise_if_invalid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,33 +31,34 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_dicom.longrunning.outcome import Operation
+    from airflow_provider_dicom.api_types import Operation
     from airflow_provider_dicom.results import DicomExportResult
     from airflow_provider_dicom.triggers.dicom_store import ExportEvent
 
 
-#: Between a refusal and asking once more, in seconds.
+#: The pause between a refused get and its repetition, in seconds.
 REFUSAL_PAUSE = 2.0
 
 
-class DicomStoreExportSensor(WaitsForOperation, BaseSensorOperator):
+class DicomStoreExportSensor(PollingOperator, BaseSensorOperator):
     """
-    Waits until an Operation that was started elsewhere has ended, and returns its result.
+    Waits until an Operation that was started elsewhere is done, and returns its result.
 
-    The sensor never cancels the Operation: it did not start it. ``timeout`` and ``soft_fail`` work as in any
-    sensor.
+    The sensor never cancels the Operation, because it did not start it. ``timeout`` and ``soft_fail`` work as
+    in any sensor.
 
     https://cloud.google.com/healthcare-api/docs/reference/rest/v1/projects.locations.datasets.operations/get
 
     :param operation_name: the full name of the Operation (templated).
-    :param max_failures: instances that may fail before the task fails: a count (int), or a share of all
-        (float).
+    :param max_failures: the number of instances that may fail before the task fails: a count (int), or a
+        fraction of all instances (float).
     :param deferrable: ``False`` polls on the worker, every ``poke_interval`` seconds.
     :param poll_interval: the longest pause between polls when deferred, in seconds.
     :param gcp_conn_id: the Airflow connection (templated).
     :param impersonation_chain: a service account to impersonate, or a chain of them (templated).
     :param api_endpoint: another endpoint than Google's, such as a local Healthcare API (templated).
-    :raises DicomExportInvalidRequestError: if a parameter is wrong, at parse time where its value is known.
+    :raises DicomExportInvalidRequestError: if a parameter is invalid; at parse time if its value is known
+        then.
     """
 
     template_fields: Sequence[str] = ("operation_name", "gcp_conn_id", "impersonation_chain", "api_endpoint")
@@ -81,16 +83,16 @@ class DicomStoreExportSensor(WaitsForOperation, BaseSensorOperator):
         self.gcp_conn_id = gcp_conn_id
         self.impersonation_chain = impersonation_chain
         self.api_endpoint = api_endpoint
-        raise_on(self._mistakes(self.unrendered()))
+        raise_if_invalid(self._validation_errors(self.unrendered()))
 
     def execute(self, context: Context) -> DicomExportResult | None:
         """
         Wait for the Operation.
 
         :param context: the task's context.
-        :raises DicomExportError: if the export failed, or cannot be followed.
+        :raises DicomExportError: if the export failed, or cannot be polled.
         """
-        raise_on(self._mistakes(frozenset()))
+        raise_if_invalid(self._validation_errors(frozenset()))
         if not self.deferrable:
             return cast("DicomExportResult", super().execute(context))
         return self._defer(deadline=time.time() + self.timeout)
@@ -103,19 +105,20 @@ class DicomStoreExportSensor(WaitsForOperation, BaseSensorOperator):
         **_of_a_newer_version: object,
     ) -> DicomExportResult:
         """
-        Turn the trigger's event into the task's result.
+        Return the result of the Operation in the trigger's event.
 
         :param context: the task's context.
         :param event: the trigger's event.
-        :param deadline: when to give up, in seconds since the epoch; ``timeout`` from now if not given.
-        :raises DicomExportError: if the export failed, or cannot be followed.
+        :param deadline: the time at which the sensor gives up, in seconds since the epoch; ``timeout`` from
+            now if not given.
+        :raises DicomExportError: if the export failed, or cannot be polled.
         :raises AirflowSensorTimeout: if ``timeout`` passed first.
-        :raises AirflowSkipException: where ``soft_fail`` or ``never_fail`` ask for it.
+        :raises AirflowSkipException: if ``soft_fail`` or ``never_fail`` turns the failure into a skip.
         """
         try:
             operation = self.operation_of(event)
             if operation is not None:
-                return self.judged(operation, context)
+                return self.record_outcome(operation, context)
         except DicomExportTimeoutError as error:
             if self.soft_fail or self.never_fail:
                 raise AirflowSkipException(str(error)) from error
@@ -128,20 +131,20 @@ class DicomStoreExportSensor(WaitsForOperation, BaseSensorOperator):
 
     def poke(self, context: Context) -> PokeReturnValue:
         """
-        Look once whether the Operation has ended.
+        Check once whether the Operation is done.
 
         :param context: the task's context.
-        :raises DicomExportError: if the export failed, or cannot be followed.
+        :raises DicomExportError: if the export failed, or cannot be polled.
         """
         with self.hook() as hook:
             try:
-                operation = _confirmed_refusals(hook.get_operation, self.operation_name)
+                operation = _repeating_refusals(hook.get_operation, self.operation_name)
             except DicomExportTransientError as error:
-                self.log.warning("%s. The export itself goes on; asking again.", error)
+                self.log.warning("%s. The export itself goes on; polling continues.", error)
                 return PokeReturnValue(is_done=False)
         if not operation.get("done"):
             return PokeReturnValue(is_done=False)
-        return PokeReturnValue(is_done=True, xcom_value=self.judged(operation, context))
+        return PokeReturnValue(is_done=True, xcom_value=self.record_outcome(operation, context))
 
     def _outcome(self, operation: Operation) -> DicomExportResult:
         return outcome(operation, max_failures=self.max_failures)
@@ -155,20 +158,20 @@ class DicomStoreExportSensor(WaitsForOperation, BaseSensorOperator):
             kwargs={"deadline": deadline},
         )
 
-    def _mistakes(self, unrendered: frozenset[str]) -> Iterator[str]:
+    def _validation_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
         if "operation_name" not in unrendered:
-            yield from refusal(OperationName.parse, self.operation_name)
-        yield from self.waiting_mistakes(unrendered)
+            yield from parse_errors(OperationName.parse, self.operation_name)
+        yield from self.polling_errors(unrendered)
 
 
 def _is_refusal(error: BaseException) -> bool:
     return isinstance(error, DicomExportError) and not isinstance(error, DicomExportTransientError)
 
 
-#: Sends a request again that was refused: only a refusal that persists is believed.
-_confirmed_refusals = tenacity.Retrying(
+#: Repeats a refused get: one 403 or 404 may come from a replica that lags behind.
+_repeating_refusals = tenacity.Retrying(
     retry=tenacity.retry_if_exception(_is_refusal),
-    stop=tenacity.stop_after_attempt(REFUSALS_BELIEVED),
+    stop=tenacity.stop_after_attempt(MAX_CONSECUTIVE_ERRORS),
     wait=tenacity.wait_fixed(REFUSAL_PAUSE),
     reraise=True,
 )

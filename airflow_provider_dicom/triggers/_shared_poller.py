@@ -1,4 +1,25 @@
-"""One watcher per event loop and credential, shared by all exports that are followed there."""
+"""
+The shared poller: one per event loop and credential, for all Operations that triggers follow there.
+
+Modes: an Operation is polled by ``operations.get``, or together with the others of its dataset by
+``operations.list`` where that is permitted and cheaper (``longrunning/poll_schedule.py`` decides). What a
+response means, and the pause until the next poll, is up to each Operation's watch
+(``longrunning/polling.py``).
+
+Lifecycle invariants:
+
+- The first Operation that is followed with a credential creates its poller; the last one closes it, session
+  and all, even if that trigger is being cancelled.
+- Everything that an Operation's watch raises ends that Operation's wait only, never the poller nor other
+  waits.
+- An Operation is either scheduled (``Followed.due`` is set), waiting for a get, or waiting for a list; every
+  path ends with a new schedule, a result or an error. An unexpected exception becomes an error of the
+  Operations that waited for the request, because nobody awaits the poller's own tasks.
+- A response from a list counts only for Operations whose first pause is over (``Followed.not_before``):
+  Airflow can fail deferrals that end within seconds.
+- The poller's tasks run in an empty context, and each watch in the context of its own trigger: Airflow uses
+  the context to find the task whose log a line belongs to.
+"""
 
 from __future__ import annotations
 
@@ -13,42 +34,28 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from airflow_provider_dicom.api import methods
 from airflow_provider_dicom.api.resource_names import DatasetName, OperationName
-from airflow_provider_dicom.exceptions import (
-    DicomExportError,
-    DicomExportQuotaExhaustedError,
-    DicomExportTransientError,
-)
+from airflow_provider_dicom.exceptions import DicomExportError, DicomExportTransientError
 from airflow_provider_dicom.hooks.dicom_store import DicomStoreAsyncHook
+from airflow_provider_dicom.longrunning import poll_schedule
+from airflow_provider_dicom.longrunning.poll_schedule import DatasetSchedule, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from airflow_provider_dicom.api.methods import ApiRequest
-    from airflow_provider_dicom.longrunning.outcome import Operation, OperationPage
+    from airflow_provider_dicom.api_types import Operation, OperationPage
     from airflow_provider_dicom.longrunning.polling import OperationWatch
 
-#: Connections, and so requests at a time, of one watcher.
-MAX_CONNECTIONS = 16
-#: What is due is asked about at multiples of so many seconds, together: waking the event loop costs most.
-GRID = 0.1
-#: Gets a second of one watcher, or as many as it takes to ask about everything within so many seconds.
-RATE = 500.0
-SPREAD = 2.0
-#: Gets that one connection takes on before another one helps.
-GETS_PER_CONNECTION = 4
+#: Operations on a page of a list.
 PAGE_SIZE = 1000
-#: How long a dataset's Operations are asked for one by one after a refused or a costly list, in seconds.
-LIST_AGAIN_AFTER = 1800.0
-#: Pauses of a whole dataset after a 429, in seconds; they double up to the second.
-SLOWDOWN = (5.0, 120.0)
-#: Operations of a page that are told apart in one turn of the event loop.
-BATCH = 500
-#: How long past its deadline a watch may wait for an answer that is under way, in seconds.
-LATE_ANSWER = 5.0
+#: Operations of a page that are processed before other tasks of the event loop get their turn.
+BATCH_SIZE = 500
+#: How long past its deadline a watch waits for a response that is under way, in seconds.
+LATE_RESPONSE = 5.0
 
 _T = TypeVar("_T")
 _Key = tuple[str, str | tuple[str, ...] | None, str | None]
-_watchers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[_Key, Watcher]] = (
+_pollers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[_Key, SharedPoller]] = (
     weakref.WeakKeyDictionary()
 )
 
@@ -61,78 +68,57 @@ async def wait_for_operation(
     api_endpoint: str | None,
 ) -> Operation:
     """
-    Poll an Operation until it has ended, and return it; all who do so with one credential share a watcher.
+    Poll an Operation until it is done, and return it.
 
-    :param watch: decides when to poll and what each answer means.
+    :param watch: the state of polling the Operation.
     :param gcp_conn_id: the Airflow connection.
     :param impersonation_chain: a service account to impersonate, or a chain of them.
     :param api_endpoint: another endpoint than Google's.
     :raises DicomExportError: if the watch gives up.
     """
-    watchers = _watchers.setdefault(asyncio.get_running_loop(), {})
+    pollers = _pollers.setdefault(asyncio.get_running_loop(), {})
     chain = impersonation_chain
     key = (gcp_conn_id, chain if chain is None or isinstance(chain, str) else tuple(chain), api_endpoint)
-    watcher = watchers.get(key) or Watcher(
-        DicomStoreAsyncHook(gcp_conn_id, chain, api_endpoint, max_connections=MAX_CONNECTIONS)
+    poller = pollers.get(key) or SharedPoller(
+        DicomStoreAsyncHook(gcp_conn_id, chain, api_endpoint, max_connections=poll_schedule.MAX_CONNECTIONS)
     )
-    followed = watcher.follow(watch)
-    watchers[key] = watcher
+    followed = poller.follow(watch)
+    pollers[key] = poller
     try:
-        if (left := watch.time_left()) is None:
+        if (left := watch.seconds_left()) is None:
             return await followed.end
-        async with asyncio.timeout(left + LATE_ANSWER):
+        async with asyncio.timeout(left + LATE_RESPONSE):
             return await followed.end
     except TimeoutError:
-        raise watch.timed_out() from None
+        raise watch.timeout_error() from None
     finally:
-        if not watcher.unfollow(followed):
-            del watchers[key]
-            # A trigger that is cancelled once more must not leave a session open.
-            await asyncio.shield(watcher.spawn(watcher.close()))
-
-
-class _Dataset:
-    """What is known of one dataset: who is followed in it, and when it may be asked how."""
-
-    __slots__ = ("followed", "is_listing", "list_costs", "list_not_before", "name", "not_before", "slowdown")
-
-    def __init__(self, name: DatasetName) -> None:
-        self.name = name
-        self.followed: set[Followed] = set()
-        self.is_listing = False
-        self.list_costs = 0
-        self.list_not_before = 0.0
-        self.not_before = 0.0
-        self.slowdown = 0.0
-
-    def is_list_worthwhile(self, now: float) -> bool:
-        """Tell whether a list is permitted, and takes fewer requests than asking one by one."""
-        if now >= self.list_not_before:
-            self.list_costs = 0
-        elif not self.list_costs:
-            return False
-        return len(self.followed) > max(1, self.list_costs)
-
-    def slow_down(self, error: DicomExportError, now: float) -> None:
-        """Ask nobody of this dataset for a while, if an error speaks of its quota."""
-        if not isinstance(error, DicomExportQuotaExhaustedError):
-            return
-        first, longest = SLOWDOWN
-        self.slowdown = min(max(first, self.slowdown * 2), longest)
-        self.not_before = now + max(self.slowdown, error.retry_after or 0.0)
+        if not poller.unfollow(followed):
+            del pollers[key]
+            # The session must be closed even if the trigger is cancelled a second time meanwhile.
+            await asyncio.shield(poller.spawn(poller.close()))
 
 
 class Followed:
     """
-    One Operation that somebody follows.
+    One Operation that a trigger waits for.
 
-    :param number: the watcher's number for it.
-    :param watch: decides when to poll and what each answer means.
+    :param number: the poller's number of the Operation.
+    :param watch: the state of polling the Operation.
     :param dataset: the Operation's dataset.
-    :param end: gets the Operation when it has ended.
+    :param end: the future that receives the Operation when it is done.
     """
 
-    __slots__ = ("_context", "_request", "begins", "dataset", "due", "end", "is_unlisted", "number", "watch")
+    __slots__ = (
+        "_context",
+        "_request",
+        "dataset",
+        "due",
+        "end",
+        "is_unlisted",
+        "not_before",
+        "number",
+        "watch",
+    )
 
     def __init__(
         self, number: int, watch: OperationWatch, dataset: _Dataset, end: asyncio.Future[Operation]
@@ -142,69 +128,81 @@ class Followed:
         self.dataset = dataset
         self.end = end
         self.due: float | None = None
-        #: When its first pause is over: Airflow takes an earlier end of a deferral for a failure.
-        self.begins = math.inf
+        #: The earliest time of the event loop at which this Operation may complete.
+        self.not_before = math.inf
         self.is_unlisted = False
         self._request: ApiRequest | None = None
-        # Airflow tells by the context whose log a line belongs to.
         self._context = contextvars.copy_context()
 
     @property
     def request(self) -> ApiRequest:
-        """The request for this one Operation; those that lists answer do without."""
+        """The get of this Operation; built by the first get, as most Operations may be answered by lists."""
         if self._request is None:
             self._request = methods.get_operation(OperationName.parse(self.watch.operation_name))
         return self._request
 
     def first_pause(self) -> float | None:
-        """Return the pause before the first question, if there has to be one."""
-        return self._settle(lambda watch: watch.pause(), self.watch)
+        """Return the pause before the first poll in seconds; None if the wait has ended."""
+        return self._run_in_context(lambda watch: watch.next_pause(), self.watch)
 
-    def take(self, operation: Operation) -> float | None:
-        """Take in an answer; return the pause before the next question, if there has to be one."""
-        return self._settle(self._answered, operation)
+    def on_response(self, operation: Operation) -> float | None:
+        """Record a response; return the pause before the next poll in seconds, None if the wait has ended."""
+        return self._run_in_context(self._record_response, operation)
 
-    def miss(self, error: DicomExportError) -> float | None:
-        """Take in a failure; return the pause before the next question, if there has to be one."""
-        return self._settle(self._failed, error)
+    def on_error(self, error: DicomExportError) -> float | None:
+        """
+        Record a failed poll; return the pause before the next one in seconds, None if the wait has ended.
+        """
+        return self._run_in_context(self._record_error, error)
 
     def fail(self, error: Exception) -> None:
-        """End with an error."""
+        """End the wait with an error."""
         if not self.end.done():
             self.end.set_exception(error)
 
-    def _settle(self, judge: Callable[[_T], float | None], what: _T) -> float | None:
+    def _run_in_context(self, callback: Callable[[_T], float | None], argument: _T) -> float | None:
         if self.end.done():
             return None
         try:
-            return self._context.run(judge, what)
-        except Exception as error:  # whatever it is, it is the follower's, not the watcher's
+            return self._context.run(callback, argument)
+        except Exception as error:  # an error of this Operation's watch, which must not end the poller
             self.fail(error)
             return None
 
-    def _answered(self, operation: Operation) -> float | None:
+    def _record_response(self, operation: Operation) -> float | None:
         try:
-            has_ended = self.watch.answered(operation)
+            is_done = self.watch.record_response(operation)
         except DicomExportError as error:
-            return self._failed(error)
-        if has_ended:
+            return self._record_error(error)
+        if is_done:
             self.end.set_result(operation)
             return None
-        return self.watch.pause()
+        return self.watch.next_pause()
 
-    def _failed(self, error: DicomExportError) -> float:
-        self.watch.failed(error)
-        return self.watch.pause()
+    def _record_error(self, error: DicomExportError) -> float:
+        self.watch.record_error(error)
+        return self.watch.next_pause()
 
 
-class Watcher:
+class _Dataset:
+    """The followed Operations of one dataset, and the state of polling it."""
+
+    __slots__ = ("followed", "name", "schedule")
+
+    def __init__(self, name: DatasetName) -> None:
+        self.name = name
+        self.followed: set[Followed] = set()
+        self.schedule = DatasetSchedule()
+
+
+class SharedPoller:
     """
-    Follows any number of Operations with one HTTP session and one token.
+    Polls any number of Operations with one HTTP session and one token.
 
-    Who is due is found by one alarm, and asked about by a few tasks: what an Operation costs while it runs is
-    an entry in a heap and, where lists are not permitted, its requests.
+    One timer finds the Operations whose polls are due, and a few tasks send the requests. A running Operation
+    costs one entry in a heap and, where lists are not permitted, its requests.
 
-    :param hook: the hook; the watcher closes it.
+    :param hook: the hook; the poller closes it.
     """
 
     def __init__(self, hook: DicomStoreAsyncHook) -> None:
@@ -213,18 +211,18 @@ class Watcher:
         self._datasets: dict[DatasetName, _Dataset] = {}
         self._numbers = itertools.count()
         self._followed: dict[int, Followed] = {}
-        #: When to ask about which number; an entry is void if its time is not its Operation's any more.
-        self._due: list[tuple[float, int]] = []
-        self._alarm: asyncio.TimerHandle | None = None
-        self._to_get: deque[Followed] = deque()
-        self._getting = 0
+        #: Times and numbers of due polls; an entry is void unless its time still is its Operation's ``due``.
+        self._queue: list[tuple[float, int]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiting_gets: deque[Followed] = deque()
+        self._connections = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     def follow(self, watch: OperationWatch) -> Followed:
         """
         Begin to poll an Operation.
 
-        :param watch: decides when to poll and what each answer means.
+        :param watch: the state of polling the Operation.
         """
         name = OperationName.parse(watch.operation_name).dataset
         dataset = self._datasets.get(name)
@@ -234,15 +232,15 @@ class Watcher:
         self._followed[followed.number] = followed
         dataset.followed.add(followed)
         if (pause := followed.first_pause()) is not None:
-            followed.begins = self._loop.time() + pause
-            self._ask_again(followed, pause)
+            followed.not_before = self._loop.time() + pause
+            self._schedule(followed, pause)
         return followed
 
     def unfollow(self, followed: Followed) -> int:
         """
-        Poll an Operation no more, and tell how many others are left.
+        Stop polling an Operation, and return the number of Operations that are still followed.
 
-        :param followed: what ``follow`` returned.
+        :param followed: the return value of ``follow``.
         """
         dataset = followed.dataset
         dataset.followed.discard(followed)
@@ -253,141 +251,140 @@ class Watcher:
 
     def spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         """
-        Run work in a task of its own.
+        Run work in a task of the poller.
 
         :param work: the coroutine.
         """
-        # With an empty context: in that of one trigger, its task's log would get the lines of all.
         task = self._loop.create_task(work, context=contextvars.Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     async def close(self) -> None:
-        """Stop all work and close the HTTP session."""
-        if self._alarm is not None:
-            self._alarm.cancel()
+        """Cancel all tasks, and close the HTTP session."""
+        if self._timer is not None:
+            self._timer.cancel()
         others = self._tasks - {asyncio.current_task()}
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         await self.hook.close()
 
-    def _ask_again(self, followed: Followed, pause: float | None) -> None:
+    def _schedule(self, followed: Followed, pause: float | None) -> None:
         if pause is None:
             return
         followed.due = self._loop.time() + pause
-        heapq.heappush(self._due, (followed.due, followed.number))
-        self._set_alarm(followed.due)
+        heapq.heappush(self._queue, (followed.due, followed.number))
+        self._set_timer(followed.due)
 
-    def _set_alarm(self, due: float) -> None:
-        when = math.ceil(due / GRID) * GRID
-        if self._alarm is not None:
-            if self._alarm.when() <= when:
+    def _set_timer(self, due: float) -> None:
+        when = poll_schedule.next_tick(due)
+        if self._timer is not None:
+            if self._timer.when() <= when:
                 return
-            self._alarm.cancel()
-        self._alarm = self._loop.call_at(when, self._ring)
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._poll_due)
 
-    def _ring(self) -> None:
-        """Ask about all that is due, as far as the rate permits; the rest has its turn at the next ring."""
-        self._alarm = None
+    def _poll_due(self) -> None:
+        """Start the polls that are due, up to the rate limit; the rest waits for the next tick."""
+        self._timer = None
         now = self._loop.time()
-        gets = math.ceil(GRID * max(RATE, len(self._followed) / SPREAD))
-        while self._due and self._due[0][0] <= now and gets:
-            due, number = heapq.heappop(self._due)
+        gets = poll_schedule.gets_per_tick(len(self._followed))
+        while self._queue and self._queue[0][0] <= now and gets:
+            due, number = heapq.heappop(self._queue)
             followed = self._followed.get(number)
-            if followed is None or followed.due != due:
-                continue
-            dataset = followed.dataset
-            if dataset.not_before > now:
-                self._ask_again(followed, dataset.not_before - now)
-            elif dataset.is_listing:
-                continue
-            elif not followed.is_unlisted and dataset.is_list_worthwhile(now):
-                dataset.is_listing = True
-                self.spawn(self._list(dataset))
-            else:
-                self._get_soon(followed)
+            if followed is not None and followed.due == due and self._start_poll(followed, now) is Step.GET:
                 gets -= 1
-        if self._due:
-            self._set_alarm(max(self._due[0][0], now + GRID / 2))
+        if self._queue:
+            self._set_timer(max(self._queue[0][0], now + poll_schedule.TICK_SECONDS / 2))
 
-    def _get_soon(self, followed: Followed) -> None:
+    def _start_poll(self, followed: Followed, now: float) -> Step:
+        dataset = followed.dataset
+        schedule = dataset.schedule
+        step = schedule.next_step(now, len(dataset.followed), is_unlisted=followed.is_unlisted)
+        if step is Step.WAIT_FOR_BACKOFF:
+            self._schedule(followed, schedule.not_before - now)
+        elif step is Step.LIST:
+            schedule.is_listing = True
+            self.spawn(self._list(dataset))
+        elif step is Step.GET:
+            self._queue_get(followed)
+        return step
+
+    def _queue_get(self, followed: Followed) -> None:
         followed.due, followed.is_unlisted = None, False
-        self._to_get.append(followed)
-        if self._getting < min(MAX_CONNECTIONS, len(self._to_get) / GETS_PER_CONNECTION):
-            self._getting += 1
-            self.spawn(self._get_all())
+        self._waiting_gets.append(followed)
+        if poll_schedule.needs_connection(self._connections, len(self._waiting_gets)):
+            self._connections += 1
+            self.spawn(self._send_gets())
 
-    async def _get_all(self) -> None:
+    async def _send_gets(self) -> None:
         try:
-            while self._to_get:
-                await self._get(self._to_get.popleft())
+            while self._waiting_gets:
+                await self._get(self._waiting_gets.popleft())
         finally:
-            self._getting -= 1
+            self._connections -= 1
 
     async def _get(self, followed: Followed) -> None:
         if followed.end.done():
             return
-        dataset = followed.dataset
+        schedule = followed.dataset.schedule
         try:
-            operation = cast("Operation", await self.hook.ask(followed.request))
+            operation = cast("Operation", await self.hook.send_once(followed.request))
         except DicomExportError as error:
-            dataset.slow_down(error, self._loop.time())
-            self._ask_again(followed, followed.miss(error))
-        except Exception as error:  # nobody awaits this task: without this, the trigger would wait for ever
+            schedule.record_error(error, self._loop.time())
+            self._schedule(followed, followed.on_error(error))
+        except Exception as error:  # nobody awaits this task: the trigger would wait for ever
             followed.fail(error)
         else:
-            dataset.slowdown = 0.0
-            self._ask_again(followed, followed.take(operation))
+            schedule.record_response()
+            self._schedule(followed, followed.on_response(operation))
 
     async def _list(self, dataset: _Dataset) -> None:
+        schedule = dataset.schedule
         try:
             await self._list_pages(dataset)
         except DicomExportTransientError as error:
-            dataset.slow_down(error, self._loop.time())
+            schedule.record_error(error, self._loop.time())
             for followed in self._overdue(dataset):
-                self._ask_again(followed, followed.miss(error))
+                self._schedule(followed, followed.on_error(error))
         except DicomExportError:
-            # Most callers may get Operations, but not list them.
-            dataset.list_costs = 0
-            dataset.list_not_before = self._loop.time() + LIST_AGAIN_AFTER
+            schedule.record_list_refused(self._loop.time())
         except Exception as error:  # as in _get
             for followed in dataset.followed:
                 followed.fail(error)
         finally:
-            dataset.is_listing = False
+            schedule.is_listing = False
         for followed in self._overdue(dataset):
             followed.is_unlisted = True
-            self._ask_again(followed, 0.0)
+            self._schedule(followed, 0.0)
 
     async def _list_pages(self, dataset: _Dataset) -> None:
-        """Answer from the list, as long as that takes fewer pages than there are Operations to answer."""
+        """Answer Operations from the list, as long as that takes fewer requests than gets."""
         wanted: dict[str, list[Followed]] = {}
         now = self._loop.time()
         for followed in dataset.followed:
-            if followed.begins <= now:
+            if followed.not_before <= now:
                 wanted.setdefault(followed.watch.operation_name, []).append(followed)
         if not wanted:
             return
-        affordable = len(wanted) - 1
+        budget = poll_schedule.page_budget(len(wanted))
         request = methods.list_operations(dataset.name, filter_=None, page_size=PAGE_SIZE)
-        for _ in range(affordable):
-            page = cast("OperationPage", await self.hook.ask(request))
-            dataset.slowdown = 0.0
+        for _ in range(budget):
+            page = cast("OperationPage", await self.hook.send_once(request))
+            dataset.schedule.record_response()
             for number, operation in enumerate(page.get("operations", []), start=1):
                 for followed in wanted.pop(operation.get("name", ""), ()):
-                    self._ask_again(followed, followed.take(operation))
-                if number % BATCH == 0:
+                    self._schedule(followed, followed.on_response(operation))
+                if number % BATCH_SIZE == 0:
                     await asyncio.sleep(0)
             token = page.get("nextPageToken")
             if not wanted or not token:
                 return
             request = request.page(token)
-        dataset.list_costs = affordable + 1
-        dataset.list_not_before = self._loop.time() + LIST_AGAIN_AFTER
+        dataset.schedule.record_list_too_long(budget + 1, self._loop.time())
 
     def _overdue(self, dataset: _Dataset) -> list[Followed]:
-        """Find whom the list should have answered by now, and did not."""
+        """Return the Operations that are due and that the list did not answer."""
         now = self._loop.time()
         return [followed for followed in dataset.followed if followed.due is not None and followed.due <= now]

@@ -1,4 +1,4 @@
-"""Trigger that follows an export of a DICOM store."""
+"""Trigger that polls the Operation of an export."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
+from airflow_provider_dicom.api_types import is_cancelled
 from airflow_provider_dicom.compat import HAS_TASK_VIEWS, push_value, pushed_value, task_state
 from airflow_provider_dicom.exceptions import DicomExportError, DicomExportTimeoutError
-from airflow_provider_dicom.hooks.dicom_store import DicomStoreAsyncHook
-from airflow_provider_dicom.links.dicom_store import OPERATION_NAME_KEY
-from airflow_provider_dicom.longrunning.outcome import describe_cancellation, is_cancelled
+from airflow_provider_dicom.longrunning.outcome import describe_cancellation
 from airflow_provider_dicom.longrunning.polling import OperationWatch
-from airflow_provider_dicom.longrunning.progress import PROGRESS_KEY, BackgroundRecord
-from airflow_provider_dicom.triggers._shared_poller import wait_for_operation
+from airflow_provider_dicom.longrunning.progress import ProgressRecord
+from airflow_provider_dicom.results import OPERATION_NAME_KEY, PROGRESS_KEY
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from airflow_provider_dicom.longrunning.outcome import Operation
+    from airflow_provider_dicom.api_types import Operation
+    from airflow_provider_dicom.hooks.dicom_store import DicomStoreAsyncHook
 
 
-#: Airflow 3.3+ calls ``on_kill``; before that, a trigger is only cancelled, for whatever reason.
+#: Airflow 3.3+ calls ``on_kill``; older versions cancel the trigger's task for every reason, without a call.
 _AIRFLOW_TELLS_KILLS = hasattr(BaseTrigger, "on_kill")
 _cancellations: set[asyncio.Task[None]] = set()
 
 
 class ExportEvent(TypedDict):
-    """What the trigger tells the task, once."""
+    """The payload of the trigger's only event."""
 
     status: Literal["success", "error", "cancelled", "timeout"]
     operation: Operation
@@ -39,7 +39,7 @@ class ExportEvent(TypedDict):
 
 class DicomStoreExportTrigger(BaseTrigger):
     """
-    Polls one Operation to its end; it never submits anything, because Airflow re-runs triggers freely.
+    Polls one Operation until it is done; it never submits anything, because Airflow re-runs triggers freely.
 
     https://cloud.google.com/healthcare-api/docs/reference/rest/v1/projects.locations.datasets.operations/get
 
@@ -48,9 +48,9 @@ class DicomStoreExportTrigger(BaseTrigger):
     :param impersonation_chain: a service account to impersonate, or a chain of them.
     :param api_endpoint: another endpoint than Google's.
     :param poll_interval: the longest pause between polls, in seconds.
-    :param deadline: when to give up, in seconds since the epoch; never if not given.
+    :param deadline: the time at which the trigger gives up, in seconds since the epoch; never if not given.
     :param cancel_on_kill: cancel the Operation when the task is killed.
-    :param of_a_newer_version: arguments that this version does not know, and does without.
+    :param of_a_newer_version: arguments that only newer versions know; ignored with a warning.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class DicomStoreExportTrigger(BaseTrigger):
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         if of_a_newer_version:
-            # While a deployment is upgraded, newer workers hand triggers to older triggerers.
+            # During an upgrade, newer workers hand triggers to older triggerers.
             self.log.warning("Arguments not known to this version: %s", ", ".join(of_a_newer_version))
         self.operation_name = operation_name
         self.gcp_conn_id = gcp_conn_id
-        # A tuple would not come back from serialization as one.
+        # Serialization turns a tuple into a list.
         self.impersonation_chain = (
             impersonation_chain
             if impersonation_chain is None or isinstance(impersonation_chain, str)
@@ -97,14 +97,17 @@ class DicomStoreExportTrigger(BaseTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Poll until the Operation ends, and yield one event."""
+        """Poll until the Operation is done, and yield one event."""
+        # Imported where it is used: a worker imports this module to defer, and needs no HTTP client for it.
+        from airflow_provider_dicom.triggers._shared_poller import wait_for_operation
+
         record = self._progress_record()
         watch = OperationWatch(
             self.operation_name,
             poll_interval=self.poll_interval,
             deadline=self.deadline,
             log=self.log,
-            on_progress=None if record is None else record.seen,
+            on_progress=None if record is None else record.on_response,
         )
         try:
             operation = await wait_for_operation(
@@ -115,7 +118,7 @@ class DicomStoreExportTrigger(BaseTrigger):
             )
         except asyncio.CancelledError:
             if record is not None:
-                record.drop()
+                record.discard()
             if not _AIRFLOW_TELLS_KILLS:
                 await self.on_kill()
             raise
@@ -127,44 +130,48 @@ class DicomStoreExportTrigger(BaseTrigger):
             await record.close()
         yield TriggerEvent(event)
 
-    def _progress_record(self) -> BackgroundRecord | None:
+    def _progress_record(self) -> ProgressRecord | None:
         task = self.task_instance
         if task is None or not HAS_TASK_VIEWS:
             return None
-        return BackgroundRecord(functools.partial(push_value, task, PROGRESS_KEY), log=self.log)
+        return ProgressRecord(functools.partial(push_value, task, PROGRESS_KEY), log=self.log)
 
     async def on_kill(self) -> None:
-        """Cancel the Operation when the user has ended the task."""
+        """Cancel the Operation if a user has ended the task."""
         if not self.cancel_on_kill:
             return
         cancellation = asyncio.create_task(self._cancel_unless_handed_over())
-        # The triggerer cancels this method after about a second: the task has to outlive it.
+        # The triggerer cancels this method after about a second; the cancellation has to outlive it.
         _cancellations.add(cancellation)
         cancellation.add_done_callback(_cancellations.discard)
         await asyncio.shield(cancellation)
 
     async def _cancel_unless_handed_over(self) -> None:
         try:
-            # Not thread-sensitive: that would line up all triggers of a triggerer behind one thread.
+            # Not thread-sensitive: that would queue all triggers of a triggerer on one thread.
             if await sync_to_async(self._is_handed_over, thread_sensitive=False)():
                 self.log.info("%s goes on under another triggerer.", self.operation_name)
                 return
             async with self._hook() as hook:
                 operation = await hook.cancel_and_confirm(self.operation_name)
-        except Exception as error:  # whatever Airflow or the API raise: nobody else would say it
+        except Exception as error:  # nobody awaits this task: without the log line the error would be lost
             self.log.warning("%s could not be cancelled and may go on: %s", self.operation_name, error)
             return
         self.log.info("%s", describe_cancellation(operation))
 
     def _is_handed_over(self) -> bool:
-        """Tell a hand-over to another triggerer from a kill: the task is deferred, and on this Operation."""
+        """
+        Tell a hand-over to another triggerer from a kill: the task is still deferred for this Operation.
+        """
         task = self.task_instance
         if task is None or task_state(task) != "deferred":
             return False
-        # After a clear, the new try may be deferred already, on an Operation of its own.
+        # After a clear, the new try may already be deferred for another Operation.
         return pushed_value(task, OPERATION_NAME_KEY) in (None, self.operation_name)
 
     def _hook(self) -> DicomStoreAsyncHook:
+        from airflow_provider_dicom.hooks.dicom_store import DicomStoreAsyncHook
+
         return DicomStoreAsyncHook(
             gcp_conn_id=self.gcp_conn_id,
             impersonation_chain=self.impersonation_chain,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_dicom.longrunning.polling import REFUSALS_BELIEVED
+from airflow_provider_dicom.longrunning.polling import MAX_CONSECUTIVE_ERRORS
 from tests.support.chaos_scene import INSTANCES, Scene
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def scenes(stage: Stage, bigquery: BigQueryEmulator) -> dict[str, Scene]:
     return scenes
 
 
-@pytest.mark.scenario("polls fail for a while", "the same export goes on to success")
+@pytest.mark.scenario("polls fail for a while", "the same export continues to success")
 @pytest.mark.parametrize("name", POLLS)
 def test_polls_that_fail(scenes: dict[str, Scene], name: str) -> None:
     scene = scenes[name]
@@ -79,16 +79,16 @@ def test_polls_that_fail(scenes: dict[str, Scene], name: str) -> None:
 
 
 @pytest.mark.scenario(
-    "the permission to poll is revoked until the try has failed, then given back",
-    "the next try follows the same export to success",
+    "the permission to poll is revoked until the attempt has failed, then granted again",
+    "the next attempt re-attaches; the same export continues to success",
 )
 def test_permission_revoked(scenes: dict[str, Scene]) -> None:
     scene = scenes["permission-revoked"]
     export = scene.followed()
     # The trigger believes the third refusal; the worker asks once more.
-    refused = scene.fault("operations.get", status=403, count=REFUSALS_BELIEVED + 1)
+    refused = scene.fault("operations.get", status=403, count=MAX_CONSECUTIVE_ERRORS + 1)
     scene.wait_for_try(2)
-    assert scene.fired(refused) == REFUSALS_BELIEVED + 1
+    assert scene.fired(refused) == MAX_CONSECUTIVE_ERRORS + 1
     assert "DicomExportPermissionError" in scene.log(1)
     assert scene.remote_state(export) == "RUNNING"
     scene.finish()
@@ -111,7 +111,7 @@ def test_submissions(scenes: dict[str, Scene], name: str) -> None:
 
 
 @pytest.mark.scenario(
-    "WRITE_APPEND: the reply to the submission is lost", "refused, on the retries too; rows once"
+    "WRITE_APPEND: the reply to the submission is lost", "refused, also on retries; no duplicate rows"
 )
 def test_append_with_a_lost_reply(scenes: dict[str, Scene], bigquery: BigQueryEmulator) -> None:
     scene = scenes["append-lost"]
@@ -168,7 +168,7 @@ def test_failures(scenes: dict[str, Scene], name: str) -> None:
     assert scene.objects() == INSTANCES - 1
 
 
-@pytest.mark.scenario("somebody else cancels the operation", "failed, and it says so; not submitted again")
+@pytest.mark.scenario("another client cancels the operation", "failed with that reason; no second submission")
 def test_cancelled_elsewhere(scenes: dict[str, Scene]) -> None:
     scene = scenes["cancelled-elsewhere"]
     export = scene.followed()

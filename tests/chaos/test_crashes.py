@@ -26,7 +26,7 @@ def _start_workers(stage: Stage) -> None:
     stage.cluster.wait_until_healthy()
 
 
-@pytest.mark.scenario("kill -9: both triggerers in turn", "the export is followed on; one result")
+@pytest.mark.scenario("kill -9: both triggerers in turn", "the polls continue; one result")
 def test_both_triggerers_in_turn(stage: Stage) -> None:
     scene = Scene(stage, "triggerers-killed")
     name = scene.followed()
@@ -43,7 +43,7 @@ def test_both_triggerers_in_turn(stage: Stage) -> None:
 
 @pytest.mark.scenario(
     "kill -9: all workers, before they note the name, after it, while resuming, and with an end meanwhile",
-    "re-attached where the name is known; submitted again where that is harmless; WRITE_APPEND refused",
+    "re-attached where the name is known; resubmitted only where data cannot be duplicated",
 )
 def test_workers(stage: Stage, bigquery: BigQueryEmulator) -> None:
     bigquery.create_dataset("test-project", "crashes")
@@ -94,7 +94,7 @@ def test_workers(stage: Stage, bigquery: BigQueryEmulator) -> None:
     unnamed.finish()
     unnamed.assert_succeeded(name=unnamed.accepted()[1])
     if stage.keeps_task_state:
-        assert "may have submitted this export; doing it again is harmless" in unnamed.logs()
+        assert "Submitting again: the data cannot be duplicated" in unnamed.logs()
 
     away.wait_for_state("success", "failed")
     away.assert_one_export(ended)
@@ -109,7 +109,7 @@ def test_workers(stage: Stage, bigquery: BigQueryEmulator) -> None:
 
 
 @pytest.mark.scenario(
-    "kill -9: both triggerers, until the task has run out of time",
+    "kill -9: both triggerers, until the execution_timeout has passed",
     "a worker cancels the export; failed, with the operation's name",
 )
 def test_a_deferral_that_times_out(stage: Stage) -> None:
@@ -129,9 +129,7 @@ def test_a_deferral_that_times_out(stage: Stage) -> None:
     assert scene.result() is None
 
 
-@pytest.mark.scenario(
-    "kill -9 or restart: scheduler, PostgreSQL, Redis", "the export is followed on; one result"
-)
+@pytest.mark.scenario("kill -9 or restart: scheduler, PostgreSQL, Redis", "the polls continue; one result")
 @pytest.mark.parametrize("part", ["scheduler", "PostgreSQL", "Redis"])
 def test_the_core(stage: Stage, part: str) -> None:
     cluster = stage.cluster
@@ -146,7 +144,9 @@ def test_the_core(stage: Stage, part: str) -> None:
     scene.assert_one_export(name)
 
 
-@pytest.mark.scenario("kill -9: the Healthcare API in mid-export", "it goes on after the restart; one result")
+@pytest.mark.scenario(
+    "kill -9: the Healthcare API in mid-export", "the export continues after the restart; one result"
+)
 def test_the_api(stage: Stage) -> None:
     scene = Scene(stage, "api-killed")
     name = scene.followed()
@@ -159,7 +159,7 @@ def test_the_api(stage: Stage) -> None:
 
 
 @pytest.mark.scenario(
-    "SIGSTOP and SIGCONT of both triggerers in turn, then SIGTERM of the one that follows 20 mapped exports",
+    "SIGSTOP and SIGCONT of both triggerers in turn, then SIGTERM of the one that polls 20 mapped exports",
     "handed over, none cancelled: 20 exports, 20 results",
 )
 def test_hand_over(stage: Stage) -> None:

@@ -37,9 +37,7 @@ def scenes(stage: Stage) -> dict[str, Scene]:
     return scenes
 
 
-@pytest.mark.scenario(
-    "the task runs out of time", "cancelled; failed, and the error says how far it had come"
-)
+@pytest.mark.scenario("the execution_timeout passes", "cancelled; failed, and the error holds the counters")
 @pytest.mark.parametrize("dag_id", ["timed", "timed_on_worker"])
 def test_execution_timeout(scenes: dict[str, Scene], dag_id: str) -> None:
     scene = scenes[dag_id]
@@ -96,7 +94,7 @@ def test_run_failed_mapped(scenes: dict[str, Scene]) -> None:
 
 
 @pytest.mark.scenario(
-    "a user clears the task", "one export ends and is followed; an abandoned one is cancelled"
+    "a user clears the task", "one export is the task's result; an abandoned one is cancelled"
 )
 @pytest.mark.parametrize(("mode", "index"), [("deferred", -1), ("on-worker", -1), ("mapped", 0)])
 def test_cleared(scenes: dict[str, Scene], stage: Stage, mode: str, index: int) -> None:
@@ -130,8 +128,8 @@ def _finish_sibling(scene: Scene, sibling: str | None) -> None:
 
 
 @pytest.mark.scenario(
-    "marked failed before a triggerer has begun to follow",
-    "the export goes on: Airflow drops the trigger without ever telling it (a limit of Airflow)",
+    "marked failed after the deferral, before the trigger starts",
+    "the export continues: Airflow drops the trigger without notice (a limit of Airflow)",
 )
 def test_marked_failed_before_it_is_followed(stage: Stage) -> None:
     for triggerer in TRIGGERERS:

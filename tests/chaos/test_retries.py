@@ -69,7 +69,7 @@ def test_changed_request(scenes: dict[str, Scene], stage: Stage) -> None:
         assert "The request has changed since an earlier try" in scene.log(2)
 
 
-@pytest.mark.scenario("the export of the first try failed", "the second try submits afresh")
+@pytest.mark.scenario("the export of the first attempt failed", "the second attempt submits again")
 def test_the_first_try_failed(scenes: dict[str, Scene]) -> None:
     scene = scenes["failed-first"]
     first = scene.followed()
@@ -81,7 +81,7 @@ def test_the_first_try_failed(scenes: dict[str, Scene]) -> None:
     scene.assert_succeeded(name=accepted[1])
 
 
-@pytest.mark.scenario("WRITE_APPEND: the export of the first try failed", "refused on the second try")
+@pytest.mark.scenario("WRITE_APPEND: the export of the first attempt failed", "refused on the second attempt")
 def test_the_first_append_failed(scenes: dict[str, Scene]) -> None:
     scene = scenes["append-failed-first"]
     first = scene.followed()

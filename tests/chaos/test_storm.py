@@ -25,7 +25,7 @@ PAUSE, KILLS = 20.0, 6
 
 @pytest.mark.scenario(
     f"a storm: {COUNT} mapped exports, random API faults, kill -9 of triggerers and workers",
-    "nothing lost, nothing twice: one result each, one export each but for lost replies and lost workers",
+    "one result each; one export each, except after lost replies and lost workers",
 )
 def test_storm(stage: Stage) -> None:
     print(f"CHAOS_SEED={SEED}")  # noqa: T201 - to run the same storm again
@@ -61,11 +61,9 @@ def test_storm(stage: Stage) -> None:
     for index, names in accepted.items():
         if len(names) == 1:
             continue
-        # Twice only where the reply never reached a worker that could note it, and the log says so.
+        # Twice only where the reply never reached a worker that could record it, and the log says so.
         log = scene.logs(index)
-        repeats = log.count("doing it again is harmless") + log.count(
-            "Submitting it again, which is harmless"
-        )
+        repeats = log.count("Submitting again: the data cannot be duplicated")
         assert 1 < len(names) <= 1 + repeats, (index, names, log)
     for index, names in accepted.items():
         scene.assert_succeeded(name=names[-1], map_index=index)

@@ -13,10 +13,9 @@ import tenacity
 
 from airflow_provider_dicom.api import retry
 from airflow_provider_dicom.api.resource_names import DatasetName, DicomStoreName
-from airflow_provider_dicom.longrunning import polling
+from airflow_provider_dicom.longrunning import poll_schedule, polling
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
 from airflow_provider_dicom.sensors import dicom_store as sensor
-from airflow_provider_dicom.triggers import _shared_poller
 from rig.dicom_files import sample_files, upload
 from tests.support.provider_rig import TokenServer
 
@@ -77,11 +76,12 @@ def keyfile(connect: Connect, token_server: TokenServer) -> str:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses too short to wait for."""
-    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(retry, "BACKOFF_INITIAL", 0.01)
     monkeypatch.setattr(polling, "FIRST_PAUSE", 0.02)
-    monkeypatch.setattr(sensor._confirmed_refusals, "wait", tenacity.wait_fixed(0.02))
-    monkeypatch.setattr(_shared_poller, "GRID", 0.01)
-    monkeypatch.setattr(_shared_poller, "SLOWDOWN", (0.02, 0.1))
+    monkeypatch.setattr(sensor._repeating_refusals, "wait", tenacity.wait_fixed(0.02))
+    monkeypatch.setattr(poll_schedule, "TICK_SECONDS", 0.01)
+    monkeypatch.setattr(poll_schedule, "BACKOFF_INITIAL", 0.02)
+    monkeypatch.setattr(poll_schedule, "BACKOFF_MAX", 0.1)
 
 
 @pytest.fixture

@@ -1,26 +1,57 @@
-"""The code in the documentation: DAGs are read as Airflow reads them, commands are at least well-formed."""
+"""The documentation: its code runs, its messages and public names are those of the package."""
 
 from __future__ import annotations
 
+import ast
+import inspect
+import os
 import re
+import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from rig.servers import ROOT
+from airflow_provider_dicom import exceptions, results
+from rig.servers import LOOPBACK, ROOT, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+    from types import ModuleType
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _FENCED = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?<=\n\n)((?:    .*\n)+)")
 #: What is no code of ours: Sphinx's own, which `make docs` checks.
 NOT_RUN = {"{eval-rst}"}
+#: Characters of a line that fit into a block of code on the built pages.
+PAGE_WIDTH = 88
+#: The classes that the reference describes beside results and errors.
+PUBLIC_CLASSES = {
+    "airflow_provider_dicom.hooks.dicom_store": {
+        "DicomStoreHook",
+        "DicomStoreAsyncHook",
+    },
+    "airflow_provider_dicom.api.resource_names": {"DatasetName", "DicomStoreName"},
+    "airflow_provider_dicom.api.export_request": {"ExportRequest"},
+    "airflow_provider_dicom.operators.dicom_store": {"DicomStoreExportOperator"},
+    "airflow_provider_dicom.operators.selection": {
+        "DicomStoreSearchOperator",
+        "DicomMetadataQueryOperator",
+        "DicomHighWaterMarkOperator",
+    },
+    "airflow_provider_dicom.operators.check": {"DicomStoreExportCheckOperator"},
+    "airflow_provider_dicom.triggers.dicom_store": {"DicomStoreExportTrigger"},
+    "airflow_provider_dicom.sensors.dicom_store": {"DicomStoreExportSensor"},
+    "airflow_provider_dicom.links.dicom_store": {
+        "DicomStoreLink",
+        "DicomExportLogsLink",
+        "DicomExportDestinationLink",
+    },
+}
 
 # Every block is a file of its own, all of them are read in one interpreter.
 READ_ALL = """
@@ -86,3 +117,104 @@ def test_files_that_pages_name_exist() -> None:
     for page in PAGES:
         for name in re.findall(r"`(example_dags/\S+?)`", page.read_text()):
             assert (ROOT / name).exists(), f"{page.name} names {name}"
+
+
+def test_code_fits_the_built_pages() -> None:
+    built = [block for block in BLOCKS if block.page.is_relative_to(ROOT / "docs")]
+    lines = [(block.page.name, line) for block in built for line in block.code.splitlines()]
+    assert len(lines) > 100
+    assert [line for line in lines if len(line[1]) > PAGE_WIDTH] == []
+
+
+def classes_of(module: ModuleType) -> set[str]:
+    """The classes that a module defines."""
+    return {
+        name
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and value.__module__ == module.__name__
+    }
+
+
+def test_reference_describes_all_public_names_and_nothing_else() -> None:
+    pages = (ROOT / "docs" / "reference").glob("*.md")
+    described = [
+        name
+        for page in pages
+        for name in re.findall(r"^\.\. auto\w+:: (\S+)$", page.read_text(), re.MULTILINE)
+    ]
+    public = PUBLIC_CLASSES | {module.__name__: classes_of(module) for module in (exceptions, results)}
+    assert sorted(described) == sorted(
+        f"{module}.{name}" for module, names in public.items() for name in names
+    )
+
+
+def texts_of_the_package() -> Iterator[str]:
+    """All strings in the package's code; a placeholder of an f-string is "…"."""
+    for path in (ROOT / "airflow_provider_dicom").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(
+                    str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values
+                )
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value.replace("%s", "…").replace("%d", "…")
+
+
+def test_troubleshooting_quotes_messages_of_the_package() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    cells = [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| `")]
+    messages = [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
+    assert len(messages) > 50
+    texts = list(texts_of_the_package())
+    unknown = [
+        message
+        for message in messages
+        if not any(re.search(".*".join(map(re.escape, message.split("…"))), text) for text in texts)
+    ]
+    assert unknown == []
+
+
+@pytest.mark.airflow("3.3", "the pages show what is best there")
+def test_recipe_for_testing_dags_leads_to_an_exported_file(tmp_path: Path) -> None:
+    page = [block for block in BLOCKS if block.page.name == "testing.md"]
+    (dag,) = (block.code for block in page if block.language == "python")
+    (tmp_path / "dags").mkdir()
+    (tmp_path / "dags" / "tried.py").write_text(dag)
+    script = "set -e\n" + "".join(block.code for block in page if block.language == "shell")
+    # The environment of the tests has what the page installs.
+    installing = re.compile(r"^(python3 -m venv|\. venv|pip install).*\n", re.MULTILINE)
+    script, left_out = installing.subn("", script)
+    assert left_out == 3
+    for port in ("8085", "9023"):
+        script = script.replace(port, str(free_port()))
+
+    printed = run_in_shell(script, tmp_path)
+
+    # Once as the page begins, and once with the faults that it injects.
+    assert printed.count("Export ended as SUCCEEDED: 1 exported, 0 failed") == 2, printed
+    assert "The export itself goes on; polling continues" in printed
+    assert '"name": "tried/1.3.6.1.4.1.5962' in printed
+
+
+def run_in_shell(script: str, folder: Path) -> str:
+    """Run commands with the tests' Python, end what they leave running, and return what they print."""
+    settings = ("AIRFLOW", "HEALTHCARE_EMULATOR", "STORAGE_EMULATOR")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(settings)}
+    env |= {"PATH": f"{Path(sys.executable).parent}:{env['PATH']}", "no_proxy": LOOPBACK}
+    printed = folder / "printed.txt"
+    with printed.open("w") as output:
+        shell = subprocess.Popen(
+            ["bash", "-c", script],
+            cwd=folder,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status = shell.wait(timeout=600)
+        finally:
+            os.killpg(shell.pid, signal.SIGTERM)
+    assert status == 0, printed.read_text()
+    return printed.read_text()

@@ -108,6 +108,16 @@ def test_wheel_metadata(wheel: Path) -> None:
     assert fields["License-Expression"] == "Apache-2.0"
 
 
+def test_long_description_has_no_relative_links(wheel: Path) -> None:
+    fields = fields_of(wheel)
+    assert fields["Description-Content-Type"] == "text/markdown"
+    targets = re.findall(r"\]\(([^)]*)\)", fields.get_payload())
+    assert targets
+    assert all(target.startswith("https://") for target in targets)
+    # Indexes cannot show what the README refers to, but the text of a link stays.
+    assert "docs/troubleshooting.md" in fields.get_payload()
+
+
 def test_no_more_is_needed_than_promised(wheel: Path) -> None:
     needed = [Requirement(line) for line in fields_of(wheel).get_all("Requires-Dist", [])]
     assert {str(r.marker) for r in needed if r.marker} == {'extra == "emulator"', 'extra == "openlineage"'}

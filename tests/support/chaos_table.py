@@ -11,13 +11,14 @@ if TYPE_CHECKING:
     import pytest
 
 TABLE = ROOT / "docs" / "chaos.md"
-_HEAD = """# What was done to exports, and what came of it
+_HEAD = """# Failure tests and their results
 
-Written by `make test-chaos`: a real Airflow {airflow} (PostgreSQL, Redis, two Celery workers and
-two triggerers) against the local Healthcare API. A scenario asserts the task's final state, how
-many exports the API accepted, how they ended, what is at the destination, and the result. {total}
+`make test-chaos` writes this page. It injects failures around running exports of a real Airflow {airflow}
+(PostgreSQL, Redis, two Celery workers and two triggerers) against the local Healthcare API. Each test
+asserts the task's final state and its result, the number of exports that the API accepted, how they ended,
+and the content of the destination. {total}
 
-| scenario | what is done | expected | outcome | seconds | Airflow |
+| test | injected failure | expected | outcome | seconds | Airflow |
 | --- | --- | --- | --- | --- | --- |
 """
 
@@ -66,7 +67,7 @@ class Table:
             return
         as_expected = sum(row.outcome == "as expected" for row in self._rows)
         airflow = version("apache-airflow")
-        total = f"{as_expected} of {len(self._rows)} scenarios ended as expected."
+        total = f"{as_expected} of {len(self._rows)} tests ended as expected."
         lines = [
             f"| {row.name} | {row.what} | {row.expected} | {row.outcome} | {row.seconds:.0f} | {airflow} |\n"
             for row in self._rows

@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from airflow_provider_dicom.selection.exported import path_of_object
+from airflow_provider_dicom.selection.inventory import path_of_object
 from rig.dicom_files import Uids, upload_copies
 from rig.servers import ROOT, wait_for
 

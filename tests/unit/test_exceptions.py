@@ -26,7 +26,7 @@ NOT_RETRIED = {
 
 def build(cls: type[DicomExportError]) -> DicomExportError:
     wanted = inspect.signature(cls).parameters
-    values = {"operation": OPERATION, "operation_name": NAME, "not_accepted": True, "retry_after": 7.0}
+    values = {"operation": OPERATION, "operation_name": NAME, "safe_to_resend": True, "retry_after": 7.0}
     return cls("What failed.", **{name: value for name, value in values.items() if name in wanted})
 
 

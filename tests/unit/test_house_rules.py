@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from graphlib import TopologicalSorter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,6 +29,24 @@ if TYPE_CHECKING:
 
 PACKAGE = ROOT / "airflow_provider_dicom"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+#: The folders of the package from the ground up: a folder imports only from those before it. The modules at
+#: the package's root are the ground, but for the metadata; the emulator stands apart.
+LAYERS = [
+    "api",
+    "longrunning",
+    "selection",
+    "lineage",
+    "links",
+    "assets",
+    "hooks",
+    "triggers",
+    "operators",
+    "sensors",
+    "plugins",
+    "provider_info",
+]
+MOST_ROOT_MODULES = 10
+MOST_LINES = 400
 TEMPLATED = [
     DicomStoreExportOperator,
     DicomStoreExportSensor,
@@ -44,6 +63,74 @@ CONNECTION = {"gcp_conn_id", "impersonation_chain", "api_endpoint"}
 
 def name_of(module: Path) -> str:
     return ".".join(module.relative_to(ROOT).with_suffix("").parts)
+
+
+def imported_modules(path: Path, modules: set[str]) -> set[str]:
+    """Return the package's modules that a file imports, under ``TYPE_CHECKING`` and in functions as well."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            named = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (named & modules) or {node.module}
+    return found & modules
+
+
+@pytest.fixture(scope="module")
+def imports() -> dict[str, set[str]]:
+    """The imports among the package's modules, by the importing module."""
+    modules = {name_of(path).removesuffix(".__init__"): path for path in MODULES}
+    return {name: imported_modules(path, set(modules)) - {name} for name, path in modules.items()}
+
+
+def layer_of(module: str) -> int:
+    """Return the index of a module's layer; -1 is the ground."""
+    folder = f"{module}.".split(".")[1]
+    return LAYERS.index(folder) if folder in LAYERS else -1
+
+
+def is_emulator(module: str) -> bool:
+    return f"{module}.".startswith(f"{PACKAGE.name}.emulator.")
+
+
+def test_folders_import_only_from_the_layers_below(imports: dict[str, set[str]]) -> None:
+    upward = [
+        f"{module} imports {imported}"
+        for module, targets in imports.items()
+        for imported in targets
+        if not is_emulator(module) and layer_of(imported) > layer_of(module)
+    ]
+    assert not upward
+
+
+def test_the_emulator_and_the_provider_do_not_import_each_other(imports: dict[str, set[str]]) -> None:
+    ground = PACKAGE.name
+    crossing = [
+        f"{module} imports {imported}"
+        for module, targets in imports.items()
+        for imported in targets - {ground}
+        if is_emulator(module) != is_emulator(imported)
+    ]
+    assert not crossing
+
+
+def test_there_are_no_import_circles(imports: dict[str, set[str]]) -> None:
+    # A circle is raised as a CycleError that names its modules.
+    order = [*TopologicalSorter(imports).static_order()]
+    assert set(order) == set(imports)
+
+
+def test_few_modules_lie_at_the_root_of_the_package() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= MOST_ROOT_MODULES
+
+
+@pytest.mark.parametrize(
+    "folder", ["airflow_provider_dicom", "rig", "demo", "benchmarks", "tests", "example_dags"]
+)
+def test_files_are_short(folder: str) -> None:
+    lines = {str(path): len(path.read_text().splitlines()) for path in (ROOT / folder).rglob("*.py")}
+    assert {path: count for path, count in lines.items() if count >= MOST_LINES} == {}
 
 
 def calls(tree: ast.AST, attribute: str) -> Iterator[ast.Call]:

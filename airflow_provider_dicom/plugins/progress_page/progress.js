@@ -1,9 +1,9 @@
-// Shows how far the export of one task is. All data comes from Airflow's own REST API, with the viewer's login;
-// all of it is put in as text, never as markup.
+// Shows the progress of one task's export. All data comes from Airflow's own REST API, with the viewer's login;
+// the page inserts all of it as text, never as markup.
 
 const REFRESH_MS = 5000;
 const REFRESH_AT_REST_MS = 30000;
-// What Airflow calls a task that has still to end by itself.
+// Airflow's states of a task that is not finished.
 const UNDER_WAY = new Set(["running", "deferred", "queued", "scheduled", "restarting", "up_for_reschedule"]);
 const STATES = {
   RUNNING: ["Running", "busy"],
@@ -18,7 +18,7 @@ let shown = null;
 let clockOffset = 0;
 let links = { of: null, urls: {} };
 
-// Not URLSearchParams: Airflow 3.1 puts a run's id in as it is, and its "+" is no space.
+// URLSearchParams would turn "+" into a space, but Airflow 3.1 inserts a run's id unquoted.
 function parameter(name) {
   const found = new RegExp(`[?&]${name}=([^&]*)`).exec(location.search);
   try {
@@ -28,7 +28,7 @@ function parameter(name) {
   }
 }
 
-// "~" stands for all DAGs in Airflow's API, dots and slashes would lead elsewhere in it.
+// In Airflow's API, "~" stands for all DAGs, and dots and slashes lead to other paths.
 function isId(text) {
   return text !== "" && !/^[~.]*$/.test(text) && !/[/\\\u0000-\u001f]/.test(text);
 }
@@ -69,7 +69,7 @@ async function load({ path, mapIndex }) {
   ]);
   const value = entry?.value;
   const progress = typeof value === "string" ? JSON.parse(value) : (value ?? null);
-  // Airflow stores the links a moment after the deferral.
+  // Airflow stores the links shortly after the deferral.
   if (progress && (links.of !== progress.operation_name || Object.values(links.urls).includes(null))) {
     const answer = await getIfThere(`${path}/links?map_index=${mapIndex}`);
     links = { of: progress.operation_name, urls: answer?.extra_links ?? {} };
@@ -93,24 +93,24 @@ function put(id, text) {
   element(id).textContent = text;
 }
 
-function tell(notice) {
+function showNotice(notice) {
   put("notice", notice);
   element("notice").hidden = !notice;
 }
 
 function noticeWithoutProgress(task) {
-  if (UNDER_WAY.has(task.state)) return "No count of instances yet. It comes with the first poll of the export.";
+  if (UNDER_WAY.has(task.state)) return "No counts yet: the first poll of the export brings them.";
   if (!task.state) return "The task has not started yet.";
-  return "Nothing to show: this task followed no export of a DICOM store.";
+  return "Nothing to show: this task has no progress record of an export.";
 }
 
 function show({ task, progress }) {
   if (task.state === null || progress === null) {
     element("export").hidden = true;
-    tell(noticeWithoutProgress(task));
+    showNotice(noticeWithoutProgress(task));
     return;
   }
-  tell("");
+  showNotice("");
   element("export").hidden = false;
   const isRunning = progress.state === "RUNNING" && UNDER_WAY.has(task.state);
   showState(task, progress, isRunning);
@@ -119,7 +119,7 @@ function show({ task, progress }) {
 }
 
 function showState(task, progress, isRunning) {
-  // The task may have ended without having seen the end of its export.
+  // The task may have ended before the end of its export.
   const isCut = progress.state === "RUNNING" && !isRunning;
   const [text, tone] = isCut ? [`Task ${task.state}`, "bad"] : (STATES[progress.state] ?? [progress.state, "busy"]);
   put("badge", text);
@@ -172,7 +172,7 @@ function showDetails(task, progress) {
   element("links").hidden = !anchors.length;
 }
 
-// Airflow's frame permits no new windows, and Google's console no frames: the link is followed from outside.
+// Airflow's frame permits no new windows, and Google's console no frames: the parent document opens the link.
 function openOutside(event) {
   if (window.parent === window) return;
   try {
@@ -180,7 +180,7 @@ function openOutside(event) {
     event.preventDefault();
     copy.click();
   } catch {
-    // Framed by another site: the browser decides.
+    // In a frame of another site, the browser decides.
   }
 }
 
@@ -189,14 +189,14 @@ function followTheme() {
   try {
     if (window.parent !== window) isDark = window.parent.document.documentElement.classList.contains("dark");
   } catch {
-    // Framed by another site: the system's choice has to do.
+    // In a frame of another site, only the system's colour scheme is known.
   }
   document.documentElement.classList.toggle("dark", isDark);
 }
 
 function noticeOfError(error) {
   if (error.status === 401) return "You are not logged in to Airflow.";
-  if (error.status === 403) return "Your role in Airflow does not permit to see the tasks or the XComs of this DAG.";
+  if (error.status === 403) return "Your role in Airflow does not permit you to see this DAG's tasks or XComs.";
   if (error.status === 404) return "Airflow knows no such task.";
   return null;
 }
@@ -213,7 +213,7 @@ async function refresh(where) {
     const notice = noticeOfError(error);
     if (notice || shown === null) element("export").hidden = true;
     if (notice) shown = null;
-    tell(notice ?? "Airflow does not answer; trying again.");
+    showNotice(notice ?? "Airflow does not answer; trying again.");
     pause = REFRESH_AT_REST_MS;
   }
   followTheme();
@@ -222,7 +222,7 @@ async function refresh(where) {
 
 followTheme();
 const where = taskFromAddress();
-if (where === null) tell("Airflow knows no such task.");
+if (where === null) showNotice("Airflow knows no such task.");
 else refresh(where);
-// The clock goes on between two answers.
+// The elapsed time advances between two responses.
 setInterval(() => shown?.progress && !element("export").hidden && show(shown), 1000);

@@ -137,7 +137,7 @@ def test_test_reads_the_store(
     status, message = connect_to(fields).test_connection()
     assert (status, message) == (
         True,
-        f"Read {store}. Its account may start exports and follow them, and cancel them.",
+        f"Read {store}. The connection's account may start exports and poll them, and cancel them.",
     )
     assert control.requests()["counts"]["stores.get"] == 1
 

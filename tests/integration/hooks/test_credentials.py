@@ -159,7 +159,7 @@ async def test_trouble_at_the_token_endpoint_is_a_passing_fault(
         pytest.raises(exceptions.DicomExportUnavailableError) as error,
     ):
         hook.get_operation(f"{store.dataset}/operations/1", num_retries=0)
-    assert error.value.not_accepted
+    assert error.value.safe_to_resend
     assert "no access token" in str(error.value)
 
 

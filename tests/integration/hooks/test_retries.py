@@ -132,13 +132,13 @@ async def test_nobody_there_is_told_with_what_was_wanted(anonymous: str, store: 
     ):
         hook.get_operation(name, num_retries=0)
     assert name in str(error.value)
-    assert error.value.not_accepted
+    assert error.value.safe_to_resend
     assert error.value.operation_name == name
     async with DicomStoreAsyncHook(anonymous, api_endpoint=url) as async_hook:
         with pytest.raises(exceptions.DicomExportUnavailableError) as error:
             await async_hook.get_operation(name, num_retries=0)
     assert name in str(error.value)
-    assert error.value.not_accepted
+    assert error.value.safe_to_resend
 
 
 @pytest.mark.parametrize("status", [408, 425, 429])
@@ -168,7 +168,7 @@ def test_a_refused_connection_is_tried_again(
         pytest.raises(exceptions.DicomExportUnavailableError) as error,
     ):
         submit(hook, store, bucket)
-    assert error.value.not_accepted
+    assert error.value.safe_to_resend
     assert logged.text.count("Trying again") == 3
 
 
@@ -200,7 +200,7 @@ def test_a_submission_that_may_have_been_accepted_is_not(
         submit(hook, store, bucket)
     assert sent(control, "export") == 1
     assert accepted(control, store) == ran
-    assert "may or may not run" in str(error.value)
+    assert "may or may not have accepted" in str(error.value)
     assert "gcloud healthcare operations list --dataset=radiology" in str(error.value)
     assert str(store) in str(error.value)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_provider_dicom.exceptions import DicomExportIncompleteError, DicomExportNotFoundError
-from airflow_provider_dicom.operators.check import SHOWN, DicomStoreExportCheckOperator
+from airflow_provider_dicom.operators.check import MAX_MISSING_PATHS, DicomStoreExportCheckOperator
 from rig.dicom_files import Uids, upload_copies
 from tests.support.provider_rig import Run
 
@@ -133,7 +133,7 @@ def test_few_are_named_of_many(check: Any, bucket: str, storage: StorageEmulator
     with pytest.raises(DicomExportIncompleteError, match="and 3 more") as raised:
         Run()(check(filter_uri=f"gs://{bucket}/filter.txt"))
     assert raised.value.result is not None
-    assert raised.value.result["missing_paths"] == paths[:SHOWN]
+    assert raised.value.result["missing_paths"] == paths[:MAX_MISSING_PATHS]
 
 
 def test_no_such_bucket_filter_or_table(

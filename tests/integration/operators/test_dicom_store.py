@@ -533,7 +533,7 @@ def test_an_export_waits_its_turn_while_the_quota_is_used_up(
     instances: list[Uids],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(retry, "FIRST_TURN", 0.05)
+    monkeypatch.setattr(retry, "QUOTA_BACKOFF_INITIAL", 0.05)
     # More refusals than the hook repeats a request for.
     control.fault("export", count=9, status=429)
     run = Run()

@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferr
 
 from airflow_provider_dicom import exceptions
 from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
-from airflow_provider_dicom.operators._submission import STATE_KEY
+from airflow_provider_dicom.operators.dicom_store import STATE_KEY
 from rig.servers import wait_for
 from tests.support.around_tasks import end_deferral, set_current_context
 from tests.support.provider_rig import Run, StateStore
@@ -100,7 +100,7 @@ def test_but_not_when_it_appends(
     run = Run()
     with pytest.raises(exceptions.DicomExportOperationFailedError):
         run(operator(**APPEND))
-    with pytest.raises(exceptions.DicomExportDuplicateRiskError, match="ended badly") as error:
+    with pytest.raises(exceptions.DicomExportDuplicateRiskError, match="earlier try failed") as error:
         run(operator(**APPEND))
     assert isinstance(error.value, AirflowFailException)
     assert len(exports(control, store)) == 1
@@ -115,7 +115,7 @@ def test_an_operation_that_is_gone(
     first_try(operator(**options), run)
     control.fault("operations.get", vanish=True, count=1)
     if options:
-        with pytest.raises(exceptions.DicomExportDuplicateRiskError, match="is gone"):
+        with pytest.raises(exceptions.DicomExportDuplicateRiskError, match="does not exist any more"):
             run(operator(**options))
         assert len(exports(control, store)) == 1
         return
@@ -135,7 +135,7 @@ def test_a_try_that_died_between_sending_and_noting(
     memory.set(STATE_KEY, {**memory.get(STATE_KEY), "operation_name": None})
     if options:
         with pytest.raises(
-            exceptions.DicomExportDuplicateRiskError, match="ended before it could note"
+            exceptions.DicomExportDuplicateRiskError, match="ended before it could record"
         ) as error:
             run(operator(**options))
         assert name in str(error.value), "the candidate is named"

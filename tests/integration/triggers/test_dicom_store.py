@@ -15,7 +15,7 @@ import pytest
 
 from airflow_provider_dicom.api.export_request import ExportRequest
 from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
-from airflow_provider_dicom.longrunning import polling, progress
+from airflow_provider_dicom.longrunning import poll_schedule, polling, progress
 from airflow_provider_dicom.triggers import _shared_poller
 from airflow_provider_dicom.triggers import dicom_store as module
 from airflow_provider_dicom.triggers.dicom_store import DicomStoreExportTrigger
@@ -115,7 +115,7 @@ async def test_timeout(trigger: Any, submit: Any, instances: list[Uids], control
 async def test_a_deadline_holds_while_the_api_hangs(
     trigger: Any, submit: Any, instances: list[Uids], control: Control, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_shared_poller, "LATE_ANSWER", 0.2)
+    monkeypatch.setattr(_shared_poller, "LATE_RESPONSE", 0.2)
     name = submit()
     control.fault("*", latency_seconds=20.0)
     start = time.monotonic()
@@ -127,12 +127,12 @@ async def test_a_deadline_holds_while_the_api_hangs(
 async def test_patience_ends(
     trigger: Any, submit: Any, instances: list[Uids], control: Control, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(polling, "PATIENCE", 1.0)
+    monkeypatch.setattr(polling, "UNREACHABLE_TIMEOUT", 1.0)
     name = submit()
     event = await fire(trigger(name, api_endpoint=f"http://127.0.0.1:{free_port()}"))
     assert event["status"] == "error"
     assert event["operation"] == {"name": name}
-    assert "no answer" in event["message"]
+    assert "no response" in event["message"]
 
 
 async def test_it_never_submits_or_cancels(
@@ -160,7 +160,7 @@ async def test_a_cancelled_trigger_leaves_nothing_behind(
             await running
         await until(lambda: asyncio.all_tasks() == before)
         gc.collect()
-    assert not _shared_poller._watchers.get(asyncio.get_running_loop())
+    assert not _shared_poller._pollers.get(asyncio.get_running_loop())
     control.step()
 
 
@@ -168,7 +168,7 @@ async def test_a_name_that_is_none_leaves_nothing_behind(trigger: Any) -> None:
     event = await fire(trigger("operations/1"))
     assert event["status"] == "error"
     assert "operations/1" in event["message"]
-    assert not _shared_poller._watchers.get(asyncio.get_running_loop())
+    assert not _shared_poller._pollers.get(asyncio.get_running_loop())
 
 
 async def test_many_triggers_share_session_and_polls(
@@ -186,7 +186,7 @@ async def test_many_triggers_share_session_and_polls(
     assert {event["status"] for event in events} == {"success"}
     seen = control.requests()
     assert seen["counts"].get("operations.get", 0) < 10 * len(names)
-    assert seen["connections"] <= _shared_poller.MAX_CONNECTIONS
+    assert seen["connections"] <= poll_schedule.MAX_CONNECTIONS
     assert probe.longest < 1.0
 
 
@@ -302,7 +302,7 @@ async def test_what_the_list_does_not_show_is_asked_for_by_name(
     assert counts(control)["operations.list"] >= 3
     # The others may be asked for by name, too, while they are not due at the same time yet.
     asked = [request["path"].endswith(gone) for request in control.requests()["recent"]]
-    assert sum(asked) == polling.REFUSALS_BELIEVED
+    assert sum(asked) == polling.MAX_CONSECUTIVE_ERRORS
     await asyncio.to_thread(control.step)
     assert {event["status"] for event in await asyncio.gather(*running)} == {"success"}
 
@@ -353,9 +353,9 @@ async def test_each_line_is_said_in_the_context_of_its_trigger(
 async def test_gets_are_spread_over_time(
     trigger: Any, submit: Any, instances: list[Uids], control: Control, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_shared_poller, "GRID", 0.5)
-    monkeypatch.setattr(_shared_poller, "RATE", 4.0)
-    monkeypatch.setattr(_shared_poller, "SPREAD", 1000.0)
+    monkeypatch.setattr(poll_schedule, "TICK_SECONDS", 0.5)
+    monkeypatch.setattr(poll_schedule, "MAX_GETS_PER_SECOND", 4.0)
+    monkeypatch.setattr(poll_schedule, "MAX_SWEEP_SECONDS", 1000.0)
     control.settings(advance="manual")
     control.fault("operations.list", status=403)
     names = [submit() for _ in range(6)]
@@ -530,7 +530,7 @@ async def test_where_airflow_does_not_tell_of_kills_a_cancelled_trigger_finds_ou
     with pytest.raises(asyncio.CancelledError):
         await running
     assert counts(control).get("operations.cancel", 0) == (state == "failed")
-    assert not _shared_poller._watchers.get(asyncio.get_running_loop())
+    assert not _shared_poller._pollers.get(asyncio.get_running_loop())
     control.step()
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_dicom.api.endpoint import (
     Endpoint,
-    api_endpoint_mistake,
+    api_endpoint_error,
     configured_endpoint,
     universe_endpoint,
 )
@@ -147,14 +147,14 @@ def test_what_is_accepted_goes_where_it_says(text: str, start: str) -> None:
 
 @pytest.mark.parametrize("value", [5, True, ["https://host.example"], b"https://host.example"], ids=repr)
 def test_what_is_no_text_is_refused(value: object) -> None:
-    mistake = api_endpoint_mistake(value)
-    assert mistake is not None
-    assert f"api_endpoint={value!r}" in mistake
+    error = api_endpoint_error(value)
+    assert error is not None
+    assert f"api_endpoint={value!r}" in error
 
 
 @pytest.mark.parametrize("value", [None, "", "https://host.example"])
 def test_no_mistake(value: object) -> None:
-    assert api_endpoint_mistake(value) is None
+    assert api_endpoint_error(value) is None
 
 
 @pytest.mark.parametrize(

@@ -126,13 +126,13 @@ JSON_VALUES = st.one_of(
 @given(JSON_VALUES)
 def test_a_choice_is_exactly_one_of_those_accepted(option: str, value: Any) -> None:
     accepted = CHOICES[option]
-    mistakes = ExportRequest(destination=TABLE, **{option: value}).mistakes()
+    errors = list(ExportRequest(destination=TABLE, **{option: value}).validation_errors())
     if any(value is choice or (isinstance(value, str) and value == choice) for choice in accepted):
-        assert mistakes == []
+        assert errors == []
     else:
-        assert len(mistakes) == 1
-        assert f"{option}={value!r}" in mistakes[0]
-        assert all(str(choice) in mistakes[0].partition("accepted:")[2] for choice in accepted)
+        assert len(errors) == 1
+        assert f"{option}={value!r}" in errors[0]
+        assert all(str(choice) in errors[0].partition("accepted:")[2] for choice in accepted)
 
 
 @pytest.mark.parametrize("value", ["", "png", "image/png;", 3, ["image/png"]], ids=repr)
@@ -140,7 +140,7 @@ def test_what_is_no_mime_type_is_refused(value: Any) -> None:
     with pytest.raises(DicomExportInvalidRequestError) as error:
         ExportRequest(destination=GCS, mime_type=value).body()
     assert f"mime_type={value!r}" in str(error.value)
-    assert "accepted: a form such as 'application/dicom" in str(error.value)
+    assert "accepted: a MIME type such as 'application/dicom" in str(error.value)
 
 
 def test_an_unknown_mime_type_is_sent_with_a_warning() -> None:
@@ -151,16 +151,18 @@ def test_an_unknown_mime_type_is_sent_with_a_warning() -> None:
 
 
 def test_all_mistakes_are_told_at_once() -> None:
-    mistakes = ExportRequest(
-        destination="ftp://x",
-        mime_type="?",
-        write_disposition="APPEND",
-        bigquery_schema="xml",
-        filter_uri="f",
-    ).mistakes()
-    assert len(mistakes) == 5
+    errors = list(
+        ExportRequest(
+            destination="ftp://x",
+            mime_type="?",
+            write_disposition="APPEND",
+            bigquery_schema="xml",
+            filter_uri="f",
+        ).validation_errors()
+    )
+    assert len(errors) == 5
     for parameter in ("destination", "mime_type", "write_disposition", "bigquery_schema", "filter_uri"):
-        assert any(mistake.startswith(f"{parameter}=") for mistake in mistakes)
+        assert any(error.startswith(f"{parameter}=") for error in errors)
 
 
 @pytest.mark.parametrize(
@@ -175,4 +177,4 @@ def test_all_mistakes_are_told_at_once() -> None:
     ],
 )
 def test_only_appending_must_not_be_repeated(options: dict[str, Any], harmless: bool) -> None:
-    assert ExportRequest(**options).harmless_to_repeat is harmless
+    assert (ExportRequest(**options).duplicate_risk is None) is harmless

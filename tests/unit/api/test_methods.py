@@ -13,7 +13,7 @@ from yarl import URL
 
 from airflow_provider_dicom.api import methods
 from airflow_provider_dicom.api.export_request import ExportRequest
-from airflow_provider_dicom.api.resource_names import DatasetName, DicomStoreName, OperationName, id_mistake
+from airflow_provider_dicom.api.resource_names import DatasetName, DicomStoreName, OperationName, id_error
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 from tests.support import discovery
 
@@ -27,7 +27,7 @@ def ids(parameter: str) -> st.SearchStrategy[str]:
     """Whatever the provider accepts for a parameter, the strange before the usual."""
     strange = st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1, max_size=12)
     usual = st.from_regex(r"[a-z][a-z0-9._-]{1,8}", fullmatch=True)
-    return (strange | usual).filter(lambda value: id_mistake(parameter, value) is None)
+    return (strange | usual).filter(lambda value: id_error(parameter, value) is None)
 
 
 DATASETS = st.builds(DatasetName, ids("project_id"), ids("location"), ids("dataset_id"))

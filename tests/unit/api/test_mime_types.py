@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_dicom.api import mime_types
+from airflow_provider_dicom.api import export_request
 from tests.support import discovery
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,20}", fullmatch=True)
@@ -18,7 +18,7 @@ def test_the_document_lists_24_forms() -> None:
 
 
 def test_the_documented_forms_are_exactly_those_of_the_discovery_document() -> None:
-    assert sorted(mime_types.DOCUMENTED) == sorted(discovery.mime_forms())
+    assert sorted(export_request.DOCUMENTED_MIME_TYPES) == sorted(discovery.mime_forms())
 
 
 @pytest.mark.parametrize(
@@ -28,22 +28,22 @@ def test_the_documented_forms_are_exactly_those_of_the_discovery_document() -> N
 @given(SPACES, SPACES)
 def test_listed_and_bare_forms_are_known_whatever_the_spaces(form: str, before: str, after: str) -> None:
     spaced = form.replace("; ", f"{before};{after}")
-    assert mime_types.is_well_formed(spaced)
-    assert mime_types.is_known(spaced)
+    assert export_request.is_mime_type(spaced)
+    assert export_request.is_known_mime_type(spaced)
 
 
 @given(NAMES, NAMES, st.lists(st.tuples(NAMES, NAMES), max_size=3))
 def test_unknown_forms_are_well_formed(kind: str, subtype: str, parameters: list[tuple[str, str]]) -> None:
     form = f"x{kind}/{subtype}" + "".join(f"; {name}={value}" for name, value in parameters)
-    assert mime_types.is_well_formed(form)
-    assert not mime_types.is_known(form)
+    assert export_request.is_mime_type(form)
+    assert not export_request.is_known_mime_type(form)
 
 
 @pytest.mark.parametrize(
     "form", ['multipart/related; type="application/dicom"; transfer-syntax=*', "image/jp2", "image/svg+xml"]
 )
 def test_forms_that_the_api_may_learn_are_well_formed(form: str) -> None:
-    assert mime_types.is_well_formed(form)
+    assert export_request.is_mime_type(form)
 
 
 @pytest.mark.parametrize(
@@ -73,4 +73,4 @@ def test_forms_that_the_api_may_learn_are_well_formed(form: str) -> None:
     ids=repr,
 )
 def test_nonsense_is_not_well_formed(text: str) -> None:
-    assert not mime_types.is_well_formed(text)
+    assert not export_request.is_mime_type(text)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_dicom.api import permissions
 from airflow_provider_dicom.api.permissions import explain_caller, explain_service_agent
-from airflow_provider_dicom.api.resource_names import DatasetName, DicomStoreName, id_mistake
+from airflow_provider_dicom.api.resource_names import DatasetName, DicomStoreName, id_error
 
 DATASET = DatasetName("my-project", "us-central1", "radiology")
 STORE = DicomStoreName(DATASET, "ct")
@@ -78,8 +78,8 @@ IDS = st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1, max_size
 
 
 @given(
-    IDS.filter(lambda i: id_mistake("project_id", i) is None),
-    IDS.filter(lambda i: id_mistake("location", i) is None),
+    IDS.filter(lambda i: id_error("project_id", i) is None),
+    IDS.filter(lambda i: id_error("location", i) is None),
 )
 def test_no_id_escapes_from_the_command(project: str, location: str) -> None:
     dataset = DatasetName(project, location, "放射線科")
@@ -122,8 +122,7 @@ def test_the_agent_may_not_write_to_the_bucket(message: str) -> None:
 @pytest.mark.parametrize("destination", ["gs://exports/nightly", "bq://warehouse.imaging.instances"])
 def test_the_agent_may_not_read_the_filter_file(message: str, destination: str) -> None:
     text = (
-        explain_service_agent(message, str(STORE), destination=destination, filter_uri="gs://filters/f.txt")
-        or ""
+        explain_service_agent(message, str(STORE), destination=destination, source="gs://filters/f.txt") or ""
     )
     grants = {(command["--role"], command[""].rsplit(" ", 1)[1]) for command in commands(text)}
     expected = {("roles/storage.objectViewer", "gs://filters")}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_provider_dicom.api.resource_names import DatasetName, DicomStoreName, OperationName, id_mistake
+from airflow_provider_dicom.api.resource_names import DatasetName, DicomStoreName, OperationName, id_error
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 
 PARAMETERS = ["project_id", "location", "dataset_id", "dicom_store_id", "operation_id"]
@@ -27,7 +27,7 @@ ACCEPTED_IDS = st.text(
 @example("_.")
 @pytest.mark.parametrize("parameter", PARAMETERS)
 def test_every_id_of_the_apis_own_pattern_is_accepted(parameter: str, value: str) -> None:
-    assert id_mistake(parameter, value) is None
+    assert id_error(parameter, value) is None
 
 
 @pytest.mark.parametrize("parameter", ["dataset_id", "dicom_store_id"])
@@ -41,13 +41,13 @@ def test_anything_else_is_refused_with_parameter_value_and_what_is_accepted(
     matches_pattern = 1 <= len(value) <= 256 and all(
         character in "_-." or unicodedata.category(character)[0] in "LN" for character in value
     )
-    mistake = id_mistake(parameter, value)
+    error = id_error(parameter, value)
     if matches_pattern and ".." not in value and value != ".":
-        assert mistake is None
+        assert error is None
     else:
-        assert mistake is not None
-        assert f"{parameter}={value!r}" in mistake
-        assert "accepted: letters and digits" in mistake
+        assert error is not None
+        assert f"{parameter}={value!r}" in error
+        assert "accepted: letters and digits" in error
 
 
 @pytest.mark.parametrize(
@@ -82,14 +82,14 @@ def test_anything_else_is_refused_with_parameter_value_and_what_is_accepted(
 )
 @pytest.mark.parametrize("parameter", PARAMETERS)
 def test_what_could_reach_another_resource_is_refused_in_every_part(parameter: str, value: object) -> None:
-    mistake = id_mistake(parameter, value)
-    assert mistake is not None
-    assert mistake.startswith(f"{parameter}={value!r} ")
-    assert "; accepted: " in mistake
+    error = id_error(parameter, value)
+    assert error is not None
+    assert error.startswith(f"{parameter}={value!r} ")
+    assert "; accepted: " in error
 
 
 def test_a_domain_scoped_project_is_accepted() -> None:
-    assert id_mistake("project_id", "example.com:my-project") is None
+    assert id_error("project_id", "example.com:my-project") is None
 
 
 @given(*[ACCEPTED_IDS] * 4)

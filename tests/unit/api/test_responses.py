@@ -52,7 +52,7 @@ def test_passing_faults(status: int) -> None:
     error = error_of(POLL, status, envelope(status, "Try again."), {"Retry-After": "7"})
     assert isinstance(error, exceptions.DicomExportTransientError)
     assert isinstance(error, exceptions.DicomExportQuotaExhaustedError) is (status == 429)
-    assert error.not_accepted is (status in (408, 425, 429))
+    assert error.safe_to_resend is (status in (408, 425, 429))
     assert error.retry_after == 7.0
     assert error.operation_name == str(OPERATION)
     assert f"{status} NAME Try again" in str(error)
@@ -137,7 +137,7 @@ def test_error_bodies_of_every_kind_are_shown(body: bytes, shown: str) -> None:
 def test_a_200_that_is_no_operation_is_a_passing_fault(body: bytes, request_: methods.ApiRequest) -> None:
     error = error_of(request_, 200, body)
     assert type(error) is exceptions.DicomExportUnavailableError
-    assert error.not_accepted is False
+    assert error.safe_to_resend is False
 
 
 @pytest.mark.parametrize("body", [b"Doe^Jane", b'{"00100010": "Doe^Jane"}', b'[{"00100010": "Doe^Jane'])

@@ -181,23 +181,57 @@ def test_a_peer_that_lost_events_is_none_to_be_compared_with() -> None:
     assert all(verdict.reached for verdict in verdicts(results(*GOOD, cheap)))
 
 
-def test_the_readme_gets_its_section_between_the_markers(tmp_path: Path) -> None:
+def test_page_gets_its_section_between_the_markers(tmp_path: Path) -> None:
     run = results(*GOOD)
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
-    assert report.update_readme(readme, report.markdown(run, verdicts(run)))
-    text = readme.read_text()
+    page = tmp_path / "performance.md"
+    page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    assert report.update_page(page, report.page_section(run, verdicts(run)))
+    text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert "old" not in text
     assert "| Databricks | 1,000 | 5.00 | 10,000 | 1,000 |" in text
 
 
-def test_a_readme_without_markers_is_left_alone(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("mine")
-    assert not report.update_readme(readme, "section")
-    assert readme.read_text() == "mine"
+def test_writing_a_page_again_changes_nothing(tmp_path: Path) -> None:
+    run = results(*GOOD)
+    page = tmp_path / "performance.md"
+    page.write_text(f"before\n{report.BEGIN}\n{report.END}\nafter\n")
+    report.update_page(page, report.page_section(run, verdicts(run)))
+    once = page.read_text()
+    report.update_page(page, report.page_section(run, verdicts(run)))
+    assert page.read_text() == once
+
+
+def test_readme_section_compares_with_the_best_other_provider() -> None:
+    cheaper_but_lost_events = row("bigquery", cpu=0.1, requests=1, mistakes=["operation 1: no event"], lost=1)
+    section = report.readme_section(
+        results(*GOOD, cheaper_but_lost_events, row("cloud_sql", cpu=9.0, requests=50))
+    )
+    assert "| 0.40 | 5.00 (Databricks) | 1 : 12 |" in section
+    assert "| 1 | 50 (Cloud SQL export) | 1 : 50 |" in section
+    assert "| 10 | 200 (Peer) | 1 : 20 |" in section
+
+
+def test_page_without_markers_is_left_alone(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("mine")
+    assert not report.update_page(page, "section")
+    assert page.read_text() == "mine"
+
+
+def test_page_that_does_not_exist_is_not_created(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    assert not report.update_page(page, "section")
+    assert not page.exists()
+
+
+@pytest.mark.parametrize("number", range(3), ids=["contests", "startup", "targets"])
+def test_terminal_shows_every_section_of_the_page(number: int) -> None:
+    run = results(*GOOD)
+    section = report.sections(run, verdicts(run))[number]
+    assert section.terminal().row_count == len(section.rows) > 0
+    assert f"## {section.title}\n" in report.page_section(run, verdicts(run))
 
 
 def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_dicom import exceptions
-from airflow_provider_dicom.longrunning.outcome import (
-    Operation,
-    allowed_failures,
-    counters,
-    describe_speed,
-    max_failures_mistake,
-    outcome,
-)
+from airflow_provider_dicom.longrunning.outcome import allowed_failures, counters, describe_speed, outcome
+from airflow_provider_dicom.validation import max_failures_error
 from rig.contract import RESULT_KEYS
+
+if TYPE_CHECKING:
+    from airflow_provider_dicom.api_types import Operation
 
 NAME = "projects/p/locations/l/datasets/d/operations/77"
 STORE = "projects/p/locations/l/datasets/d/dicomStores/s"
@@ -192,13 +189,13 @@ def test_a_share_never_allows_more_than_it_says(share: float, total: int) -> Non
 
 @given(st.integers(0))
 def test_counts_are_accepted(value: int) -> None:
-    assert max_failures_mistake(value) is None
+    assert max_failures_error(value) is None
     assert allowed_failures(value, 5) == value
 
 
 @given(st.floats(0, 1))
 def test_shares_are_accepted(value: float) -> None:
-    assert max_failures_mistake(value) is None
+    assert max_failures_error(value) is None
 
 
 @given(
@@ -208,10 +205,10 @@ def test_shares_are_accepted(value: float) -> None:
     | st.sampled_from([float("nan"), True, False, None, "0", "5%", [], 1 + 0j])
 )
 def test_everything_else_is_refused(value: Any) -> None:
-    mistake = max_failures_mistake(value)
-    assert mistake is not None
-    assert f"max_failures={value!r}" in mistake
-    assert "accepted: a count from 0 (int), or a share from 0.0 to 1.0" in mistake
+    error = max_failures_error(value)
+    assert error is not None
+    assert f"max_failures={value!r}" in error
+    assert "accepted: a count from 0 (int), or a share from 0.0 to 1.0" in error
 
 
 @pytest.mark.parametrize(

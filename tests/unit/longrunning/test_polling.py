@@ -57,14 +57,14 @@ class Rig:
         )
 
     def sleep(self) -> float:
-        pause = self.watch.pause()
+        pause = self.watch.next_pause()
         self.clock.seconds += pause
         return pause
 
     def fail_for_ever(self) -> NoReturn:
         while True:
             self.sleep()
-            self.watch.failed(unavailable())
+            self.watch.record_error(unavailable())
 
     @property
     def elapsed(self) -> float:
@@ -96,7 +96,7 @@ def test_pauses_start_at_ten_seconds_grow_and_never_pass_the_interval(
     pauses = []
     for _ in range(40):
         pauses.append(rig.sleep())
-        assert not rig.watch.answered(running())
+        assert not rig.watch.record_response(running())
     assert pauses[0] >= 10.0 or interval < 10.0
     assert all(0 < pause <= interval for pause in pauses)
     # They grow: by the end none is more than the jitter away from the interval.
@@ -115,9 +115,9 @@ def test_pauses_are_jittered() -> None:
 def test_retry_after_is_honoured_once(asked: float) -> None:
     rig = Rig(30)
     rig.sleep()
-    rig.watch.failed(unavailable(asked))
+    rig.watch.record_error(unavailable(asked))
     assert rig.sleep() >= asked
-    rig.watch.answered(running())
+    rig.watch.record_response(running())
     assert rig.sleep() <= 30
 
 
@@ -126,7 +126,7 @@ def test_the_last_pause_ends_at_the_deadline() -> None:
     polls = 0
     while rig.elapsed < 100:
         rig.sleep()
-        assert not rig.watch.answered(running(success=3, pending=4))
+        assert not rig.watch.record_response(running(success=3, pending=4))
         polls += 1
     with pytest.raises(exceptions.DicomExportTimeoutError) as error:
         rig.sleep()
@@ -141,7 +141,7 @@ def test_the_last_pause_ends_at_the_deadline() -> None:
 def test_a_retry_after_does_not_outlast_the_deadline() -> None:
     rig = Rig(30, timeout=50)
     rig.sleep()
-    rig.watch.failed(unavailable(600))
+    rig.watch.record_error(unavailable(600))
     rig.sleep()
     assert rig.elapsed == pytest.approx(50)
     with pytest.raises(exceptions.DicomExportTimeoutError):
@@ -167,10 +167,10 @@ def test_a_refusal_is_believed_the_third_time(error: exceptions.DicomExportError
     rig = Rig()
     for _ in range(2):
         rig.sleep()
-        rig.watch.failed(error)
+        rig.watch.record_error(error)
     rig.sleep()
     with pytest.raises(type(error)) as raised:
-        rig.watch.failed(error)
+        rig.watch.record_error(error)
     assert str(raised.value) == str(error)
     assert raised.value.operation_name == NAME
 
@@ -180,14 +180,14 @@ def test_refusals_count_in_a_row_only(between: str) -> None:
     rig = Rig()
     for _ in range(20):
         rig.sleep()
-        rig.watch.failed(refused())
+        rig.watch.record_error(refused())
         rig.sleep()
-        rig.watch.failed(refused())
+        rig.watch.record_error(refused())
         rig.sleep()
         if between == "answer":
-            rig.watch.answered(running())
+            rig.watch.record_response(running())
         else:
-            rig.watch.failed(unavailable())
+            rig.watch.record_error(unavailable())
         if rig.elapsed > 3000:
             break
 
@@ -195,7 +195,7 @@ def test_refusals_count_in_a_row_only(between: str) -> None:
 def test_without_a_deadline_patience_lasts_an_hour() -> None:
     rig = Rig()
     rig.sleep()
-    rig.watch.answered(running(success=5, pending=5))
+    rig.watch.record_response(running(success=5, pending=5))
     since = rig.elapsed
     with pytest.raises(exceptions.DicomExportUnavailableError) as error:
         rig.fail_for_ever()
@@ -215,9 +215,9 @@ def test_an_answer_renews_patience() -> None:
     rig = Rig()
     while rig.elapsed < 20_000:
         rig.sleep()
-        rig.watch.failed(unavailable())
+        rig.watch.record_error(unavailable())
         if rig.elapsed % 3000 > 2900:
-            rig.watch.answered(running())
+            rig.watch.record_response(running())
 
 
 def test_one_error_for_two_watches() -> None:
@@ -228,10 +228,10 @@ def test_one_error_for_two_watches() -> None:
     shared = unavailable()
     caught = []
     for rig in (first, second):
-        rig.watch.answered({**running(success=1), "name": rig.watch.operation_name})
+        rig.watch.record_response({**running(success=1), "name": rig.watch.operation_name})
         rig.clock.seconds += 3601
         with pytest.raises(exceptions.DicomExportError) as error:
-            rig.watch.failed(shared)
+            rig.watch.record_error(shared)
         caught.append(error.value)
     assert [error.operation_name for error in caught] == [NAME, NAME.replace("/77", "/78")]
     assert [error.operation["name"] for error in caught if error.operation] == [
@@ -243,40 +243,40 @@ def test_one_error_for_two_watches() -> None:
 def test_an_answer_without_readable_counters_is_no_answer() -> None:
     rig = Rig()
     with pytest.raises(exceptions.DicomExportUnavailableError) as error:
-        rig.watch.answered({"name": NAME, "done": True, "metadata": {"counter": {"failure": "many"}}})
-    rig.watch.failed(error.value)
+        rig.watch.record_response({"name": NAME, "done": True, "metadata": {"counter": {"failure": "many"}}})
+    rig.watch.record_error(error.value)
     assert rig.lines.infos == []
     assert len(rig.lines.warnings) == 1
 
 
 def test_the_end_is_told() -> None:
     rig = Rig()
-    assert not rig.watch.answered({"name": NAME})
-    assert not rig.watch.answered({"name": NAME, "done": False})
-    assert rig.watch.answered({"name": NAME, "done": True})
+    assert not rig.watch.record_response({"name": NAME})
+    assert not rig.watch.record_response({"name": NAME, "done": False})
+    assert rig.watch.record_response({"name": NAME, "done": True})
 
 
 def test_lines_say_what_changed() -> None:
     rig = Rig()
     rig.sleep()
-    rig.watch.answered(running(pending=1000))
+    rig.watch.record_response(running(pending=1000))
     assert len(rig.lines.infos) == 1
     assert "0 exported, 0 failed, 1000 pending" in rig.lines.infos[0]
     assert NAME in rig.lines.infos[0]
     for done in range(1, 1001):
         rig.clock.seconds += 0.1
-        rig.watch.answered(running(success=done, pending=1000 - done))
+        rig.watch.record_response(running(success=done, pending=1000 - done))
     assert 10 <= len(rig.lines.infos) <= 12
     assert "100% done" in rig.lines.infos[-1]
 
 
 def test_the_first_failure_is_told_at_once() -> None:
     rig = Rig()
-    rig.watch.answered(running(success=10, pending=990))
-    rig.watch.answered(running(success=11, failure=1, pending=988))
+    rig.watch.record_response(running(success=10, pending=990))
+    rig.watch.record_response(running(success=11, failure=1, pending=988))
     assert "1 failed" in rig.lines.infos[-1]
     assert len(rig.lines.infos) == 2
-    rig.watch.answered(running(success=11, failure=2, pending=987))
+    rig.watch.record_response(running(success=11, failure=2, pending=987))
     assert len(rig.lines.infos) == 2
 
 
@@ -284,7 +284,7 @@ def test_a_heartbeat_when_nothing_changes() -> None:
     rig = Rig()
     while rig.elapsed < 6 * 3600:
         rig.sleep()
-        rig.watch.answered(running(success=1, pending=9))
+        rig.watch.record_response(running(success=1, pending=9))
     beats = 6 * 3600 / polling.HEARTBEAT
     assert beats - 5 <= len(rig.lines.infos) <= beats + 1
     assert rig.lines.warnings == []
@@ -293,12 +293,12 @@ def test_a_heartbeat_when_nothing_changes() -> None:
 def test_trouble_is_told_when_it_begins_and_ends_and_now_and_then() -> None:
     rig = Rig(timeout=100_000)
     rig.sleep()
-    rig.watch.answered(running(pending=5))
+    rig.watch.record_response(running(pending=5))
     since = rig.elapsed
     while rig.elapsed - since < 3600:
         rig.sleep()
-        rig.watch.failed(unavailable())
+        rig.watch.record_error(unavailable())
     assert 4 <= len(rig.lines.warnings) <= 8
     assert all("503" in line and "goes on" in line for line in rig.lines.warnings)
-    rig.watch.answered(running(pending=5))
+    rig.watch.record_response(running(pending=5))
     assert any("answers again" in line for line in rig.lines.infos)

@@ -11,15 +11,15 @@ import pytest
 from airflow_provider_dicom.longrunning import progress
 from airflow_provider_dicom.longrunning.polling import OperationWatch
 from airflow_provider_dicom.longrunning.progress import (
-    BackgroundRecord,
     Progress,
+    ProgressRecord,
     Throttle,
     progress_of,
-    store_from_worker,
+    write_from_worker,
 )
 
 if TYPE_CHECKING:
-    from airflow_provider_dicom.longrunning.outcome import Operation
+    from airflow_provider_dicom.api_types import Operation
 
 NAME = "projects/p/locations/l/datasets/d/operations/77"
 
@@ -60,13 +60,13 @@ def test_at_most_every_15_seconds_and_only_on_change() -> None:
     told = []
     for second, done in [(0, 0), (1, 0), (2, 1), (14, 2), (15, 2), (29, 3), (31, 3), (60, 3), (90, 4)]:
         now[0] = 1000.0 + second
-        if throttle.is_news(operation(done, 10)):
+        if throttle.should_record(operation(done, 10)):
             told.append((second, done))
     assert told == [(0, 0), (15, 2), (31, 3), (90, 4)]
 
 
 @pytest.mark.parametrize(
-    ("changes", "is_good_enough", "state"),
+    ("changes", "is_accepted", "state"),
     [
         ({}, True, "RUNNING"),
         ({"done": True}, True, "PARTIAL"),
@@ -76,8 +76,8 @@ def test_at_most_every_15_seconds_and_only_on_change() -> None:
         ({"done": True, "error": {"code": 1, "message": "stopped"}}, False, "CANCELLED"),
     ],
 )
-def test_the_record(changes: dict[str, Any], is_good_enough: bool, state: str) -> None:
-    record = progress_of(operation(5, 4, **{"failure": 1} | changes), is_good_enough=is_good_enough)
+def test_the_record(changes: dict[str, Any], is_accepted: bool, state: str) -> None:
+    record = progress_of(operation(5, 4, **{"failure": 1} | changes), is_accepted=is_accepted)
     assert record["state"] == state
     assert (record["operation_name"], record["success"], record["pending"]) == (NAME, 5, 4)
     assert record["create_time"] == "2026-11-24T18:00:00Z"
@@ -98,11 +98,11 @@ async def test_the_newest_answer_is_stored_while_another_is_being_stored(unthrot
         gate.wait(60)
         values.append(value)
 
-    record = BackgroundRecord(write, log=Lines())
-    record.seen(operation(1, 9))
+    record = ProgressRecord(write, log=Lines())
+    record.on_response(operation(1, 9))
     await asyncio.to_thread(begun.wait, 60)
     for done in range(2, 9):
-        record.seen(operation(done, 10 - done))
+        record.on_response(operation(done, 10 - done))
     gate.set()
     await stored(values, 2)
     assert [value["success"] for value in values] == [1, 8]
@@ -117,10 +117,10 @@ async def test_the_end_is_not_overwritten_by_what_was_waiting(unthrottled: None)
         gate.wait(60)
         values.append(value)
 
-    record = BackgroundRecord(write, log=Lines())
-    record.seen(operation(1, 9))
+    record = ProgressRecord(write, log=Lines())
+    record.on_response(operation(1, 9))
     await asyncio.to_thread(begun.wait, 60)
-    record.seen(operation(2, 8))
+    record.on_response(operation(2, 8))
     closing = asyncio.create_task(record.close())
     await asyncio.sleep(0)
     assert not closing.done()
@@ -141,9 +141,9 @@ async def test_airflows_troubles_are_told_of_once_and_harm_nobody(unthrottled: N
             raise RuntimeError("the database is away")
         values.append(value)
 
-    records = [BackgroundRecord(write, log=lines) for _ in range(4)]
+    records = [ProgressRecord(write, log=lines) for _ in range(4)]
     for record in records:
-        record.seen(operation(1))
+        record.on_response(operation(1))
     await stored(values, 1)
     assert lines.warnings == ["The progress could not be stored for the web interface: the database is away"]
 
@@ -160,8 +160,8 @@ async def test_a_thousand_exports_take_one_thread(unthrottled: None) -> None:
         values.append(value)
         at_a_time[0] -= 1
 
-    for record in [BackgroundRecord(write, log=Lines()) for _ in range(1000)]:
-        record.seen(operation(1))
+    for record in [ProgressRecord(write, log=Lines()) for _ in range(1000)]:
+        record.on_response(operation(1))
     assert values == []
     await stored(values, 1000)
     assert at_a_time[1] == 1
@@ -171,8 +171,8 @@ async def test_a_thousand_exports_take_one_thread(unthrottled: None) -> None:
 def test_the_watch_tells_of_answers_while_it_runs_only() -> None:
     seen: list[Operation] = []
     watch = OperationWatch(NAME, poll_interval=30.0, deadline=None, log=Lines(), on_progress=seen.append)
-    assert not watch.answered({"metadata": {"counter": {"success": "1"}}})
-    assert watch.answered(operation(2, done=True))
+    assert not watch.record_response({"metadata": {"counter": {"success": "1"}}})
+    assert watch.record_response(operation(2, done=True))
     assert seen == [{"name": NAME, "metadata": {"counter": {"success": "1"}}}]
 
 
@@ -182,7 +182,7 @@ def test_a_task_whose_end_cannot_be_stored_ends_all_the_same() -> None:
             raise RuntimeError("the API server is away")
 
     lines = Lines()
-    store_from_worker(Away(), operation(1, done=True), log=lines)
+    write_from_worker(Away(), operation(1, done=True), log=lines)
     assert lines.warnings == [
         "The progress could not be stored for the web interface: the API server is away"
     ]

@@ -11,11 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
-from airflow_provider_dicom.operators._base import is_template
-from airflow_provider_dicom.operators._waiting import seconds_mistake
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
-from airflow_provider_dicom.selection.filter_file import resource_path_mistakes
+from airflow_provider_dicom.selection.filter_file import resource_path_errors
 from airflow_provider_dicom.sensors.dicom_store import DicomStoreExportSensor
+from airflow_provider_dicom.validation import is_template, seconds_error
 
 GOOD: dict[str, Any] = {
     "task_id": "export",
@@ -34,7 +33,7 @@ MISTAKES: list[tuple[str, Any, dict[str, Any], str]] = [
     ("project_id", "", {}, "a project id"),
     ("destination", "s3://bucket", {}, "'gs://bucket/prefix' or 'bq://project.dataset.table'"),
     ("destination", "gs://bucket//x", {}, "'gs://bucket/prefix'"),
-    ("mime_type", "png", {"destination": "gs://bucket"}, "a form such as"),
+    ("mime_type", "png", {"destination": "gs://bucket"}, "a MIME type such as"),
     ("mime_type", "image/png", {"destination": TABLE}, "with a 'gs://' destination only"),
     ("write_disposition", "APPEND", {"destination": TABLE}, "WRITE_EMPTY, WRITE_TRUNCATE, WRITE_APPEND"),
     ("write_disposition", "WRITE_EMPTY", {"destination": "gs://bucket"}, "with a 'bq://' destination only"),
@@ -162,7 +161,7 @@ def test_paths_need_a_file_to_be_written_to() -> None:
 
 
 def test_an_unknown_mime_type_gets_a_warning_when_the_dag_is_parsed() -> None:
-    with pytest.warns(UserWarning, match="mime_type='image/jxl' is not among the forms"):
+    with pytest.warns(UserWarning, match="mime_type='image/jxl' is not among the MIME types"):
         DicomStoreExportOperator(**(GOOD | {"mime_type": "image/jxl"}))
 
 
@@ -173,8 +172,8 @@ UIDS = st.lists(st.integers(0, 10**8).map(str), min_size=1, max_size=6).map(".".
 def test_resource_paths(paths: list[list[str]]) -> None:
     levels = ("studies", "series", "instances")
     texts = ["".join(f"/{level}/{uid}" for level, uid in zip(levels, uids, strict=False)) for uids in paths]
-    assert resource_path_mistakes(texts) == []
-    assert resource_path_mistakes(tuple(texts)) == []
+    assert resource_path_errors(texts) == []
+    assert resource_path_errors(tuple(texts)) == []
 
 
 @pytest.mark.parametrize(
@@ -207,9 +206,9 @@ def test_resource_paths(paths: list[list[str]]) -> None:
     ids=repr,
 )
 def test_what_is_no_resource_path_is_refused(path: Any) -> None:
-    (mistake,) = resource_path_mistakes(["/studies/1.2", path])
-    assert repr(path) in mistake
-    assert "accepted: '/studies/UID[/series/UID[/instances/UID]]'" in mistake
+    (error,) = resource_path_errors(["/studies/1.2", path])
+    assert repr(path) in error
+    assert "accepted: '/studies/UID[/series/UID[/instances/UID]]'" in error
 
 
 @pytest.mark.parametrize(
@@ -218,20 +217,20 @@ def test_what_is_no_resource_path_is_refused(path: Any) -> None:
     ids=["text", "None", "number", "set", "iterator", "dict"],
 )
 def test_what_is_no_list_is_refused(paths: Any) -> None:
-    (mistake,) = resource_path_mistakes(paths)
-    assert type(paths).__name__ in mistake
-    assert "accepted: a list" in mistake
+    (error,) = resource_path_errors(paths)
+    assert type(paths).__name__ in error
+    assert "accepted: a list" in error
 
 
 def test_of_many_bad_paths_a_few_are_shown() -> None:
-    mistakes = resource_path_mistakes(["x"] * 1000)
-    assert len(mistakes) < 10
-    assert "995 more" in mistakes[-1]
+    errors = resource_path_errors(["x"] * 1000)
+    assert len(errors) < 10
+    assert "995 more" in errors[-1]
 
 
 @given(st.floats(min_value=0, exclude_min=True, allow_infinity=False) | st.integers(1))
 def test_seconds(value: float) -> None:
-    assert seconds_mistake("poll_interval", value) is None
+    assert seconds_error("poll_interval", value) is None
 
 
 @given(
@@ -240,9 +239,9 @@ def test_seconds(value: float) -> None:
     | st.sampled_from([float("nan"), float("inf"), True, None, "5", [1]])
 )
 def test_what_is_no_number_of_seconds(value: Any) -> None:
-    mistake = seconds_mistake("poll_interval", value)
-    assert mistake is not None
-    assert f"poll_interval={value!r}" in mistake
+    error = seconds_error("poll_interval", value)
+    assert error is not None
+    assert f"poll_interval={value!r}" in error
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import overload
 import pytest
 
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
-from airflow_provider_dicom.selection.filter_file import FilterFile, resource_path_mistakes
+from airflow_provider_dicom.selection.filter_file import FilterFile, resource_path_errors
 
 MIB = 1024 * 1024
 
@@ -66,7 +66,7 @@ def test_memory_does_not_grow_with_the_number_of_paths() -> None:
     for unique in (1_000, 50_000):
         tracemalloc.start()
         paths = ManyPaths(unique)
-        assert resource_path_mistakes(paths) == []
+        assert resource_path_errors(paths) == []
         with FilterFile.of(paths) as file:
             peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
@@ -75,6 +75,6 @@ def test_memory_does_not_grow_with_the_number_of_paths() -> None:
 
 
 def test_of_many_mistakes_the_first_few_are_told() -> None:
-    *told, more = resource_path_mistakes(["/studies/x"] * 1000)
+    *told, more = resource_path_errors(["/studies/x"] * 1000)
     assert len(told) == 5
     assert more == "995 more are refused as well."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_dicom.selection.exported import path_of_object
+from airflow_provider_dicom.selection.inventory import path_of_object
 
 PATH = "/studies/1.2/series/3.4/instances/5.6"
 
