@@ -99,6 +99,8 @@ def held(airflow: AirflowStandalone, server_logs: Path, storage: StorageEmulator
 
 
 def test_marking_a_deferred_task_failed_cancels_its_export(held: HeldExports) -> None:
+    # Before its trigger has started, Airflow would tell nobody.
+    wait_for("the first poll", lambda: "Export running for" in held.log("marked_failed"), timeout=BOUND)
     held.rest.set_task_state("marked_failed", held.runs["marked_failed"], TASK, "failed")
     held.wait_for_operation(held.first["marked_failed"], "CANCELLED")
     assert held.state("marked_failed") == "failed"
@@ -133,6 +135,16 @@ def test_cleared_task_succeeds_with_one_completed_export(held: HeldExports, stor
     assert len(storage.objects(BUCKET, "cleared/")) == 3
 
 
+def test_deferred_export_is_cancelled_at_the_execution_timeout(held: HeldExports) -> None:
+    # Its time has run while the other tests did. The test after this one lets polls fail.
+    held.wait_for_state("timed_out", "failed")
+    held.wait_for_operation(held.first["timed_out"], "CANCELLED")
+    log = held.log("timed_out")
+    assert "DicomExportTimeoutError" in log
+    assert "0 exported, 0 failed, 3 pending" in log
+    assert held.submitted("timed_out") == [held.first["timed_out"]]
+
+
 def test_retry_reattaches_to_the_export_of_the_first_try(held: HeldExports, storage: StorageEmulator) -> None:
     name = held.first["retried"]
     for route in ("operations.get", "operations.list"):
@@ -151,13 +163,3 @@ def test_retry_reattaches_to_the_export_of_the_first_try(held: HeldExports, stor
     assert "The export itself goes on" in held.log("retried", 1)
     assert "Re-attached" in held.log("retried", 2)
     assert len(storage.objects(BUCKET, "retried/")) == 3
-
-
-def test_deferred_export_is_cancelled_at_the_execution_timeout(held: HeldExports) -> None:
-    # Its time has run while the other tests did.
-    held.wait_for_state("timed_out", "failed")
-    held.wait_for_operation(held.first["timed_out"], "CANCELLED")
-    log = held.log("timed_out")
-    assert "DicomExportTimeoutError" in log
-    assert "0 exported, 0 failed, 3 pending" in log
-    assert held.submitted("timed_out") == [held.first["timed_out"]]
