@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import requests
 
-from rig.servers import LOOPBACK, ROOT, Server, free_port, loopback_session, wait_for
+from rig.ports import LOOPBACK, free_port
+from rig.servers import ROOT, Server, loopback_session, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -366,8 +367,12 @@ def common_settings(home: Path, dags_folder: Path, port: int, project_id: str) -
         # Runs are triggered by hand: a nightly DAG must not also start the run of last night by itself.
         "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
+        # Each parsing imports the providers anew; nothing here changes while Airflow runs.
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
-        # A busy machine must not end tasks.
+        # A busy machine must not end tasks, nor the parsing of a DAG file.
         "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
+        "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "300",
+        "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "150",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     }

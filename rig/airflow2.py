@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rig.airflow import RestClient
-from rig.servers import LOOPBACK, loopback_session
+from rig.ports import LOOPBACK
+from rig.servers import loopback_session
 
 if TYPE_CHECKING:
     from rig.airflow import Json, TaskInstance

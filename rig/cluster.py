@@ -12,7 +12,8 @@ import psutil
 from rig import airflow2
 from rig.airflow import COMPONENTS, RestClient, common_settings
 from rig.databases import PostgreSQL, Redis
-from rig.servers import LOOPBACK, Server, ServerFailed, free_port, loopback_session, stop_all, wait_for
+from rig.ports import LOOPBACK, free_port
+from rig.servers import Server, ServerFailed, loopback_session, stop_all, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from rig.servers import LOOPBACK, Server, free_port
+from rig.ports import LOOPBACK, free_port
+from rig.servers import Server
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

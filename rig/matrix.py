@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 LOGS = ROOT / "build" / "matrix"
 #: What `make test` runs with the newest Airflow only: it starts one Airflow after the other, or a browser.
 NEWEST_ONLY = (
-    "real_airflow/test_lineage.py",
-    "real_airflow/test_recovery.py",
-    "real_airflow/test_secrets.py",
+    "real_airflow/own_dags/test_lineage.py",
+    "real_airflow/own_dags/test_recovery.py",
+    "real_airflow/own_dags/test_secrets.py",
     "test_demo.py",
-    "real_airflow/test_nightly_runs.py",
-    "real_airflow/test_web_interface.py",
+    "real_airflow/own_dags/test_nightly_runs.py",
+    "real_airflow/examples/test_web_interface.py",
 )
 #: Third parties warn on their old and new versions. What comes from this provider, and what nobody closes, is
 #: an error everywhere.
@@ -85,6 +85,8 @@ def run(environment: Environment, arguments: Sequence[str]) -> Outcome:
     LOGS.mkdir(parents=True, exist_ok=True)
     log = LOGS / f"{environment}.log"
     command = [str(environment.interpreter), "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]
+    # Tests wait for servers most of the time.
+    command += ["-n", "2"]
     options = ["-o", "filterwarnings=" + "\n".join(WARNINGS)]
     with log.open("w") as output:
         done = subprocess.run(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,29 +16,18 @@ from urllib.parse import quote
 import psutil
 import requests
 
+from rig.ports import LOOPBACK, free_port
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Self
 
 ROOT = Path(__file__).resolve().parent.parent
-LOOPBACK = "127.0.0.1"
 _LOG_TAIL_LINES = 40
-_handed_out: set[int] = set()
 
 
 class ServerFailed(Exception):  # noqa: N818 - reads as what happened
     """A server ended early or never became healthy; the message carries the end of its log."""
-
-
-def free_port() -> int:
-    """Return a loopback port that nothing listens on, never the same one twice."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind((LOOPBACK, 0))
-            port = int(probe.getsockname()[1])
-        if port not in _handed_out:
-            _handed_out.add(port)
-            return port
 
 
 def loopback_session() -> requests.Session:

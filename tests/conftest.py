@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,6 +11,7 @@ from rig.control import Control
 from rig.dicom_files import create_store
 from rig.releases import chosen_release
 from rig.servers import BigQueryEmulator, HealthcareEmulator, StorageEmulator
+from tests.support import distribution
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,8 +22,18 @@ _store_numbers = itertools.count(1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker of tests that not every Airflow can pass."""
+    """Declare the marker of tests that not every Airflow can pass, and separate workers from each other."""
     config.addinivalue_line("markers", "airflow(since, why): what the test needs is not in older ones")
+    if (worker := distribution.worker_id(config)) is not None:
+        distribution.use_own_airflow_home(worker)
+    elif config.option.numprocesses:
+        distribution.adopt_orphans()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave nothing running."""
+    if distribution.worker_id(config) is None and config.option.numprocesses:
+        distribution.end_orphans()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -31,6 +42,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         since, why = mark.args
         if chosen_release().line < tuple(map(int, since.split("."))):
             pytest.skip(f"Airflow {since} and newer: {why}")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Decide what ``-n auto`` means."""
+    return distribution.number_of_workers(config)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> distribution.LongestFirst:
+    """Decide which tests stay together."""
+    config.option.loadscopereorder = False
+    return distribution.LongestFirst(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let what takes longest begin first, if tests run side by side."""
+    if distribution.worker_id(config) is not None:
+        distribution.sort_longest_first(items)
 
 
 @pytest.fixture(scope="session")

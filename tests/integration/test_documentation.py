@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from airflow_provider_dicom import exceptions, results
-from rig.servers import LOOPBACK, ROOT, free_port
+from rig.ports import LOOPBACK, free_port
+from rig.servers import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

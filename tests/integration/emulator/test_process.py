@@ -13,7 +13,8 @@ import pytest
 
 from rig.control import Control
 from rig.dicom_files import create_store, sample_files, upload
-from rig.servers import HealthcareEmulator, free_port, wait_for
+from rig.ports import free_port
+from rig.servers import HealthcareEmulator, wait_for
 from tests.support.discovery_check import validate
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from airflow_provider_dicom.api import permissions
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 from airflow_provider_dicom.hooks.dicom_store import DicomStoreAsyncHook, DicomStoreHook
 from airflow_provider_dicom.provider_info import get_provider_info
+from rig.ports import free_port
 from rig.releases import chosen_release
-from rig.servers import free_port
 
 if TYPE_CHECKING:
     from airflow_provider_dicom.api.resource_names import DicomStoreName

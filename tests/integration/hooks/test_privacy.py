@@ -11,7 +11,7 @@ import pytest
 
 from airflow_provider_dicom import exceptions
 from airflow_provider_dicom.hooks.dicom_store import DicomStoreAsyncHook, DicomStoreHook
-from rig.servers import free_port
+from rig.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable

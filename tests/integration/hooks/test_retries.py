@@ -12,7 +12,7 @@ import pytest
 from airflow_provider_dicom import exceptions
 from airflow_provider_dicom.api.export_request import ExportRequest
 from airflow_provider_dicom.hooks.dicom_store import DicomStoreAsyncHook, DicomStoreHook
-from rig.servers import free_port
+from rig.ports import free_port
 from tests.support.healthcare_requests import accepted_exports, request_count
 
 if TYPE_CHECKING:

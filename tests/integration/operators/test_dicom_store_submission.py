@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_dicom import exceptions
 from airflow_provider_dicom.api import retry
-from rig.servers import free_port
+from rig.ports import free_port
 from tests.support.healthcare_requests import accepted_exports, request_count
 from tests.support.task_runs import TaskRun, both_modes
 

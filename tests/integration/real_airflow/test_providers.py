@@ -49,35 +49,35 @@ def rows(done: CompletedProcess[str]) -> Rows:
     return listed
 
 
-def test_it_is_installed(printed: dict[str, CompletedProcess[str]]) -> None:
+def test_airflow_lists_the_installed_provider(printed: dict[str, CompletedProcess[str]]) -> None:
     (ours,) = [row for row in rows(printed["list"]) if row["package_name"] == DISTRIBUTION]
     assert ours["version"] == __version__
     assert get_provider_info()["description"].startswith(ours["description"])
 
 
-def test_its_metadata(printed: dict[str, CompletedProcess[str]]) -> None:
+def test_airflow_shows_the_metadata_of_the_provider(printed: dict[str, CompletedProcess[str]]) -> None:
     (ours,) = rows(printed[f"get {DISTRIBUTION} --full"])
     expected = get_provider_info()
     assert {kind: ours[kind] for kind in MODULES} == {kind: expected[kind] for kind in MODULES}
 
 
-def test_its_hook_and_connection_type(printed: dict[str, CompletedProcess[str]]) -> None:
+def test_airflow_lists_the_hook_and_the_connection_type(printed: dict[str, CompletedProcess[str]]) -> None:
     (ours,) = [row for row in rows(printed["hooks"]) if row["connection_type"] == connection_type.CONN_TYPE]
     assert (ours["class"], ours["conn_id_attribute_name"]) == (HOOK, "gcp_conn_id")
     assert (ours["package_name"], ours["hook_name"]) == (DISTRIBUTION, connection_type.HOOK_NAME)
 
 
-def test_its_links(printed: dict[str, CompletedProcess[str]]) -> None:
+def test_airflow_lists_the_extra_links(printed: dict[str, CompletedProcess[str]]) -> None:
     listed = {row["extra_link_class_name"] for row in rows(printed["links"])}
     assert listed >= set(get_provider_info()["extra-links"])
 
 
-def test_its_triggers(printed: dict[str, CompletedProcess[str]]) -> None:
+def test_airflow_lists_the_triggers_module(printed: dict[str, CompletedProcess[str]]) -> None:
     (ours,) = [row for row in rows(printed["triggers"]) if row["package_name"] == DISTRIBUTION]
     assert ours["class"] == "airflow_provider_dicom.triggers.dicom_store"
 
 
-def test_the_fields_of_its_connections(printed: dict[str, CompletedProcess[str]]) -> None:
+def test_airflow_lists_the_fields_of_the_connection_type(printed: dict[str, CompletedProcess[str]]) -> None:
     prefix = f"extra__{connection_type.CONN_TYPE}__"
     ours = {
         row["connection_parameter_name"].removeprefix(prefix): row
@@ -90,7 +90,7 @@ def test_the_fields_of_its_connections(printed: dict[str, CompletedProcess[str]]
     assert ours.keys() == ours_in_metadata["conn-fields"].keys()
 
 
-def test_the_form_of_its_connections(printed: dict[str, CompletedProcess[str]]) -> None:
+def test_airflow_lists_the_form_of_the_connection_type(printed: dict[str, CompletedProcess[str]]) -> None:
     assert connection_type.CONN_TYPE in {
         value for row in rows(printed["behaviours"]) for value in row.values()
     }

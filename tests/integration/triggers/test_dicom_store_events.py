@@ -12,7 +12,7 @@ import pytest
 
 from airflow_provider_dicom.longrunning import polling
 from airflow_provider_dicom.triggers import _shared_poller
-from rig.servers import free_port
+from rig.ports import free_port
 from tests.support.healthcare_requests import request_count
 from tests.support.trigger_runs import run_trigger
 from tests.support.waiting import wait_until

@@ -12,7 +12,7 @@ import pytest
 from airflow_provider_dicom.longrunning import poll_schedule, polling
 from airflow_provider_dicom.triggers import _shared_poller
 from airflow_provider_dicom.triggers.dicom_store import DicomStoreExportTrigger
-from rig.servers import free_port
+from rig.ports import free_port
 from tests.support.healthcare_requests import request_count
 from tests.support.loop_probe import LoopProbe
 from tests.support.trigger_runs import run_trigger

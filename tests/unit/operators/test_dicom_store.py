@@ -212,7 +212,9 @@ def test_what_is_no_resource_path_is_refused(path: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "paths", ["/studies/1.2", None, 5, {"/studies/1.2"}, iter(["/studies/1.2"]), {"a": 1}], ids=repr
+    "paths",
+    ["/studies/1.2", None, 5, {"/studies/1.2"}, iter(["/studies/1.2"]), {"a": 1}],
+    ids=["text", "None", "number", "set", "iterator", "dict"],
 )
 def test_what_is_no_list_is_refused(paths: Any) -> None:
     (error,) = resource_path_errors(paths)

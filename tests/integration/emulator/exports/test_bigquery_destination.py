@@ -20,7 +20,7 @@ from airflow_provider_dicom.emulator.exports.bigquery_destination import BigQuer
 from airflow_provider_dicom.emulator.imaging.transcode import CannotTranscode
 from airflow_provider_dicom.emulator.models.instances import StoredInstance
 from rig.dicom_files import sample_files
-from rig.servers import LOOPBACK, free_port
+from rig.ports import LOOPBACK, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

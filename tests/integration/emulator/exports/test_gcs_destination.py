@@ -18,7 +18,7 @@ from airflow_provider_dicom.emulator.exports.gcs_destination import GcsDestinati
 from airflow_provider_dicom.emulator.imaging.transcode import CannotTranscode
 from airflow_provider_dicom.emulator.models.instances import StoredInstance
 from airflow_provider_dicom.emulator.names import ResourcePath
-from rig.servers import LOOPBACK, free_port
+from rig.ports import LOOPBACK, free_port
 
 if TYPE_CHECKING:
     from rig.servers import StorageEmulator

@@ -20,7 +20,8 @@ import requests
 from rig.airflow import AirflowStandalone, RestClient
 from rig.control import Control
 from rig.dicom_files import create_store, sample_files, uids_of, upload
-from rig.servers import LOOPBACK, ROOT, HealthcareEmulator, wait_for
+from rig.ports import LOOPBACK
+from rig.servers import ROOT, HealthcareEmulator, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -304,7 +305,8 @@ def test_progress_of_a_mapped_task(web: Web, ada: BrowserContext) -> None:
         keep(page, "progress-ended")
     log = rest.log("followed", run_id, "export", 1, 0)
     assert (
-        f"Submitted the export of {STORES}/followed-1 to gs://{BUCKET}/{MARKUP}/. Operation: {first}" in log
+        f"Submitted the request to export {STORES}/followed-1 to gs://{BUCKET}/{MARKUP}/. Operation: {first}"
+        in log
     )
     assert "3 exported, 0 failed, 9 pending, 25% done" in log
     assert re.search(
@@ -387,7 +389,7 @@ def test_a_task_that_exports_nothing_says_so(web: Web, ada: BrowserContext) -> N
     assert rest.wait("no_wait", run_id) == "success"
     with ada.new_page() as page:
         page.goto(web.page_address("no_wait"))
-        expect(page.locator("#notice")).to_contain_text("followed no export")
+        expect(page.locator("#notice")).to_contain_text("no progress record of an export")
 
 
 def test_people_hear_of_a_late_run_and_of_a_missing_role_at_once(web: Web) -> None:

@@ -1,0 +1,117 @@
+"""Distribution of the tests over pytest-xdist's workers: what stays together, and what begins first.
+
+A worker starts servers of its own when a test asks for them, so no two workers share one. A module's tests
+stay on one worker, because most modules set their servers up once for all of their tests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+from xdist.scheduler import LoadScopeScheduling
+
+from rig.servers import ROOT
+
+if TYPE_CHECKING:
+    import pytest
+
+#: Most tests wait for servers: so many workers keep a core busy.
+WORKERS_PER_CORE = 2
+#: A worker takes seconds to start, and more would not end earlier than the longest module.
+MOST_WORKERS = 8
+#: What takes longest begins first, because the longest module bounds the whole run; the other modules follow.
+LONGEST_FIRST = (
+    "tests/integration/test_demo.py::test_without_a_terminal_it_ends_by_itself",
+    "tests/integration/real_airflow/examples/test_web_interface.py",
+    "tests/integration/real_airflow/own_dags/test_nightly_runs.py",
+    "tests/integration/test_demo.py::test_on_a_terminal_it_leaves_the_ui_open_until_ctrl_c",
+    "tests/integration/real_airflow/own_dags/test_recovery.py",
+    "tests/integration/real_airflow/examples/test_run.py",
+    "tests/integration/real_airflow/",
+    "tests/integration/test_demo.py",
+    "tests/integration/hooks/",
+    "tests/integration/",
+    "tests/unit/benchmarks/",
+    "tests/unit/emulator/imaging/",
+)
+#: Modules whose tests share nothing, and take long.
+_SPLIT_BY_TEST = ("tests/integration/test_demo.py",)
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def number_of_workers(config: pytest.Config) -> int:
+    """Return how many workers ``-n auto`` means: none if only a part of the suite is chosen.
+
+    :param config: tells what is chosen.
+    """
+    option = config.option
+    is_part = option.keyword or option.markexpr or option.lf or option.failedfirst or option.stepwise
+    if is_part or any("::" in argument or argument.endswith(".py") for argument in config.args):
+        return 0
+    return min(WORKERS_PER_CORE * (os.cpu_count() or 1), MOST_WORKERS)
+
+
+def worker_id(config: pytest.Config) -> str | None:
+    """Return the name of this worker; None in the controller, and if tests run one after the other.
+
+    :param config: tells it.
+    """
+    worker: dict[str, str] = getattr(config, "workerinput", {})
+    return worker.get("workerid")
+
+
+def use_own_airflow_home(worker: str) -> None:
+    """Give a worker an empty ``AIRFLOW_HOME``: two processes must not write one ``airflow.cfg`` at once.
+
+    :param worker: its name.
+    """
+    base = Path(os.environ.get("AIRFLOW_HOME", ROOT / "build" / "airflow-tests"))
+    home = base / worker
+    shutil.rmtree(home, ignore_errors=True)
+    os.environ["AIRFLOW_HOME"] = str(home)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of the processes that a worker leaves behind, for :func:`end_orphans`."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def end_orphans() -> None:
+    """End what workers have left behind: an interrupted run gives them little time to stop their servers."""
+    orphans = psutil.Process().children(recursive=True)
+    for process in orphans:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, left = psutil.wait_procs(orphans, timeout=5)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def sort_longest_first(items: list[pytest.Item]) -> None:
+    """Sort tests by when their unit of work has to begin; the order within a module stays.
+
+    :param items: all that are collected.
+    """
+    items.sort(key=lambda item: _rank(item.nodeid))
+
+
+class LongestFirst(LoadScopeScheduling):  # type: ignore[misc]
+    """Hands out modules in the order of the collection, and single tests where they share nothing."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.partition("::")[0]
+        return nodeid if module in _SPLIT_BY_TEST else module
+
+
+def _rank(nodeid: str) -> int:
+    ranks = (rank for rank, beginning in enumerate(LONGEST_FIRST) if nodeid.startswith(beginning))
+    return next(ranks, len(LONGEST_FIRST))
