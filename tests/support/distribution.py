@@ -22,25 +22,25 @@ from rig.servers import ROOT
 if TYPE_CHECKING:
     import pytest
 
-#: Most tests wait for servers: so many workers keep a core busy.
-WORKERS_PER_CORE = 2
+#: More workers would start more Airflows at once than the cores can serve in time.
+WORKERS_PER_CORE = 1
 #: A worker takes seconds to start, and more would not end earlier than the longest module.
 MOST_WORKERS = 8
 #: What takes longest begins first, because the longest module bounds the whole run; the other modules follow.
 LONGEST_FIRST = (
-    "tests/integration/test_demo.py::test_without_a_terminal_it_ends_by_itself",
+    "tests/integration/real_airflow/own_dags/",
     "tests/integration/real_airflow/examples/test_web_interface.py",
-    "tests/integration/real_airflow/own_dags/test_nightly_runs.py",
-    "tests/integration/test_demo.py::test_on_a_terminal_it_leaves_the_ui_open_until_ctrl_c",
-    "tests/integration/real_airflow/own_dags/test_recovery.py",
     "tests/integration/real_airflow/examples/test_run.py",
     "tests/integration/real_airflow/",
     "tests/integration/test_demo.py",
+    "tests/integration/test_documentation.py",
     "tests/integration/hooks/",
     "tests/integration/",
     "tests/unit/benchmarks/",
     "tests/unit/emulator/imaging/",
 )
+#: Folders whose modules share one Airflow.
+_KEPT_WHOLE = ("tests/integration/real_airflow/own_dags/",)
 #: Modules whose tests share nothing, and take long.
 _SPLIT_BY_TEST = ("tests/integration/test_demo.py",)
 _PR_SET_CHILD_SUBREAPER = 36
@@ -105,11 +105,12 @@ def sort_longest_first(items: list[pytest.Item]) -> None:
 
 
 class LongestFirst(LoadScopeScheduling):  # type: ignore[misc]
-    """Hands out modules in the order of the collection, and single tests where they share nothing."""
+    """Hands out modules in the order of the collection, or folders that share a server, or single tests."""
 
     def _split_scope(self, nodeid: str) -> str:
         module = nodeid.partition("::")[0]
-        return nodeid if module in _SPLIT_BY_TEST else module
+        shared = next((folder for folder in _KEPT_WHOLE if module.startswith(folder)), module)
+        return nodeid if module in _SPLIT_BY_TEST else shared
 
 
 def _rank(nodeid: str) -> int:

@@ -6,12 +6,9 @@ import json
 import os
 import re
 import shutil
-import socketserver
 import threading
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import pydicom
 import pytest
@@ -22,12 +19,13 @@ from rig.control import Control
 from rig.dicom_files import create_store, sample_files, uids_of, upload
 from rig.ports import LOOPBACK
 from rig.servers import ROOT, HealthcareEmulator, wait_for
+from tests.support.mailbox import Mailbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import BrowserContext, Page
 
     from rig.servers import StorageEmulator
 
@@ -36,91 +34,13 @@ if shutil.which("chromium") is None and not os.environ.get("CI"):
 
 from playwright.sync_api import expect, sync_playwright
 
+from tests.support.web_interface import BOUND_MS, Web
+
 BUCKET, NIGHT = "web", "2026-03-29T02:00:00Z"
 STORES = "projects/test-project/locations/europe-west3/datasets/radiology/dicomStores"
 FILES = {"followed-1": sample_files()[:12], "followed-2": sample_files()[:5], "pacs": sample_files()[:8]}
 MARKUP = "<img src=x onerror=alert(1)>"
-#: What the browser waits for is here within seconds on an idle machine.
-BOUND_MS = 90_000
 SCREENSHOTS = ROOT / "artifacts" / "screenshots"
-
-
-class Mailbox(socketserver.ThreadingTCPServer):
-    """A mail server that keeps what it gets."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        self.mails: list[str] = []
-        super().__init__((LOOPBACK, 0), _Smtp)
-
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-        return int(self.server_address[1])
-
-
-class _Smtp(socketserver.StreamRequestHandler):
-    server: Mailbox
-
-    def handle(self) -> None:
-        self.wfile.write(b"220 here\r\n")
-        while command := self.rfile.readline().decode().strip().upper():
-            if command == "DATA":
-                self.wfile.write(b"354 go on\r\n")
-                lines = iter(self.rfile.readline, b".\r\n")
-                self.server.mails.append(b"".join(lines).decode())
-            self.wfile.write(b"221 bye\r\n" if command == "QUIT" else b"250 fine\r\n")
-            if command == "QUIT":
-                return
-
-
-@dataclass
-class Web:
-    """Airflow with its people, the Healthcare API behind it, and runs that are held at their beginning."""
-
-    airflow: AirflowStandalone
-    control: Control
-    browser: Browser
-    mailbox: Mailbox
-    runs: dict[str, str] = field(default_factory=dict)
-
-    def trigger(self, dag_id: str, conf: dict[str, Any], **kwargs: Any) -> str:
-        """Start a run."""
-        self.runs[dag_id] = self.airflow.rest.trigger(dag_id, conf, **kwargs)
-        return self.runs[dag_id]
-
-    def operation(self, store: str) -> str:
-        """Wait for the export of a store, and return its Operation's name."""
-
-        def submitted() -> str | None:
-            exports = self.control.exports()["operations"]
-            names = [one["name"] for one in exports if one["dicomStore"].endswith(f"/{store}")]
-            return names[-1] if names else None
-
-        return str(wait_for(f"the export of {store}", submitted, timeout=90))
-
-    def page_address(self, dag_id: str, task_id: str = "export", map_index: int = -1) -> str:
-        """Return the address of the progress page itself, as the tab has it."""
-        values = {"dag_id": dag_id, "run_id": self.runs["followed"], "task_id": task_id}
-        values |= {"run_id": self.runs[dag_id]} if dag_id in self.runs else {}
-        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in values.items())
-        return f"{self.airflow.url}/dicom-export/?{query}&map_index={map_index}"
-
-    def person(self, name: str | None, **options: Any) -> BrowserContext:
-        """Return a browser in which somebody has logged in, or nobody has."""
-        context = self.browser.new_context(viewport={"width": 1360, "height": 860}, **options)
-        context.set_default_timeout(BOUND_MS)
-        context.set_default_navigation_timeout(BOUND_MS)
-        if name:
-            page = context.new_page()
-            page.goto(self.airflow.url)
-            page.fill("input[name=username]", name)
-            page.fill("input[name=password]", name)
-            page.click("button[type=submit]")
-            expect(page.get_by_role("link", name="Dags").first).to_be_visible()
-            page.close()
-        return context
 
 
 @pytest.fixture(scope="module")

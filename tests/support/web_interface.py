@@ -1,0 +1,69 @@
+"""Airflow's web interface, with people who log in by a browser."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from rig.servers import wait_for
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext
+
+    from rig.airflow import AirflowStandalone
+    from rig.control import Control
+    from tests.support.mailbox import Mailbox
+
+from playwright.sync_api import expect
+
+#: The longest wait of the browser, in milliseconds; on an idle machine it takes seconds.
+BOUND_MS = 90_000
+
+
+@dataclass
+class Web:
+    """Airflow with its people, the Healthcare API behind it, and runs that are held at their beginning."""
+
+    airflow: AirflowStandalone
+    control: Control
+    browser: Browser
+    mailbox: Mailbox
+    runs: dict[str, str] = field(default_factory=dict)
+
+    def trigger(self, dag_id: str, conf: dict[str, Any], **kwargs: Any) -> str:
+        """Start a run."""
+        self.runs[dag_id] = self.airflow.rest.trigger(dag_id, conf, **kwargs)
+        return self.runs[dag_id]
+
+    def operation(self, store: str) -> str:
+        """Wait for the export of a store, and return its Operation's name."""
+
+        def submitted() -> str | None:
+            exports = self.control.exports()["operations"]
+            names = [one["name"] for one in exports if one["dicomStore"].endswith(f"/{store}")]
+            return names[-1] if names else None
+
+        return str(wait_for(f"the export of {store}", submitted, timeout=90))
+
+    def page_address(self, dag_id: str, task_id: str = "export", map_index: int = -1) -> str:
+        """Return the address of the progress page itself, as the tab has it."""
+        values = {"dag_id": dag_id, "run_id": self.runs["followed"], "task_id": task_id}
+        values |= {"run_id": self.runs[dag_id]} if dag_id in self.runs else {}
+        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in values.items())
+        return f"{self.airflow.url}/dicom-export/?{query}&map_index={map_index}"
+
+    def person(self, name: str | None, **options: Any) -> BrowserContext:
+        """Return a browser in which somebody has logged in, or nobody has."""
+        context = self.browser.new_context(viewport={"width": 1360, "height": 860}, **options)
+        context.set_default_timeout(BOUND_MS)
+        context.set_default_navigation_timeout(BOUND_MS)
+        if name:
+            page = context.new_page()
+            page.goto(self.airflow.url)
+            page.fill("input[name=username]", name)
+            page.fill("input[name=password]", name)
+            page.click("button[type=submit]")
+            expect(page.get_by_role("link", name="Dags").first).to_be_visible()
+            page.close()
+        return context
