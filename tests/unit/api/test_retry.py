@@ -81,7 +81,7 @@ def test_request_that_is_not_idempotent_is_sent_once_if_it_may_have_been_process
     kind: type[exceptions.DicomExportTransientError],
 ) -> None:
     api = FailingApi(kind("no", safe_to_resend=False))
-    with pytest.raises(kind, match="^no$"):
+    with pytest.raises(kind, match="no"):
         api.send(NOT_IDEMPOTENT)
     assert api.requests == 1
 
@@ -92,7 +92,7 @@ def test_no_request_is_repeated_after_other_errors(
     kind: type[exceptions.DicomExportError], request_: ApiRequest
 ) -> None:
     api = FailingApi(kind("no"))
-    with pytest.raises(kind, match="^no$"):
+    with pytest.raises(kind, match="no"):
         api.send(request_)
     assert api.requests == 1
 

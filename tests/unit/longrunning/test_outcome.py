@@ -125,8 +125,23 @@ def test_more_failed_instances_than_max_failures_are_an_error(
 
 
 def test_no_failed_instance_is_allowed_by_default() -> None:
-    with pytest.raises(exceptions.DicomExportTooManyFailuresError, match="^The export ended"):
+    with pytest.raises(exceptions.DicomExportTooManyFailuresError, match="The export ended with 1 failed"):
         outcome(ended({"success": 9, "failure": 1}))
+
+
+def test_result_of_an_export_of_which_only_the_operation_is_known() -> None:
+    result = outcome(ended({"success": 9}))
+    assert result["state"] == "SUCCEEDED"
+    assert (result["dicom_store"], result["destination"]) == (None, None)
+
+
+def test_permission_error_of_an_export_of_which_only_the_operation_is_known() -> None:
+    message = "Permission denied: storage.objects.create"
+    with pytest.raises(
+        exceptions.DicomExportPermissionError, match="objectAdmin on the bucket BUCKET"
+    ) as error:
+        outcome(ended({}, {"code": 7, "message": message}))
+    assert "objectViewer" not in str(error.value)
 
 
 @pytest.mark.parametrize("max_failures", [0, 100, 1.0])
@@ -136,7 +151,9 @@ def test_error_of_the_operation_precedes_max_failures(code: int, max_failures: f
     with pytest.raises(exceptions.DicomExportOperationFailedError) as error:
         outcome_of(operation, max_failures)
     for part in (
-        f"failed with code {code}: it broke. Part of the output may be there",
+        " failed with ",
+        f"code {code}",
+        ": it broke. Part of the output may be there",
         "10 exported, 0 failed, 0 pending",
         f"The export of {STORE} to gs://exports/nightly",
         f"Operation: {NAME}",
@@ -176,7 +193,8 @@ def test_permission_error_names_the_roles_of_the_service_agent(
     operation = ended({}, {"code": 7, "message": message})
     with pytest.raises(exceptions.DicomExportPermissionError) as error:
         outcome_of(operation, filter_uri=filter_uri)
-    assert f"code 7: {message}. Part of the output may be there" in str(error.value)
+    assert "code 7" in str(error.value)
+    assert f": {message}. Part of the output may be there" in str(error.value)
     assert all(f"roles/storage.{role}" in str(error.value) for role in roles)
     assert error.value.operation == operation
 
@@ -224,7 +242,7 @@ def test_unreadable_counters_are_an_error_and_not_zero(metadata: Any) -> None:
     operation: Operation = {"name": NAME, "done": True, "response": {}, "metadata": metadata}
     with pytest.raises(exceptions.DicomExportUnavailableError) as error:
         outcome_of(operation)
-    assert f"{NAME} holds no readable counters" in str(error.value)
+    assert f"The API's answer about {NAME} holds no readable counters" in str(error.value)
     assert error.value.operation == operation
 
 
@@ -233,6 +251,8 @@ def test_unreadable_counters_are_an_error_and_not_zero(metadata: Any) -> None:
     [
         ("2026-11-24T18:00:00Z", "2026-11-24T18:00:20.5Z", " in 20 s (4.9 instances/s)"),
         ("2026-11-24T18:00:00Z", "2026-11-24T18:00:10Z", " in 10 s (10.0 instances/s)"),
+        ("2026-11-24T18:00:00Z", "2026-11-24T18:00:09.5Z", " in 9.5 s (10.5 instances/s)"),
+        ("2026-11-24T18:00:00Z", "2026-11-24T18:02:30Z", " in 150 s (40.0 instances/min)"),
         ("2026-11-24T18:00:00Z", "2026-11-24T18:00:02.500000001Z", " in 2.5 s (40.0 instances/s)"),
         ("2026-11-24T18:00:00Z", "2026-11-24T18:00:00.5Z", " in 0.5 s (200.0 instances/s)"),
         ("2026-11-24T18:00:00Z", "2026-11-24T18:01:40Z", " in 100 s (1.0 instances/s)"),

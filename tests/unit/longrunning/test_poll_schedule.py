@@ -38,7 +38,7 @@ def test_tick_is_never_early_and_less_than_a_tenth_of_a_second_late(due: float) 
     assert due - 1e-6 <= poll_schedule.next_tick(due) < due + 0.1 + 1e-6
 
 
-@pytest.mark.parametrize(("operations", "gets"), [(0, 50), (1000, 50), (1001, 51), (2000, 100), (10_000, 500)])
+@pytest.mark.parametrize(("operations", "gets"), [(0, 50), (1000, 50), (1001, 51), (2000, 100), (9000, 450)])
 def test_rate_limit_is_500_gets_per_second_or_one_sweep_in_two_seconds(operations: int, gets: int) -> None:
     assert poll_schedule.gets_per_tick(operations) == gets
 
