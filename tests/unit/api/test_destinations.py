@@ -1,4 +1,4 @@
-"""The URIs of destinations and filter files."""
+"""URIs of destinations and filter files."""
 
 from __future__ import annotations
 

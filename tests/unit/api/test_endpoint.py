@@ -1,4 +1,4 @@
-"""Endpoints: where a token may travel, and where it must not."""
+"""Endpoints: to which servers a token may be sent."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ PORTS = st.none() | st.integers(1, 65535)
 
 @pytest.fixture(autouse=True)
 def no_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No local Healthcare API is configured."""
     monkeypatch.delenv("HEALTHCARE_EMULATOR_HOST", raising=False)
 
 

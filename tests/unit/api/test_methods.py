@@ -1,4 +1,4 @@
-"""URLs: each reaches exactly the resource that its ids name, by either HTTP library."""
+"""Requests: the URL of each reaches exactly the resource that its ids name, by either HTTP library."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HOST = "https://healthcare.googleapis.com"
 
 
 def ids(parameter: str) -> st.SearchStrategy[str]:
-    """Whatever the provider accepts for a parameter, the strange before the usual."""
+    """Generate ids that the provider accepts for a parameter, unusual ones first."""
     strange = st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1, max_size=12)
     usual = st.from_regex(r"[a-z][a-z0-9._-]{1,8}", fullmatch=True)
     return (strange | usual).filter(lambda value: id_error(parameter, value) is None)
@@ -36,8 +36,8 @@ OPERATIONS = st.builds(OperationName, DATASETS, ids("operation_id"))
 PLAIN = DatasetName("p", "l", "d")
 
 
-def on_the_wire(request: ApiRequest) -> list[str]:
-    """Return the path as both HTTP libraries send it, taken apart and unquoted."""
+def sent_segments(request: ApiRequest) -> list[str]:
+    """Return the unquoted segments of the path that both HTTP libraries send."""
     url = HOST + request.target
     by_requests = requests.Request(request.http_method, url).prepare().url or ""
     by_aiohttp = str(URL(url, encoded=True))
@@ -54,15 +54,15 @@ def segments(name: object, *more: str) -> list[str]:
 @given(STORES)
 @example(DicomStoreName(DatasetName("example.com:project", "us-central1", "放射線科"), "Röntgen.2_-"))
 def test_requests_about_a_dicom_store_reach_the_store_by_its_name(store: DicomStoreName) -> None:
-    assert on_the_wire(methods.get_dicom_store(store)) == segments(store)
-    assert on_the_wire(methods.list_dicom_stores(store.dataset, filter_=None, page_size=None)) == (
+    assert sent_segments(methods.get_dicom_store(store)) == segments(store)
+    assert sent_segments(methods.list_dicom_stores(store.dataset, filter_=None, page_size=None)) == (
         segments(store.dataset, "dicomStores")
     )
     request = ExportRequest(destination="gs://bucket")
-    assert on_the_wire(methods.export(store, request)) == segments(f"{store}:export")
-    assert on_the_wire(methods.get_dicom_store_metrics(store)) == segments(f"{store}:getDICOMStoreMetrics")
-    assert on_the_wire(methods.test_iam_permissions(store, [])) == segments(f"{store}:testIamPermissions")
-    assert on_the_wire(methods.test_iam_permissions(store.dataset, [])) == (
+    assert sent_segments(methods.export(store, request)) == segments(f"{store}:export")
+    assert sent_segments(methods.get_dicom_store_metrics(store)) == segments(f"{store}:getDICOMStoreMetrics")
+    assert sent_segments(methods.test_iam_permissions(store, [])) == segments(f"{store}:testIamPermissions")
+    assert sent_segments(methods.test_iam_permissions(store.dataset, [])) == (
         segments(f"{store.dataset}:testIamPermissions")
     )
 
@@ -70,9 +70,9 @@ def test_requests_about_a_dicom_store_reach_the_store_by_its_name(store: DicomSt
 @given(OPERATIONS)
 @example(OperationName(PLAIN, "12345678901234567890"))
 def test_requests_about_an_operation_reach_the_operation_by_its_name(name: OperationName) -> None:
-    assert on_the_wire(methods.get_operation(name)) == segments(name)
-    assert on_the_wire(methods.cancel_operation(name)) == segments(f"{name}:cancel")
-    assert on_the_wire(methods.list_operations(name.dataset, filter_=None, page_size=None)) == (
+    assert sent_segments(methods.get_operation(name)) == segments(name)
+    assert sent_segments(methods.cancel_operation(name)) == segments(f"{name}:cancel")
+    assert sent_segments(methods.list_operations(name.dataset, filter_=None, page_size=None)) == (
         segments(name.dataset, "operations")
     )
 
@@ -192,7 +192,7 @@ def search(**options: Any) -> ApiRequest:
     ],
 )
 def test_search_path_names_level_study_and_series(options: dict[str, Any], path: list[str]) -> None:
-    assert on_the_wire(search(**options)) == segments(STORE, "dicomWeb", *path)
+    assert sent_segments(search(**options)) == segments(STORE, "dicomWeb", *path)
 
 
 @given(st.dictionaries(st.text(min_size=1), st.text() | st.integers()), st.lists(st.text(min_size=1)))

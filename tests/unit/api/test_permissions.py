@@ -1,4 +1,4 @@
-"""Who needs what: every row of the table is an error that says so, with a command for a shell."""
+"""Missing IAM roles: the message names role, holder and resource, with a command that grants the role."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ CALLER = "airflow@my-project.iam.gserviceaccount.com"
 
 
 def commands(text: str) -> list[dict[str, str]]:
-    """Find the gcloud commands of a text; their flags, with the words before the flags under ''."""
+    """Return the flags of each gcloud command in a text, with the words before the flags under ''."""
     found = []
-    # The agent's project number is a command of its own, which the shell runs first.
+    # The shell replaces the inner command by the number of the agent's project.
     text = re.sub(
         r"\$\(gcloud projects describe ([^\s]+) --format='value\(projectNumber\)'\)", r"NUMBER-OF-\1", text
     )

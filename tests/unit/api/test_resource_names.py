@@ -1,4 +1,4 @@
-"""Ids of resources, and the names built from them."""
+"""Resource ids, and the resource names that are built from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from airflow_provider_dicom.api.resource_names import DatasetName, DicomStoreNam
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 
 PARAMETERS = ["project_id", "location", "dataset_id", "dicom_store_id", "operation_id"]
-#: What the API's own rule says of dataset and store ids: [\p{L}\p{N}_\-\.]{1,256}.
+#: The API's own pattern of dataset and DICOM store ids: [\p{L}\p{N}_\-\.]{1,256}.
 ACCEPTED_IDS = st.text(
     st.characters(categories=["L", "N"], include_characters="_-."), min_size=1, max_size=256
 ).filter(lambda text: ".." not in text and text != ".")

@@ -35,7 +35,7 @@ def unthrottled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "RECORD_PAUSE", 0.0)
 
 
-async def stored(values: list[Progress], count: int) -> None:
+async def wait_until_stored(values: list[Progress], count: int) -> None:
     async with asyncio.timeout(60):
         while len(values) < count:  # noqa: ASYNC110 - a thread fills it
             await asyncio.sleep(0.01)
@@ -44,12 +44,12 @@ async def stored(values: list[Progress], count: int) -> None:
 def test_progress_is_recorded_at_most_every_15_seconds_and_only_on_change() -> None:
     now = [1000.0]
     throttle = Throttle(lambda: now[0])
-    told = []
+    recorded = []
     for second, done in [(0, 0), (1, 0), (2, 1), (14, 2), (15, 2), (29, 3), (31, 3), (60, 3), (90, 4)]:
         now[0] = 1000.0 + second
         if throttle.should_record(operation(done, 10)):
-            told.append((second, done))
-    assert told == [(0, 0), (15, 2), (31, 3), (90, 4)]
+            recorded.append((second, done))
+    assert recorded == [(0, 0), (15, 2), (31, 3), (90, 4)]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ async def test_newest_response_is_stored_after_a_slow_write(unthrottled: None) -
     for done in range(2, 9):
         record.on_response(operation(done, 10 - done))
     gate.set()
-    await stored(values, 2)
+    await wait_until_stored(values, 2)
     assert [value["success"] for value in values] == [1, 8]
 
 
@@ -131,7 +131,7 @@ async def test_failing_writes_are_logged_once_and_spare_other_records(unthrottle
     records = [ProgressRecord(write, log=log) for _ in range(4)]
     for record in records:
         record.on_response(operation(1))
-    await stored(values, 1)
+    await wait_until_stored(values, 1)
     assert log.warnings == ["The progress could not be stored for the web interface: the database is away"]
 
 
@@ -150,7 +150,7 @@ async def test_a_thousand_records_are_stored_one_at_a_time_off_the_event_loop(un
     for record in [ProgressRecord(write, log=RecordedLog()) for _ in range(1000)]:
         record.on_response(operation(1))
     assert values == []
-    await stored(values, 1000)
+    await wait_until_stored(values, 1000)
     assert at_a_time[1] == 1
     assert threading.main_thread().name not in threads
 

@@ -55,6 +55,7 @@ INVALID_AT_PARSE_TIME: list[tuple[str, Any, dict[str, Any], str]] = [
 
 @pytest.fixture(autouse=True)
 def no_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No local Healthcare API is configured."""
     monkeypatch.delenv("HEALTHCARE_EMULATOR_HOST", raising=False)
 
 

@@ -1,4 +1,4 @@
-"""The plugin with the progress page: files that are the same for everybody, and nothing else."""
+"""The plugin: it serves the files of the progress page and nothing else."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FILES = sorted(module._PAGE.iterdir())
 
 @pytest.fixture(params=["", "/airflow"], ids=["at the root", "under a path"])
 def client(request: pytest.FixtureRequest) -> TestClient:
-    """A web server that the page is mounted in as Airflow mounts it."""
+    """A client of a web server that mounts the page as Airflow does."""
     app = Starlette(routes=[Mount(module.URL_PREFIX, ProgressPage())])
     return TestClient(app, f"http://testserver{request.param}/", root_path=request.param)
 
@@ -68,7 +68,7 @@ def test_progress_page_accepts_no_post(client: TestClient) -> None:
 def test_tab_belongs_to_a_task_instance() -> None:
     (view,) = DicomExportPlugin.external_views
     assert view["destination"] == "task_instance"
-    assert not view["href"].startswith("/"), "Airflow may live under a path"
+    assert not view["href"].startswith("/"), "Airflow may be served under a path"
     for placeholder in ("{DAG_ID}", "{RUN_ID}", "{TASK_ID}", "{MAP_INDEX}"):
         assert placeholder in view["href"]
 

@@ -1,4 +1,4 @@
-"""Triggers as they travel through Airflow's database."""
+"""The trigger's serialization, as Airflow's database stores it."""
 
 from __future__ import annotations
 
