@@ -1,4 +1,4 @@
-"""Google's discovery document as the judge of what this provider sends."""
+"""Google's discovery document, against which tests check the requests of this provider."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-import googleapiclient
-import jsonschema
+import googleapiclient  # type: ignore[import-untyped]
+import jsonschema  # type: ignore[import-untyped]
 
 Json = dict[str, Any]
 
-_MIME_FORM = re.compile(r"- ([a-z]+/[a-z-]+(?:; transfer-syntax=(?:\*|[0-9.]+[0-9]))?)(?= )")
+_MIME_TYPE = re.compile(r"- ([a-z]+/[a-z-]+(?:; transfer-syntax=(?:\*|[0-9.]+[0-9]))?)(?= )")
 
 
 @functools.cache
@@ -24,22 +24,28 @@ def document() -> Json:
     return loaded
 
 
-def mime_forms() -> list[str]:
-    """Return the MIME forms that the document lists, in its order."""
+def mime_types() -> list[str]:
+    """Return the MIME types that the document lists, in its order."""
     gcs = document()["schemas"]["GoogleCloudHealthcareV1DicomGcsDestination"]
     text = gcs["properties"]["mimeType"]["description"]
     listed = text.partition("the following are supported:")[2].partition("The following extensions")[0]
-    return _MIME_FORM.findall(listed)
+    return _MIME_TYPE.findall(listed)
 
 
-def dispositions() -> list[str]:
-    """Return the write dispositions that the document lists, without the one that says nothing."""
+def write_dispositions() -> list[str]:
+    """Return the write dispositions that the document lists, without the unspecified one."""
     bigquery = document()["schemas"]["GoogleCloudHealthcareV1DicomBigQueryDestination"]
     return [name for name in bigquery["properties"]["writeDisposition"]["enum"] if "UNSPECIFIED" not in name]
 
 
 def check(instance: object, schema: str) -> None:
-    """Hold a value against one of the document's schemas; unknown fields are refused."""
+    """
+    Check a value against one of the document's schemas; unknown fields are refused.
+
+    :param instance: the value.
+    :param schema: the name of the schema.
+    :raises jsonschema.ValidationError: if the value does not fit.
+    """
     validator = jsonschema.Draft202012Validator(
         {
             "$ref": f"#/$defs/{schema}",
@@ -50,7 +56,7 @@ def check(instance: object, schema: str) -> None:
 
 
 def _strict(schema: Any) -> Any:
-    """Turn a schema of the document into a JSON schema."""
+    """Turn a schema of the document into a JSON schema without additional properties."""
     if isinstance(schema, list):
         return [_strict(item) for item in schema]
     if not isinstance(schema, dict):

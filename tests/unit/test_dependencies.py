@@ -1,4 +1,4 @@
-"""What is installed with the package, as far as it can be judged without asking anybody."""
+"""The distributions that are installed with the package: their licences and their versions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from importlib.metadata import PackageNotFoundError, distribution
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-#: Under terms that ask something of those who only use them; "LGPL" and "MPL" don't.
+#: Licences with conditions for users of the package as a whole; "LGPL" and "MPL" have none.
 _COPYLEFT = re.compile(r"\b(A?GPL|GNU (Affero )?General Public)", re.IGNORECASE)
 
 
-def brought_in(name: str, extras: frozenset[str] = frozenset()) -> set[str]:
-    """The names of all distributions that one needs, its own included."""
+def dependencies_of(name: str, extras: frozenset[str] = frozenset()) -> set[str]:
+    """Return the names of all distributions that a distribution requires, its own name included."""
     found: set[str] = set()
     waiting = [(name, extras)]
     seen = set()
@@ -37,18 +37,22 @@ def brought_in(name: str, extras: frozenset[str] = frozenset()) -> set[str]:
 
 
 def licence_of(name: str) -> str:
-    """What a distribution says about its licence."""
+    """Return the licence that a distribution's metadata states."""
     fields = distribution(name).metadata
     classifiers = [line for line in fields.get_all("Classifier", []) if line.startswith("License ::")]
-    stated = fields.get("License-Expression") or " ".join(classifiers) or fields.get("License", "")
-    return str(stated)[:300]
+    stated = [
+        *fields.get_all("License-Expression", []),
+        " ".join(classifiers),
+        *fields.get_all("License", []),
+    ]
+    return next((text for text in stated if text), "")[:300]
 
 
-def test_nothing_is_brought_in_under_a_strong_copyleft() -> None:
-    names = brought_in("airflow-provider-dicom", frozenset({"emulator", "openlineage"}))
+def test_no_dependency_has_a_strong_copyleft_licence() -> None:
+    names = dependencies_of("airflow-provider-dicom", frozenset({"emulator", "openlineage"}))
     assert {"pydicom", "google-auth", "apache-airflow"} <= names
     licences = {name: licence_of(name) for name in names}
-    # Those that offer a choice of licences are fine.
+    # A choice between licences includes one without copyleft.
     strong = {
         name: licence
         for name, licence in licences.items()
@@ -57,7 +61,7 @@ def test_nothing_is_brought_in_under_a_strong_copyleft() -> None:
     assert strong == {}
 
 
-def test_the_versions_fit_together() -> None:
+def test_installed_versions_are_compatible() -> None:
     checked = subprocess.run(
         [sys.executable, "-m", "uv", "pip", "check", "--python", sys.executable],
         capture_output=True,

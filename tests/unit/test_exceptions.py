@@ -1,10 +1,11 @@
-"""The error hierarchy: distinct classes that travel between processes whole."""
+"""The error hierarchy: distinct classes, which survive pickling."""
 
 from __future__ import annotations
 
 import inspect
 import pickle
 from itertools import combinations
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
@@ -12,11 +13,17 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 from airflow_provider_dicom import exceptions
 from airflow_provider_dicom.exceptions import DicomExportError
 
+if TYPE_CHECKING:
+    from airflow_provider_dicom.api_types import Operation
+
 CLASSES = [
     cls for _, cls in inspect.getmembers(exceptions, inspect.isclass) if issubclass(cls, DicomExportError)
 ]
 NAME = "projects/p/locations/l/datasets/d/operations/77"
-OPERATION = {"name": NAME, "metadata": {"counter": {"success": "3", "failure": "2", "pending": "1"}}}
+OPERATION: Operation = {
+    "name": NAME,
+    "metadata": {"counter": {"success": "3", "failure": "2", "pending": "1"}},
+}
 NOT_RETRIED = {
     exceptions.DicomExportInvalidRequestError,
     exceptions.DicomExportNotFoundError,
@@ -26,7 +33,12 @@ NOT_RETRIED = {
 
 def build(cls: type[DicomExportError]) -> DicomExportError:
     wanted = inspect.signature(cls).parameters
-    values = {"operation": OPERATION, "operation_name": NAME, "safe_to_resend": True, "retry_after": 7.0}
+    values: dict[str, Any] = {
+        "operation": OPERATION,
+        "operation_name": NAME,
+        "safe_to_resend": True,
+        "retry_after": 7.0,
+    }
     return cls("What failed.", **{name: value for name, value in values.items() if name in wanted})
 
 
@@ -41,14 +53,14 @@ def test_errors_survive_pickling(cls: type[DicomExportError]) -> None:
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_all_are_airflow_exceptions_below_one_root(cls: type[DicomExportError]) -> None:
+def test_errors_are_airflow_exceptions_below_one_root(cls: type[DicomExportError]) -> None:
     assert issubclass(cls, AirflowException)
     assert issubclass(cls, DicomExportError)
     assert issubclass(cls, AirflowFailException) is (cls in NOT_RETRIED)
     assert str(cls()) == ""
 
 
-def test_what_users_would_handle_differently_is_distinct() -> None:
+def test_errors_that_users_handle_differently_are_distinct_classes() -> None:
     leaves = [
         exceptions.DicomExportInvalidRequestError,
         exceptions.DicomExportPermissionError,
@@ -64,8 +76,8 @@ def test_what_users_would_handle_differently_is_distinct() -> None:
         assert not issubclass(other, one)
 
 
-def test_an_operation_brings_its_name_counters_and_logs() -> None:
-    error = DicomExportError("x", operation=OPERATION)  # type: ignore[arg-type]
+def test_error_with_an_operation_has_its_name_counters_and_logs() -> None:
+    error = DicomExportError("x", operation=OPERATION)
     assert error.operation_name == NAME
     assert error.counters is not None
     assert (error.counters.success, error.counters.failure, error.counters.pending) == (3, 2, 1)
@@ -73,6 +85,6 @@ def test_an_operation_brings_its_name_counters_and_logs() -> None:
     assert "77" in (error.logs_url or "")
 
 
-def test_without_an_operation_there_are_no_counters() -> None:
+def test_error_without_an_operation_has_no_name_counters_and_logs() -> None:
     error = DicomExportError("x")
     assert (error.operation, error.operation_name, error.counters, error.logs_url) == (None, None, None, None)

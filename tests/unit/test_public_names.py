@@ -9,7 +9,7 @@ import subprocess
 import sys
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 from airflow.providers.common.compat.sdk import BaseHook, BaseOperator, BaseOperatorLink, BaseSensorOperator
 from airflow.triggers.base import BaseTrigger
@@ -52,12 +52,12 @@ OPERATOR: dict[str, tuple[Any, bool]] = {
 
 
 def own_parameters(cls: type) -> dict[str, inspect.Parameter]:
-    # Airflow wraps a task's __init__; what is wrapped has the signature.
+    # Airflow wraps a task's __init__; the wrapped function has the signature.
     parameters = inspect.signature(inspect.unwrap(cls.__init__)).parameters  # type: ignore[misc]
     return {name: p for name, p in parameters.items() if name != "self" and p.kind is not p.VAR_KEYWORD}
 
 
-def test_the_operators_parameters() -> None:
+def test_parameters_of_the_export_operator() -> None:
     parameters = own_parameters(DicomStoreExportOperator)
     assert {name: p.default for name, p in parameters.items()} == {n: d for n, (d, _) in OPERATOR.items()}
     assert all(p.kind is p.KEYWORD_ONLY for p in parameters.values())
@@ -67,7 +67,7 @@ def test_the_operators_parameters() -> None:
     assert issubclass(DicomStoreExportOperator, BaseOperator)
 
 
-def test_the_triggers_parameters() -> None:
+def test_parameters_of_the_trigger() -> None:
     parameters = own_parameters(DicomStoreExportTrigger)
     assert [(name, p.default) for name, p in parameters.items()] == [
         ("operation_name", REQUIRED),
@@ -79,7 +79,7 @@ def test_the_triggers_parameters() -> None:
     assert issubclass(DicomStoreExportTrigger, BaseTrigger)
 
 
-def test_the_sensors_parameters() -> None:
+def test_parameters_of_the_sensor() -> None:
     parameters = own_parameters(DicomStoreExportSensor)
     assert all(p.kind is p.KEYWORD_ONLY for p in parameters.values())
     defaults = {name: p.default for name, p in parameters.items()}
@@ -89,7 +89,7 @@ def test_the_sensors_parameters() -> None:
 
 
 @pytest.mark.parametrize("hook", [DicomStoreHook, DicomStoreAsyncHook])
-def test_the_hooks_parameters(hook: type) -> None:
+def test_parameters_of_the_hooks(hook: type) -> None:
     defaults = {name: p.default for name, p in own_parameters(hook).items()}
     assert CONNECTION.items() <= defaults.items()
     assert issubclass(hook, BaseHook)
@@ -109,19 +109,19 @@ def test_the_hooks_parameters(hook: type) -> None:
         "test_iam_permissions",
     ],
 )
-def test_the_sync_hooks_methods(method: str) -> None:
+def test_methods_of_the_sync_hook(method: str) -> None:
     assert inspect.getdoc(getattr(DicomStoreHook, method))
 
 
 @pytest.mark.parametrize(
     "method", ["get_operation", "list_operations", "cancel_operation", "__aenter__", "__aexit__"]
 )
-def test_the_async_hooks_methods(method: str) -> None:
+def test_methods_of_the_async_hook(method: str) -> None:
     function = getattr(DicomStoreAsyncHook, method)
     assert inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
-def test_the_links() -> None:
+def test_extra_links_of_the_export_operator() -> None:
     names = ["DicomStoreLink", "DicomExportLogsLink", "DicomExportDestinationLink"]
     kinds = [getattr(links, name) for name in names]
     assert all(issubclass(kind, BaseOperatorLink) for kind in kinds)
@@ -130,7 +130,7 @@ def test_the_links() -> None:
     assert get_provider_info()["extra-links"] == [f"{kind.__module__}.{kind.__name__}" for kind in kinds]
 
 
-def test_provider_info_is_what_airflow_expects() -> None:
+def test_provider_info_matches_airflows_schema_and_the_entry_point() -> None:
     import airflow
 
     with (importlib.resources.files(airflow) / "provider_info.schema.json").open() as file:
@@ -143,7 +143,7 @@ def test_provider_info_is_what_airflow_expects() -> None:
     assert entry_point.load()() == get_provider_info()
 
 
-def test_all_modules_of_provider_info_hold_a_class_of_their_kind() -> None:
+def test_modules_of_provider_info_hold_a_class_of_their_kind() -> None:
     kinds = {
         "hooks": BaseHook,
         "operators": BaseOperator,
@@ -164,8 +164,8 @@ def test_all_modules_of_provider_info_hold_a_class_of_their_kind() -> None:
 
 
 @pytest.mark.slow
-def test_dag_files_stay_cheap_to_parse() -> None:
-    """Airflow itself brings some HTTP libraries in; what counts is what comes on top."""
+def test_import_of_the_operators_loads_no_http_google_or_pixel_library() -> None:
+    """Airflow itself imports some HTTP libraries; only the modules that the operators add count."""
     program = """
 import sys, airflow.providers.common.compat.sdk
 for name in ("BaseOperator", "BaseSensorOperator", "BaseOperatorLink", "XCom", "PokeReturnValue"):
@@ -199,5 +199,5 @@ print(*sorted(sys.modules))
     )
     for package in heavy:
         assert not any(name == package or name.startswith(f"{package}.") for name in added), package
-    if not chosen_release().is_second:  # Airflow 2 itself brings them in
+    if not chosen_release().is_second:  # Airflow 2 itself imports them
         assert not loaded & {"requests", "aiohttp", "google.auth", "pydicom"}

@@ -1,4 +1,4 @@
-"""The URIs of destinations and filter files."""
+"""URIs of destinations and filter files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ TABLES = st.text(
 @example("radiology-exports", ["2025-11-23"], True)
 @example("my.domain.example", ["ünïcode", "a b"], False)
 @example("a" * 63 + "." + "b" * 63, [], False)
-def test_cloud_storage_uris_are_taken_apart(bucket: str, segments: list[str], slash: bool) -> None:
+def test_cloud_storage_uri_is_parsed_into_bucket_and_path(
+    bucket: str, segments: list[str], slash: bool
+) -> None:
     path = "/".join(segments) + ("/" if slash and segments else "")
     uri = f"gs://{bucket}/{path}" if path else f"gs://{bucket}"
     parsed = parse_destination(uri)
@@ -43,7 +45,7 @@ def test_cloud_storage_uris_are_taken_apart(bucket: str, segments: list[str], sl
 @example("my-project", "dicom", "instances_20251123")
 @example("example.com:my-project", "d", "t")
 @example("123456789012", "_hidden", "Tabelle für Röntgen-Bilder")
-def test_table_uris_are_taken_apart(project: str, dataset: str, table: str) -> None:
+def test_table_uri_is_parsed_into_project_dataset_and_table(project: str, dataset: str, table: str) -> None:
     uri = f"bq://{project}.{dataset}.{table}"
     parsed = parse_destination(uri)
     assert parsed == BigQueryTable(project, dataset, table)
@@ -112,7 +114,7 @@ def test_table_uris_are_taken_apart(project: str, dataset: str, table: str) -> N
     ],
     ids=repr,
 )
-def test_everything_else_is_refused_with_parameter_value_and_what_is_accepted(uri: object) -> None:
+def test_invalid_destination_is_refused_with_its_value_and_the_accepted_forms(uri: object) -> None:
     with pytest.raises(DicomExportInvalidRequestError) as error:
         parse_destination(uri)
     assert f"destination={uri!r}" in str(error.value)
@@ -120,7 +122,7 @@ def test_everything_else_is_refused_with_parameter_value_and_what_is_accepted(ur
 
 
 @given(st.text() | st.text().map("gs://".__add__) | st.text().map("bq://".__add__))
-def test_no_text_makes_it_stumble(text: str) -> None:
+def test_every_text_is_either_parsed_or_refused(text: str) -> None:
     try:
         parsed = parse_destination(text)
     except DicomExportInvalidRequestError as error:
@@ -132,13 +134,13 @@ def test_no_text_makes_it_stumble(text: str) -> None:
 @pytest.mark.parametrize(
     "uri", ["gs://bucket", "gs://bucket/", "gs://bucket/folder/", "bq://p.d.t", "filter.txt", None]
 )
-def test_a_filter_file_has_to_be_one_object(uri: object) -> None:
+def test_uri_of_a_filter_file_has_to_name_one_object(uri: object) -> None:
     with pytest.raises(DicomExportInvalidRequestError, match="accepted: 'gs://bucket/object'") as error:
         parse_gcs_uri(uri, "filter_uri", is_object=True)
     assert f"filter_uri={uri!r}" in str(error.value)
 
 
-def test_a_table_uri_may_have_2000_characters() -> None:
+def test_table_uri_may_have_2000_characters() -> None:
     dataset = "d" * (2000 - len("bq://project-1..table"))
     with pytest.raises(DicomExportInvalidRequestError, match="cannot be a BigQuery dataset"):
         parse_destination(f"bq://project-1.{dataset}.table")

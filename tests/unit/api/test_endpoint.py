@@ -1,4 +1,4 @@
-"""Endpoints: where a token may travel, and where it must not."""
+"""Endpoints: to which servers a token may be sent."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ PORTS = st.none() | st.integers(1, 65535)
 
 @pytest.fixture(autouse=True)
 def no_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No local Healthcare API is configured."""
     monkeypatch.delenv("HEALTHCARE_EMULATOR_HOST", raising=False)
 
 
@@ -35,7 +36,7 @@ def with_port(host: str, port: int | None) -> str:
 @given(HOSTS, PORTS, st.sampled_from(["", "https://"]), st.sampled_from(["", "/"]))
 @example("healthcare.us-central1.rep.googleapis.com", None, "", "")
 @example("healthcare.googleapis.com", 443, "https://", "/")
-def test_any_host_is_reached_by_https(host: str, port: int | None, scheme: str, slash: str) -> None:
+def test_any_host_is_accepted_with_https(host: str, port: int | None, scheme: str, slash: str) -> None:
     endpoint = configured_endpoint(f"{scheme}{with_port(host, port)}{slash}")
     assert endpoint == Endpoint(f"https://{with_port(host, port)}", anonymous=False)
 
@@ -47,7 +48,7 @@ def test_any_host_is_reached_by_https(host: str, port: int | None, scheme: str, 
 @example("0.0.0.0", 80)
 @example("10.0.0.1", None)
 @example("[2001:db8::1]", 80)
-def test_no_token_travels_in_the_clear(host: str, port: int | None) -> None:
+def test_http_is_refused_for_hosts_other_than_loopback(host: str, port: int | None) -> None:
     url = f"http://{with_port(host, port)}"
     with pytest.raises(DicomExportInvalidRequestError) as error:
         configured_endpoint(url)
@@ -57,7 +58,7 @@ def test_no_token_travels_in_the_clear(host: str, port: int | None) -> None:
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1", "127.8.9.10", "[::1]"])
 @given(PORTS)
-def test_http_is_for_loopback(host: str, port: int | None) -> None:
+def test_http_is_accepted_for_loopback_hosts(host: str, port: int | None) -> None:
     url = f"http://{with_port(host, port)}"
     assert configured_endpoint(url) == Endpoint(url, anonymous=False)
 
@@ -116,7 +117,7 @@ def test_http_is_for_loopback(host: str, port: int | None) -> None:
     ],
     ids=repr,
 )
-def test_tricks_are_refused(url: str) -> None:
+def test_urls_that_could_lead_to_another_server_are_refused(url: str) -> None:
     with pytest.raises(DicomExportInvalidRequestError) as error:
         configured_endpoint(url)
     assert f"api_endpoint={url!r}" in str(error.value)
@@ -127,7 +128,7 @@ def test_tricks_are_refused(url: str) -> None:
     st.text(),
     st.sampled_from(["", "http://", "https://", "http://127.0.0.1", "http://localhost", "https://h.example"]),
 )
-def test_what_is_accepted_goes_where_it_says(text: str, start: str) -> None:
+def test_requests_to_an_accepted_endpoint_use_https_or_a_loopback_host(text: str, start: str) -> None:
     try:
         endpoint = configured_endpoint(start + text)
     except DicomExportInvalidRequestError:
@@ -146,14 +147,14 @@ def test_what_is_accepted_goes_where_it_says(text: str, start: str) -> None:
 
 
 @pytest.mark.parametrize("value", [5, True, ["https://host.example"], b"https://host.example"], ids=repr)
-def test_what_is_no_text_is_refused(value: object) -> None:
+def test_api_endpoint_that_is_not_a_string_is_refused(value: object) -> None:
     error = api_endpoint_error(value)
     assert error is not None
     assert f"api_endpoint={value!r}" in error
 
 
 @pytest.mark.parametrize("value", [None, "", "https://host.example"])
-def test_no_mistake(value: object) -> None:
+def test_valid_api_endpoint_has_no_validation_error(value: object) -> None:
     assert api_endpoint_error(value) is None
 
 
@@ -166,7 +167,7 @@ def test_no_mistake(value: object) -> None:
         ("[::1]:8085", "http://[::1]:8085"),
     ],
 )
-def test_the_emulators_host_is_plain_http_without_credentials(
+def test_emulator_host_is_reached_by_http_without_credentials(
     host: str, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HEALTHCARE_EMULATOR_HOST", host)
@@ -177,7 +178,7 @@ def test_the_emulators_host_is_plain_http_without_credentials(
 @pytest.mark.parametrize(
     "host", ["https://127.0.0.1:8085", "user@host:80", "host:port", "host/path", "a b", "ftp://x"]
 )
-def test_a_bad_emulators_host_is_refused(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_emulator_host_is_refused(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEALTHCARE_EMULATOR_HOST", host)
     with pytest.raises(DicomExportInvalidRequestError) as error:
         configured_endpoint(None)
@@ -185,11 +186,11 @@ def test_a_bad_emulators_host_is_refused(host: str, monkeypatch: pytest.MonkeyPa
     assert "accepted: 'host:port'" in str(error.value)
 
 
-def test_an_empty_emulators_host_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_emulator_host_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEALTHCARE_EMULATOR_HOST", "")
     assert configured_endpoint(None) is None
 
 
-def test_universes() -> None:
+def test_endpoint_of_a_universe() -> None:
     assert universe_endpoint(None) == Endpoint("https://healthcare.googleapis.com")
     assert universe_endpoint("example.goog") == Endpoint("https://healthcare.example.goog")

@@ -1,4 +1,4 @@
-"""URLs: each reaches exactly the resource that its ids name, by either HTTP library."""
+"""Requests: the URL of each reaches exactly the resource that its ids name, by either HTTP library."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HOST = "https://healthcare.googleapis.com"
 
 
 def ids(parameter: str) -> st.SearchStrategy[str]:
-    """Whatever the provider accepts for a parameter, the strange before the usual."""
+    """Generate ids that the provider accepts for a parameter, unusual ones first."""
     strange = st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1, max_size=12)
     usual = st.from_regex(r"[a-z][a-z0-9._-]{1,8}", fullmatch=True)
     return (strange | usual).filter(lambda value: id_error(parameter, value) is None)
@@ -36,8 +36,8 @@ OPERATIONS = st.builds(OperationName, DATASETS, ids("operation_id"))
 PLAIN = DatasetName("p", "l", "d")
 
 
-def on_the_wire(request: ApiRequest) -> list[str]:
-    """Return the path as both HTTP libraries send it, taken apart and unquoted."""
+def sent_segments(request: ApiRequest) -> list[str]:
+    """Return the unquoted segments of the path that both HTTP libraries send."""
     url = HOST + request.target
     by_requests = requests.Request(request.http_method, url).prepare().url or ""
     by_aiohttp = str(URL(url, encoded=True))
@@ -53,31 +53,31 @@ def segments(name: object, *more: str) -> list[str]:
 
 @given(STORES)
 @example(DicomStoreName(DatasetName("example.com:project", "us-central1", "放射線科"), "Röntgen.2_-"))
-def test_stores(store: DicomStoreName) -> None:
-    assert on_the_wire(methods.get_dicom_store(store)) == segments(store)
-    assert on_the_wire(methods.list_dicom_stores(store.dataset, filter_=None, page_size=None)) == (
+def test_requests_about_a_dicom_store_reach_the_store_by_its_name(store: DicomStoreName) -> None:
+    assert sent_segments(methods.get_dicom_store(store)) == segments(store)
+    assert sent_segments(methods.list_dicom_stores(store.dataset, filter_=None, page_size=None)) == (
         segments(store.dataset, "dicomStores")
     )
     request = ExportRequest(destination="gs://bucket")
-    assert on_the_wire(methods.export(store, request)) == segments(f"{store}:export")
-    assert on_the_wire(methods.get_dicom_store_metrics(store)) == segments(f"{store}:getDICOMStoreMetrics")
-    assert on_the_wire(methods.test_iam_permissions(store, [])) == segments(f"{store}:testIamPermissions")
-    assert on_the_wire(methods.test_iam_permissions(store.dataset, [])) == (
+    assert sent_segments(methods.export(store, request)) == segments(f"{store}:export")
+    assert sent_segments(methods.get_dicom_store_metrics(store)) == segments(f"{store}:getDICOMStoreMetrics")
+    assert sent_segments(methods.test_iam_permissions(store, [])) == segments(f"{store}:testIamPermissions")
+    assert sent_segments(methods.test_iam_permissions(store.dataset, [])) == (
         segments(f"{store.dataset}:testIamPermissions")
     )
 
 
 @given(OPERATIONS)
 @example(OperationName(PLAIN, "12345678901234567890"))
-def test_operations(name: OperationName) -> None:
-    assert on_the_wire(methods.get_operation(name)) == segments(name)
-    assert on_the_wire(methods.cancel_operation(name)) == segments(f"{name}:cancel")
-    assert on_the_wire(methods.list_operations(name.dataset, filter_=None, page_size=None)) == (
+def test_requests_about_an_operation_reach_the_operation_by_its_name(name: OperationName) -> None:
+    assert sent_segments(methods.get_operation(name)) == segments(name)
+    assert sent_segments(methods.cancel_operation(name)) == segments(f"{name}:cancel")
+    assert sent_segments(methods.list_operations(name.dataset, filter_=None, page_size=None)) == (
         segments(name.dataset, "operations")
     )
 
 
-def test_an_operations_id_cannot_name_a_custom_method() -> None:
+def test_operation_id_cannot_name_a_custom_method() -> None:
     try:
         name = OperationName(PLAIN, "1:cancel")
     except DicomExportInvalidRequestError:
@@ -130,7 +130,7 @@ OPERATION = OperationName(PLAIN, "1")
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_method_path_query_and_body_are_those_of_the_discovery_document(
+def test_requests_match_the_discovery_document(
     request_: ApiRequest, kind: str, method: str, schema: str | None
 ) -> None:
     described = documented_methods()[kind][method]
@@ -152,7 +152,7 @@ def test_method_path_query_and_body_are_those_of_the_discovery_document(
 
 
 @given(st.text(min_size=1), st.text(min_size=1))
-def test_queries_and_page_tokens_survive(filter_: str, token: str) -> None:
+def test_filters_and_page_tokens_are_quoted_in_the_query(filter_: str, token: str) -> None:
     try:
         (filter_ + token).encode()
     except UnicodeEncodeError:
@@ -191,15 +191,15 @@ def search(**options: Any) -> ApiRequest:
         ),
     ],
 )
-def test_searches(options: dict[str, Any], path: list[str]) -> None:
-    assert on_the_wire(search(**options)) == segments(STORE, "dicomWeb", *path)
+def test_search_path_names_level_study_and_series(options: dict[str, Any], path: list[str]) -> None:
+    assert sent_segments(search(**options)) == segments(STORE, "dicomWeb", *path)
 
 
 @given(st.dictionaries(st.text(min_size=1), st.text() | st.integers()), st.lists(st.text(min_size=1)))
 @example(
     {"PatientName": "Müller^Jürgen*", "StudyDate": "20250101-20251231", "00080060": "CT&limit=1"}, ["all"]
 )
-def test_filters_are_quoted_and_the_limit_is_always_sent(
+def test_search_filters_are_quoted_and_the_limit_is_always_sent(
     filters: dict[str, str | int], include_fields: list[str]
 ) -> None:
     try:
@@ -219,19 +219,19 @@ def test_filters_are_quoted_and_the_limit_is_always_sent(
     "uid", ["..", ".", "1.2/../3", "1.2?x", "1.2.", "1 2", "abc", "1." * 40 + "1", "../../x"]
 )
 @pytest.mark.parametrize("parameter", ["study_uid", "series_uid"])
-def test_what_is_no_uid_is_refused(parameter: str, uid: str) -> None:
+def test_search_refuses_an_invalid_uid(parameter: str, uid: str) -> None:
     with pytest.raises(DicomExportInvalidRequestError) as error:
         search(**{"level": "instances", "study_uid": "1.2", parameter: uid})
     assert f"{parameter}={uid!r}" in str(error.value)
     assert "accepted: " in str(error.value)
 
 
-def test_a_series_lies_in_a_study() -> None:
+def test_search_refuses_a_series_without_its_study() -> None:
     with pytest.raises(DicomExportInvalidRequestError, match="study_uid"):
         search(level="instances", series_uid="1.2.3")
 
 
-def test_the_api_shows_a_million_matches_and_no_more() -> None:
+def test_search_refuses_an_offset_of_more_than_a_million() -> None:
     assert search(offset=1_000_000).query[-1] == ("offset", "1000000")
     with pytest.raises(DicomExportInvalidRequestError, match="accepted: a narrower search"):
         search(offset=1_000_001)

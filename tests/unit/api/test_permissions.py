@@ -1,4 +1,4 @@
-"""Who needs what: every row of the table is an error that says so, with a command for a shell."""
+"""Missing IAM roles: the message names role, holder and resource, with a command that grants the role."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ CALLER = "airflow@my-project.iam.gserviceaccount.com"
 
 
 def commands(text: str) -> list[dict[str, str]]:
-    """Find the gcloud commands of a text; their flags, with the words before the flags under ''."""
+    """Return the flags of each gcloud command in a text, with the words before the flags under ''."""
     found = []
-    # The agent's project number is a command of its own, which the shell runs first.
+    # The shell replaces the inner command by the number of the agent's project.
     text = re.sub(
         r"\$\(gcloud projects describe ([^\s]+) --format='value\(projectNumber\)'\)", r"NUMBER-OF-\1", text
     )
@@ -50,7 +50,7 @@ def commands(text: str) -> list[dict[str, str]]:
     ],
 )
 @pytest.mark.parametrize("caller", [CALLER, "somebody@example.org", None])
-def test_what_the_caller_lacks(
+def test_missing_permission_of_the_caller_names_role_resource_and_command(
     needed: permissions.CallerPermission, permission: str, role: str, on_dataset: bool, caller: str | None
 ) -> None:
     text = explain_caller(needed, DATASET, STORE, caller)
@@ -81,7 +81,7 @@ IDS = st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1, max_size
     IDS.filter(lambda i: id_error("project_id", i) is None),
     IDS.filter(lambda i: id_error("location", i) is None),
 )
-def test_no_id_escapes_from_the_command(project: str, location: str) -> None:
+def test_ids_are_quoted_in_the_command(project: str, location: str) -> None:
     dataset = DatasetName(project, location, "放射線科")
     text = explain_caller(
         permissions.EXPORT, dataset, DicomStoreName(dataset, "Röntgen"), "o'hara@example.org"
@@ -106,7 +106,7 @@ DENIED_IN_BIGQUERY = [
 
 
 @pytest.mark.parametrize("message", DENIED_IN_STORAGE)
-def test_the_agent_may_not_write_to_the_bucket(message: str) -> None:
+def test_service_agent_needs_object_admin_to_write_to_the_bucket(message: str) -> None:
     text = explain_service_agent(message, str(STORE), destination="gs://exports/nightly") or ""
     assert AGENT in text
     assert "roles/storage.objectAdmin on the bucket exports" in text
@@ -120,7 +120,7 @@ def test_the_agent_may_not_write_to_the_bucket(message: str) -> None:
 
 @pytest.mark.parametrize("message", DENIED_IN_STORAGE[:2])
 @pytest.mark.parametrize("destination", ["gs://exports/nightly", "bq://warehouse.imaging.instances"])
-def test_the_agent_may_not_read_the_filter_file(message: str, destination: str) -> None:
+def test_service_agent_needs_object_viewer_to_read_the_filter_file(message: str, destination: str) -> None:
     text = (
         explain_service_agent(message, str(STORE), destination=destination, source="gs://filters/f.txt") or ""
     )
@@ -132,7 +132,7 @@ def test_the_agent_may_not_read_the_filter_file(message: str, destination: str) 
 
 
 @pytest.mark.parametrize("message", DENIED_IN_BIGQUERY)
-def test_the_agent_may_not_write_to_bigquery(message: str) -> None:
+def test_service_agent_needs_data_editor_and_job_user_to_write_to_bigquery(message: str) -> None:
     text = explain_service_agent(message, str(STORE), destination="bq://warehouse.imaging.instances") or ""
     assert AGENT in text
     assert {command["--role"] for command in commands(text)} == {
@@ -145,7 +145,7 @@ def test_the_agent_may_not_write_to_bigquery(message: str) -> None:
 
 
 @pytest.mark.parametrize("message", DENIED_IN_STORAGE[1:])
-def test_a_buckets_name_says_nothing_about_bigquery(message: str) -> None:
+def test_bucket_with_bigquery_in_its_name_needs_a_storage_role(message: str) -> None:
     message = message.replace("gs://exports", "gs://my-bigquery-exports")
     text = explain_service_agent(message, str(STORE), destination="gs://my-bigquery-exports/nightly") or ""
     assert [command["--role"] for command in commands(text)] == ["roles/storage.objectAdmin"]
@@ -153,7 +153,9 @@ def test_a_buckets_name_says_nothing_about_bigquery(message: str) -> None:
 
 @pytest.mark.parametrize("dataset", ["bigquery-exports", "cloud-storage", "my-bucket"])
 @pytest.mark.parametrize("destination", ["gs://exports/nightly", "bq://warehouse.imaging.instances"])
-def test_what_the_caller_lacks_is_not_blamed_on_the_agent(dataset: str, destination: str) -> None:
+def test_missing_permission_of_the_caller_is_not_one_of_the_service_agent(
+    dataset: str, destination: str
+) -> None:
     message = (
         "Permission 'healthcare.dicomStores.export' denied on resource '//healthcare.googleapis.com/"
         f"projects/p/locations/us-central1/datasets/{dataset}/dicomStores/my-bucket' (or it may not exist)."
@@ -171,5 +173,5 @@ def test_what_the_caller_lacks_is_not_blamed_on_the_agent(dataset: str, destinat
         "",
     ],
 )
-def test_other_errors_are_not_about_permissions(message: str) -> None:
+def test_errors_about_other_causes_name_no_role_of_the_service_agent(message: str) -> None:
     assert explain_service_agent(message, str(STORE), destination="gs://exports/nightly") is None

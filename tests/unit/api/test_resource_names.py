@@ -1,4 +1,4 @@
-"""Ids of resources, and the names built from them."""
+"""Resource ids, and the resource names that are built from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from airflow_provider_dicom.api.resource_names import DatasetName, DicomStoreNam
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 
 PARAMETERS = ["project_id", "location", "dataset_id", "dicom_store_id", "operation_id"]
-#: What the API's own rule says of dataset and store ids: [\p{L}\p{N}_\-\.]{1,256}.
+#: The API's own pattern of dataset and DICOM store ids: [\p{L}\p{N}_\-\.]{1,256}.
 ACCEPTED_IDS = st.text(
     st.characters(categories=["L", "N"], include_characters="_-."), min_size=1, max_size=256
 ).filter(lambda text: ".." not in text and text != ".")
@@ -35,9 +35,7 @@ def test_every_id_of_the_apis_own_pattern_is_accepted(parameter: str, value: str
 @example("Ro\u0308ntgen")
 @example("a:b")
 @example("a\u20e3")
-def test_anything_else_is_refused_with_parameter_value_and_what_is_accepted(
-    parameter: str, value: str
-) -> None:
+def test_dataset_and_store_ids_outside_the_apis_pattern_are_refused(parameter: str, value: str) -> None:
     matches_pattern = 1 <= len(value) <= 256 and all(
         character in "_-." or unicodedata.category(character)[0] in "LN" for character in value
     )
@@ -81,19 +79,21 @@ def test_anything_else_is_refused_with_parameter_value_and_what_is_accepted(
     ids=repr,
 )
 @pytest.mark.parametrize("parameter", PARAMETERS)
-def test_what_could_reach_another_resource_is_refused_in_every_part(parameter: str, value: object) -> None:
+def test_ids_that_could_reach_another_resource_are_refused(parameter: str, value: object) -> None:
     error = id_error(parameter, value)
     assert error is not None
     assert error.startswith(f"{parameter}={value!r} ")
     assert "; accepted: " in error
 
 
-def test_a_domain_scoped_project_is_accepted() -> None:
+def test_domain_scoped_project_id_is_accepted() -> None:
     assert id_error("project_id", "example.com:my-project") is None
 
 
 @given(*[ACCEPTED_IDS] * 4)
-def test_names_are_put_together_and_taken_apart(project: str, location: str, dataset: str, last: str) -> None:
+def test_operation_name_is_parsed_into_the_ids_that_it_was_built_from(
+    project: str, location: str, dataset: str, last: str
+) -> None:
     parent = DatasetName(project, location, dataset)
     operation = OperationName(parent, last)
     assert str(DicomStoreName(parent, last)) == (
@@ -121,12 +121,12 @@ def test_names_are_put_together_and_taken_apart(project: str, location: str, dat
     ],
     ids=repr,
 )
-def test_what_is_no_operations_name_is_refused(name: str) -> None:
+def test_invalid_operation_name_is_refused(name: str) -> None:
     with pytest.raises(DicomExportInvalidRequestError, match="accepted: "):
         OperationName.parse(name)
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_invalid_ids_are_reported_at_once() -> None:
     with pytest.raises(DicomExportInvalidRequestError) as error:
         DatasetName("", "a/b", "c d")
     for sentence in ("project_id=''", "location='a/b'", "dataset_id='c d'"):

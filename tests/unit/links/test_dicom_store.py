@@ -1,17 +1,28 @@
-"""Extra links: there as soon as the export is submitted, and never in a task's way."""
+"""Extra links: complete as soon as the export is submitted; a link never fails a task."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+from airflow.providers.common.compat.sdk import XCom
 
 from airflow_provider_dicom.links import dicom_store as links
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
 
+Link = links.DicomStoreLink | links.DicomExportLogsLink | links.DicomExportDestinationLink
 NAME = "projects/my-project/locations/us-central1/datasets/放射線科/operations/77"
+#: The key of the task instance, which only the faked XComs get.
+TASK_INSTANCE: Any = None
+
+
+class Address(Protocol):
+    """Builds the address of a link of a task with changed parameters."""
+
+    def __call__(self, link: type[Link], **changes: str) -> str:
+        """Return the address."""
 
 
 def operator(**changes: Any) -> DicomStoreExportOperator:
@@ -27,30 +38,30 @@ def operator(**changes: Any) -> DicomStoreExportOperator:
 
 @pytest.fixture
 def xcom(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The XComs of the task instance; Airflow's server stands behind this one call."""
+    """The XComs of the task instance, which Airflow's server would return."""
     values: dict[str, Any] = {"operation_name": NAME}
-    monkeypatch.setattr(links.XCom, "get_value", lambda *, key, ti_key: values.get(key))
+    monkeypatch.setattr(XCom, "get_value", lambda *, key, ti_key: values.get(key))
     return values
 
 
 @pytest.fixture(params=["Airflow 3", "Airflow 2"])
-def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, xcom: dict[str, Any]) -> Any:
-    """Returns a link's address, built on the worker, or stored by the task and read by the web server."""
+def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, xcom: dict[str, Any]) -> Address:
+    """Return the address of a link: built on the worker, or stored by the task and read by the web server."""
     on_worker = request.param == "Airflow 3"
     monkeypatch.setattr(links, "BUILDS_LINKS_ON_WORKER", on_worker)
     task_instance = SimpleNamespace(xcom_push=lambda *, key, value: xcom.__setitem__(key, value))
 
-    def address(link: Any, **changes: Any) -> str:
+    def address(link: type[Link], **changes: str) -> str:
         task = operator(**changes)
         if not on_worker:
             links.store_links(task, task_instance, xcom["operation_name"])
             task = operator(dicom_store_id="{{ params.x }}", destination="{{ params.x }}")
-        return str(link().get_link(task, ti_key=None))
+        return str(link().get_link(task, ti_key=TASK_INSTANCE))
 
     return address
 
 
-def test_the_store(url: Any) -> None:
+def test_link_to_the_dicom_store(url: Address) -> None:
     parts = urlsplit(url(links.DicomStoreLink))
     assert parts.netloc == "console.cloud.google.com"
     assert unquote(parts.path) == (
@@ -59,7 +70,7 @@ def test_the_store(url: Any) -> None:
     assert parse_qs(parts.query) == {"project": ["my-project"]}
 
 
-def test_the_logs(url: Any) -> None:
+def test_link_to_the_logs(url: Address) -> None:
     address = url(links.DicomExportLogsLink)
     query = unquote(address.partition("query=")[2].partition("?")[0])
     assert 'resource.type="healthcare_dicom_store"' in query
@@ -75,7 +86,7 @@ def test_the_logs(url: Any) -> None:
         ("bq://warehouse.imaging.instances", "/bigquery"),
     ],
 )
-def test_the_destination(url: Any, destination: str, expected: str) -> None:
+def test_link_to_the_destination(url: Address, destination: str, expected: str) -> None:
     parts = urlsplit(url(links.DicomExportDestinationLink, destination=destination))
     assert unquote(parts.path) == expected
     if destination.startswith("bq://"):
@@ -87,19 +98,24 @@ def test_the_destination(url: Any, destination: str, expected: str) -> None:
     "link", [links.DicomStoreLink, links.DicomExportLogsLink, links.DicomExportDestinationLink]
 )
 @pytest.mark.parametrize("value", [None, "", "nonsense", "projects/../x", 7, ["x"]], ids=repr)
-def test_without_an_operation_there_is_no_link(link: Any, value: Any, url: Any, xcom: dict[str, Any]) -> None:
+def test_links_are_empty_without_a_valid_operation_name(
+    link: type[Link], value: Any, url: Address, xcom: dict[str, Any]
+) -> None:
     xcom["operation_name"] = value
     assert url(link) == ""
 
 
-def test_a_link_that_cannot_be_built_is_empty(xcom: dict[str, Any]) -> None:
+def test_link_that_cannot_be_built_is_empty(xcom: dict[str, Any]) -> None:
     task = operator(destination="{{ params.x }}", dicom_store_id="{{ params.x }}")
-    assert links.DicomExportDestinationLink().get_link(task, ti_key=None) == ""
-    assert links.DicomStoreLink().get_link(task, ti_key=None) == ""
-    assert links.DicomExportDestinationLink().get_link(object(), ti_key=None) == ""
+    assert links.DicomExportDestinationLink().get_link(task, ti_key=TASK_INSTANCE) == ""
+    assert links.DicomStoreLink().get_link(task, ti_key=TASK_INSTANCE) == ""
+    no_export: Any = object()
+    assert links.DicomExportDestinationLink().get_link(no_export, ti_key=TASK_INSTANCE) == ""
 
 
-def test_the_console_of_another_universe(url: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_lead_to_the_console_of_the_configured_universe(
+    url: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GOOGLE_CLOUD_HIGH_VALUE_COOKIE_DOMAIN", "example.goog")
     for link in (links.DicomStoreLink, links.DicomExportLogsLink, links.DicomExportDestinationLink):
         assert url(link).startswith("https://console.cloud.example.goog/")

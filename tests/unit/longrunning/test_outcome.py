@@ -1,4 +1,4 @@
-"""How an export ended: its error first, then its counters against ``max_failures``."""
+"""The outcome of an export: its error decides first, then its counters against ``max_failures``."""
 
 from __future__ import annotations
 
@@ -10,36 +10,52 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_dicom import exceptions
-from airflow_provider_dicom.longrunning.outcome import allowed_failures, counters, describe_speed, outcome
-from airflow_provider_dicom.validation import max_failures_error
+from airflow_provider_dicom.longrunning.outcome import (
+    allowed_failures,
+    counters,
+    describe_cancellation,
+    describe_speed,
+    outcome,
+)
 from rig.contract import RESULT_KEYS
 
 if TYPE_CHECKING:
-    from airflow_provider_dicom.api_types import Operation
+    from collections.abc import Mapping
+
+    from airflow_provider_dicom.api_types import Operation, Status
 
 NAME = "projects/p/locations/l/datasets/d/operations/77"
 STORE = "projects/p/locations/l/datasets/d/dicomStores/s"
 LOGS = "https://console.cloud.google.com/logs/the-apis-own"
 
 
-def ended(error: dict[str, Any] | None = None, **counter: int) -> Operation:
-    operation: dict[str, Any] = {
+def ended(counter: Mapping[str, int], error: Status | None = None) -> Operation:
+    operation: Operation = {
         "name": NAME,
         "done": True,
         "metadata": {
             "createTime": "2025-11-23T01:00:00.5Z",
             "endTime": "2025-11-23T02:00:00Z",
             "logsUrl": LOGS,
-            "counter": {name: str(count) for name, count in counter.items()},
+            "counter": {name: str(count) for name, count in counter.items()},  # type: ignore[typeddict-item]
         },
     }
-    operation |= {"error": error} if error is not None else {"response": {"@type": "whatever"}}
-    return operation  # type: ignore[return-value]
+    if error is not None:
+        operation["error"] = error
+    else:
+        operation["response"] = {"@type": "whatever"}
+    return operation
 
 
-def judge(operation: Operation, max_failures: float = 0, **more: Any) -> dict[str, Any]:
+def outcome_of(
+    operation: Operation, max_failures: float = 0, filter_uri: str | None = None
+) -> dict[str, object]:
     result = outcome(
-        operation, max_failures=max_failures, dicom_store=STORE, destination="gs://exports/nightly", **more
+        operation,
+        max_failures=max_failures,
+        dicom_store=STORE,
+        destination="gs://exports/nightly",
+        filter_uri=filter_uri,
     )
     assert set(result) == RESULT_KEYS
     return dict(result)
@@ -57,11 +73,14 @@ def judge(operation: Operation, max_failures: float = 0, **more: Any) -> dict[st
         ({"failure": 10}, 1.0, "PARTIAL"),
         ({"success": 71, "failure": 29}, 0.29, "PARTIAL"),
         ({"success": 10, "secondaryFailure": 4}, 0, "SUCCEEDED"),
+        ({"success": 10, "pending": 2}, 0, "SUCCEEDED"),
         ({"success": 2**40, "failure": 1}, 1, "PARTIAL"),
     ],
 )
-def test_good_enough(counter: dict[str, int], max_failures: float, state: str) -> None:
-    result = judge(ended(**counter), max_failures)
+def test_result_of_an_export_within_max_failures(
+    counter: dict[str, int], max_failures: float, state: str
+) -> None:
+    result = outcome_of(ended(counter), max_failures)
     assert result == {
         "operation_name": NAME,
         "dicom_store": STORE,
@@ -69,7 +88,7 @@ def test_good_enough(counter: dict[str, int], max_failures: float, state: str) -
         "state": state,
         "success": counter.get("success", 0),
         "failure": counter.get("failure", 0),
-        "pending": 0,
+        "pending": counter.get("pending", 0),
         "create_time": "2025-11-23T01:00:00.5Z",
         "end_time": "2025-11-23T02:00:00Z",
         "logs_url": LOGS,
@@ -78,144 +97,200 @@ def test_good_enough(counter: dict[str, int], max_failures: float, state: str) -
 
 
 @pytest.mark.parametrize(
-    ("counter", "max_failures"),
+    ("counter", "max_failures", "allowed"),
     [
-        ({"success": 9, "failure": 1}, 0),
-        ({"success": 9, "failure": 1}, 0.0),
-        ({"success": 8, "failure": 2}, 1),
-        ({"success": 89, "failure": 11}, 0.1),
-        ({"failure": 1}, 0.99),
-        ({"success": 1, "failure": 1}, 0.4),
+        ({"success": 9, "failure": 1}, 0, 0),
+        ({"success": 9, "failure": 1}, 0.0, 0),
+        ({"success": 8, "failure": 2}, 1, 1),
+        ({"success": 89, "failure": 11}, 0.1, 10),
+        ({"failure": 1}, 0.99, 0),
+        ({"success": 1, "failure": 1}, 0.4, 0),
     ],
 )
-def test_too_many_failures(counter: dict[str, int], max_failures: float) -> None:
-    operation = ended(**counter)
+def test_more_failed_instances_than_max_failures_are_an_error(
+    counter: dict[str, int], max_failures: float, allowed: int
+) -> None:
+    operation = ended(counter)
     with pytest.raises(exceptions.DicomExportTooManyFailuresError) as error:
-        judge(operation, max_failures)
+        outcome_of(operation, max_failures)
     total = sum(counter.values())
-    assert f"{counter['failure']} failed of {total} instances; max_failures={max_failures}" in str(
-        error.value
-    )
+    text = str(error.value)
+    assert f"{counter['failure']} failed of {total} instances" in text
+    assert f"max_failures={max_failures} allows {allowed}" in text
+    assert "logs list each failed instance" in text
+    for part in (STORE, "gs://exports/nightly", f"Operation: {NAME}", f"Logs: {LOGS}"):
+        assert part in text
     assert error.value.operation == operation
     assert error.value.counters == counters(operation)
-    assert NAME in str(error.value)
-    assert LOGS in str(error.value)
+
+
+def test_no_failed_instance_is_allowed_by_default() -> None:
+    with pytest.raises(exceptions.DicomExportTooManyFailuresError, match="The export ended with 1 failed"):
+        outcome(ended({"success": 9, "failure": 1}))
+
+
+def test_result_of_an_export_of_which_only_the_operation_is_known() -> None:
+    result = outcome(ended({"success": 9}))
+    assert result["state"] == "SUCCEEDED"
+    assert (result["dicom_store"], result["destination"]) == (None, None)
+
+
+def test_permission_error_of_an_export_of_which_only_the_operation_is_known() -> None:
+    message = "Permission denied: storage.objects.create"
+    with pytest.raises(
+        exceptions.DicomExportPermissionError, match="objectAdmin on the bucket BUCKET"
+    ) as error:
+        outcome(ended({}, {"code": 7, "message": message}))
+    assert "objectViewer" not in str(error.value)
 
 
 @pytest.mark.parametrize("max_failures", [0, 100, 1.0])
 @pytest.mark.parametrize("code", [2, 3, 5, 7, 8, 13, 14])
-def test_an_error_comes_first(code: int, max_failures: float) -> None:
-    operation = ended({"code": code, "message": "it broke."}, success=10)
+def test_error_of_the_operation_precedes_max_failures(code: int, max_failures: float) -> None:
+    operation = ended({"success": 10}, {"code": code, "message": "it broke."})
     with pytest.raises(exceptions.DicomExportOperationFailedError) as error:
-        judge(operation, max_failures)
+        outcome_of(operation, max_failures)
     for part in (
-        f"code {code}: it broke",
+        " failed with ",
+        f"code {code}",
+        ": it broke. Part of the output may be there",
         "10 exported, 0 failed, 0 pending",
-        STORE,
-        "gs://exports/nightly",
-        NAME,
-        LOGS,
+        f"The export of {STORE} to gs://exports/nightly",
+        f"Operation: {NAME}",
+        f"Logs: {LOGS}",
     ):
         assert part in str(error.value)
     assert error.value.operation == operation
     assert error.value.operation_name == NAME
 
 
-@pytest.mark.parametrize(
-    ("begun", "ended", "text"),
-    [
-        ("2026-11-24T18:00:00Z", "2026-11-24T18:00:20.5Z", " in 20 s (4.9 instances/s)"),
-        ("2026-11-24T18:00:00Z", "2026-11-24T18:00:02.500000001Z", " in 2.5 s (40.0 instances/s)"),
-        ("2026-11-24T18:00:00Z", "2026-11-24T19:00:00Z", " in 3600 s (1.7 instances/min)"),
-        ("2026-11-24T18:00:00Z", "2026-11-24T18:00:00Z", ""),
-        ("2026-11-24T18:00:00Z", None, ""),
-        ("yesterday", "today", ""),
-    ],
-)
-def test_speed(begun: str, ended: str | None, text: str) -> None:
-    metadata: Any = {"createTime": begun, "endTime": ended, "counter": {"success": "97", "failure": "3"}}
-    assert describe_speed({"name": NAME, "metadata": metadata}) == text
-
-
-def test_an_error_without_words() -> None:
+def test_error_of_the_operation_without_a_message() -> None:
     with pytest.raises(exceptions.DicomExportOperationFailedError, match="no message"):
-        judge(ended({}))
+        outcome_of(ended({}, {}))
 
 
 @pytest.mark.parametrize("counter", [{}, {"success": 3, "pending": 7}])
-def test_cancelled(counter: dict[str, int]) -> None:
-    with pytest.raises(exceptions.DicomExportCancelledError, match="was cancelled") as error:
-        judge(ended({"code": 1, "message": "CANCELLED"}, **counter), 1.0)
-    assert error.value.counters == counters(ended(**counter))
+def test_cancelled_operation_is_an_error_of_its_own(counter: dict[str, int]) -> None:
+    operation = ended(counter, {"code": 1, "message": "Stopped by the user."})
+    with pytest.raises(exceptions.DicomExportCancelledError) as error:
+        outcome_of(operation, 1.0)
+    text = str(error.value)
+    assert f"The export of {STORE} to gs://exports/nightly was cancelled: Stopped by the user. Part" in text
+    assert f"{counters(operation)}. Operation: {NAME}" in text
+    assert error.value.operation == operation
 
 
 @pytest.mark.parametrize(
     ("filter_uri", "roles"),
     [(None, ["objectAdmin"]), ("gs://filters/f.txt", ["objectAdmin", "objectViewer"])],
 )
-def test_the_agents_missing_role(filter_uri: str | None, roles: list[str]) -> None:
+def test_permission_error_names_the_roles_of_the_service_agent(
+    filter_uri: str | None, roles: list[str]
+) -> None:
     message = (
         "Healthcare API doesn't have required Cloud Storage permission. See https://x for more information"
     )
+    operation = ended({}, {"code": 7, "message": message})
     with pytest.raises(exceptions.DicomExportPermissionError) as error:
-        judge(ended({"code": 7, "message": message}), filter_uri=filter_uri)
+        outcome_of(operation, filter_uri=filter_uri)
+    assert "code 7" in str(error.value)
+    assert f": {message}. Part of the output may be there" in str(error.value)
     assert all(f"roles/storage.{role}" in str(error.value) for role in roles)
-    assert error.value.operation_name == NAME
+    assert error.value.operation == operation
 
 
 @pytest.mark.parametrize(
     "operation", [{"name": NAME, "done": True}, {"name": NAME, "done": True, "metadata": {}}]
 )
-def test_what_the_api_leaves_out(operation: Operation) -> None:
-    result = judge(operation)
+def test_result_of_an_operation_without_counters_and_times(operation: Operation) -> None:
+    result = outcome_of(operation)
     assert result["state"] == "SUCCEEDED"
     assert (result["success"], result["failure"], result["pending"]) == (0, 0, 0)
     assert (result["create_time"], result["end_time"]) == (None, None)
-    assert "77" in result["logs_url"]
-    assert result["logs_url"].startswith("https://console.cloud.google.com/logs/query;query=")
+    assert "77" in str(result["logs_url"])
+    assert str(result["logs_url"]).startswith("https://console.cloud.google.com/logs/query;query=")
 
 
 @given(st.integers(0, 10**9), st.integers(1, 10**9))
-def test_a_share_that_names_a_whole_number_allows_it(part: int, total: int) -> None:
+def test_share_that_stands_for_a_whole_number_allows_that_number(part: int, total: int) -> None:
     part = min(part, total)
     assert allowed_failures(part / total, total) == part
 
 
 @given(st.floats(0, 1), st.integers(0, 10**6))
-def test_a_share_never_allows_more_than_it_says(share: float, total: int) -> None:
+def test_share_is_rounded_down(share: float, total: int) -> None:
     assert 0 <= allowed_failures(share, total) <= min(total, math.ceil(share * total))
     assert allowed_failures(share, total) <= share * total + 1e-5
 
 
-@given(st.integers(0))
-def test_counts_are_accepted(value: int) -> None:
-    assert max_failures_error(value) is None
-    assert allowed_failures(value, 5) == value
-
-
-@given(st.floats(0, 1))
-def test_shares_are_accepted(value: float) -> None:
-    assert max_failures_error(value) is None
-
-
-@given(
-    st.integers(max_value=-1)
-    | st.floats(max_value=0, exclude_max=True)
-    | st.floats(min_value=1, exclude_min=True)
-    | st.sampled_from([float("nan"), True, False, None, "0", "5%", [], 1 + 0j])
+@pytest.mark.parametrize(
+    ("share", "total", "allowed"), [(0.29, 100, 29), (0.5, 3, 1), (0.28999999, 100, 28), (1.0, 7, 7)]
 )
-def test_everything_else_is_refused(value: Any) -> None:
-    error = max_failures_error(value)
-    assert error is not None
-    assert f"max_failures={value!r}" in error
-    assert "accepted: a count from 0 (int), or a share from 0.0 to 1.0" in error
+def test_share_just_below_a_whole_number(share: float, total: int, allowed: int) -> None:
+    assert allowed_failures(share, total) == allowed
+
+
+@given(st.integers(0))
+def test_count_allows_itself(value: int) -> None:
+    assert allowed_failures(value, 5) == value
 
 
 @pytest.mark.parametrize(
     "metadata", [{"counter": {"failure": "many"}}, {"counter": []}, {"counter": {"failure": None}}, "none"]
 )
-def test_unreadable_counters_are_not_taken_for_zero(metadata: Any) -> None:
-    operation: Any = {"name": NAME, "done": True, "response": {}, "metadata": metadata}
+def test_unreadable_counters_are_an_error_and_not_zero(metadata: Any) -> None:
+    operation: Operation = {"name": NAME, "done": True, "response": {}, "metadata": metadata}
     with pytest.raises(exceptions.DicomExportUnavailableError) as error:
-        judge(operation)
-    assert NAME in str(error.value)
+        outcome_of(operation)
+    assert f"The API's answer about {NAME} holds no readable counters" in str(error.value)
+    assert error.value.operation == operation
+
+
+@pytest.mark.parametrize(
+    ("created", "finished", "text"),
+    [
+        ("2026-11-24T18:00:00Z", "2026-11-24T18:00:20.5Z", " in 20 s (4.9 instances/s)"),
+        ("2026-11-24T18:00:00Z", "2026-11-24T18:00:10Z", " in 10 s (10.0 instances/s)"),
+        ("2026-11-24T18:00:00Z", "2026-11-24T18:00:09.5Z", " in 9.5 s (10.5 instances/s)"),
+        ("2026-11-24T18:00:00Z", "2026-11-24T18:02:30Z", " in 150 s (40.0 instances/min)"),
+        ("2026-11-24T18:00:00Z", "2026-11-24T18:00:02.500000001Z", " in 2.5 s (40.0 instances/s)"),
+        ("2026-11-24T18:00:00Z", "2026-11-24T18:00:00.5Z", " in 0.5 s (200.0 instances/s)"),
+        ("2026-11-24T18:00:00Z", "2026-11-24T18:01:40Z", " in 100 s (1.0 instances/s)"),
+        ("2026-11-24T18:00:00Z", "2026-11-24T18:01:15Z", " in 75 s (1.3 instances/s)"),
+        ("2026-11-24T18:00:00Z", "2026-11-24T19:00:00Z", " in 3600 s (1.7 instances/min)"),
+        ("2026-11-24T18:00:00Z", "2026-11-24T18:00:00Z", ""),
+        ("2026-11-24T18:00:01Z", "2026-11-24T18:00:00Z", ""),
+        ("2026-11-24T18:00:00Z", None, ""),
+        ("yesterday", "today", ""),
+    ],
+)
+def test_speed_of_an_export(created: str, finished: Any, text: str) -> None:
+    counter: Any = {"success": "97", "failure": "3"}
+    assert (
+        describe_speed(
+            {"name": NAME, "metadata": {"createTime": created, "endTime": finished, "counter": counter}}
+        )
+        == text
+    )
+
+
+def test_speed_of_an_operation_without_metadata_is_empty() -> None:
+    assert describe_speed({"name": NAME}) == ""
+
+
+@pytest.mark.parametrize(
+    ("operation", "effect"),
+    [
+        (ended({"success": 3}, {"code": 1, "message": "stopped"}), "is cancelled, as the API confirms"),
+        (ended({"success": 3}), "had ended before it could be cancelled"),
+        (ended({"success": 3}, {"code": 13, "message": "broke"}), "had ended before it could be cancelled"),
+        (
+            {"name": NAME, "metadata": {"counter": {"success": "3"}}},
+            "was asked to stop; the API has not confirmed",
+        ),
+    ],
+)
+def test_effect_of_a_cancellation_request(operation: Operation, effect: str) -> None:
+    text = describe_cancellation(operation)
+    assert text.startswith(f"{NAME} {effect}")
+    assert "It had come to: 3 exported, 0 failed, 0 pending" in text

@@ -1,9 +1,9 @@
-"""The schedule of polls, and what is made of their answers, with a clock of the test's own."""
+"""The schedule of one Operation's polls, and what each response means, with a clock under control."""
 
 from __future__ import annotations
 
 import random
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 from hypothesis import given
@@ -11,28 +11,18 @@ from hypothesis import strategies as st
 
 from airflow_provider_dicom import exceptions
 from airflow_provider_dicom.api.resource_names import DatasetName, OperationName
-from airflow_provider_dicom.longrunning import polling
 from airflow_provider_dicom.longrunning.polling import OperationWatch
+from tests.support.recorded_log import RecordedLog
+
+if TYPE_CHECKING:
+    from airflow_provider_dicom.api_types import Operation, ProgressCounter
 
 NAME = str(OperationName(DatasetName("p", "l", "d"), "77"))
-
-
-class Lines:
-    """A log that keeps its lines."""
-
-    def __init__(self) -> None:
-        self.infos: list[str] = []
-        self.warnings: list[str] = []
-
-    def info(self, message: str, /, *args: object) -> None:
-        self.infos.append(message % args)
-
-    def warning(self, message: str, /, *args: object) -> None:
-        self.warnings.append(message % args)
+LOGS_URL = "https://console.cloud.google.com/logs/from-the-api"
 
 
 class Clock:
-    """A clock that goes on when it is told to."""
+    """A clock that a test advances."""
 
     def __init__(self) -> None:
         self.seconds = 1_000_000.0
@@ -41,46 +31,57 @@ class Clock:
         return self.seconds
 
 
-class Rig:
-    """A watch with its clock and its log."""
+class PolledOperation:
+    """
+    The watch of one Operation, with its clock and its log.
 
-    def __init__(self, poll_interval: float = 30.0, timeout: float | None = None) -> None:
+    :param poll_interval: the longest pause between polls, in seconds.
+    :param timeout: the time from the start to the deadline, in seconds; no deadline if not given.
+    :param name: the full name of the Operation.
+    """
+
+    def __init__(self, poll_interval: float = 30.0, timeout: float | None = None, name: str = NAME) -> None:
         self.clock = Clock()
-        self.lines = Lines()
+        self.log = RecordedLog()
         self.start = self.clock.seconds
+        self.progress: list[Operation] = []
         self.watch = OperationWatch(
-            NAME,
+            name,
             poll_interval=poll_interval,
             deadline=None if timeout is None else self.start + timeout,
-            log=self.lines,
+            log=self.log,
+            on_progress=self.progress.append,
             now=self.clock,
         )
 
-    def sleep(self) -> float:
+    def pause(self) -> float:
+        """Let the pause before the next poll pass, and return it in seconds."""
         pause = self.watch.next_pause()
         self.clock.seconds += pause
         return pause
 
-    def fail_for_ever(self) -> NoReturn:
+    def fail_every_poll(self) -> NoReturn:
+        """Poll without ever getting a response."""
         while True:
-            self.sleep()
+            self.pause()
             self.watch.record_error(unavailable())
 
     @property
     def elapsed(self) -> float:
+        """The time since the start, in seconds."""
         return self.clock.seconds - self.start
 
 
-def running(success: int = 0, failure: int = 0, pending: int = 0) -> Any:
-    counter = {"success": success, "failure": failure, "pending": pending}
-    return {"name": NAME, "metadata": {"counter": {k: str(v) for k, v in counter.items() if v}}}
+def running(success: int = 0, failure: int = 0, pending: int = 0) -> Operation:
+    counter: ProgressCounter = {"success": str(success), "failure": str(failure), "pending": str(pending)}
+    return {"name": NAME, "metadata": {"counter": counter}}
 
 
 def unavailable(retry_after: float | None = None) -> exceptions.DicomExportError:
-    return exceptions.DicomExportUnavailableError("Could not get: 503", retry_after=retry_after)
+    return exceptions.DicomExportUnavailableError("Could not get: 503.", retry_after=retry_after)
 
 
-def refused() -> exceptions.DicomExportError:
+def forbidden() -> exceptions.DicomExportError:
     return exceptions.DicomExportPermissionError("Could not get: 403")
 
 
@@ -88,217 +89,336 @@ INTERVALS = st.floats(0.01, 7200, allow_nan=False)
 
 
 @given(INTERVALS, st.randoms(use_true_random=False))
-def test_pauses_start_at_ten_seconds_grow_and_never_pass_the_interval(
+def test_pauses_begin_at_ten_seconds_and_grow_to_the_poll_interval(
     interval: float, source: random.Random
 ) -> None:
     random.seed(source.random())
-    rig = Rig(interval)
+    polled = PolledOperation(interval)
     pauses = []
-    for _ in range(40):
-        pauses.append(rig.sleep())
-        assert not rig.watch.record_response(running())
+    for _ in range(30):
+        pauses.append(polled.pause())
+        assert not polled.watch.record_response(running())
     assert pauses[0] >= 10.0 or interval < 10.0
     assert all(0 < pause <= interval for pause in pauses)
-    # They grow: by the end none is more than the jitter away from the interval.
-    assert all(pause >= interval * 0.79 for pause in pauses[-20:])
+    # From then on, no pause is further from the interval than the jitter.
+    assert all(pause >= interval * 0.79 for pause in pauses[-10:])
     if interval >= 120:
         assert pauses[0] < pauses[3] < pauses[6]
 
 
-def test_pauses_are_jittered() -> None:
-    firsts = {Rig(600).sleep() for _ in range(20)}
-    assert len(firsts) > 15
-    assert max(firsts) - min(firsts) > 0.1
+def test_each_pause_is_half_as_long_again_as_the_one_before_less_a_fifth_of_jitter() -> None:
+    pauses: list[list[float]] = [[] for _ in range(6)]
+    random.seed(1)
+    for _ in range(300):
+        polled = PolledOperation(600)
+        for of_this_poll in pauses:
+            of_this_poll.append(polled.pause())
+    assert 10.0 <= min(pauses[0]) < 10.1
+    assert 11.9 < max(pauses[0]) <= 12.0
+    for number, of_this_poll in enumerate(pauses[1:], start=1):
+        base = 10.0 * 1.5**number
+        assert 0.8 * base <= min(of_this_poll) < 0.81 * base
+        assert 0.99 * base < max(of_this_poll) <= base
+
+
+@pytest.mark.parametrize("interval", [10.0, 11.0])
+def test_first_pause_is_at_least_ten_seconds_and_at_most_the_poll_interval(interval: float) -> None:
+    random.seed(2)
+    for _ in range(50):
+        assert 10.0 <= PolledOperation(interval).pause() <= interval
+
+
+def test_short_poll_interval_shortens_the_first_pause() -> None:
+    random.seed(3)
+    pauses = [PolledOperation(4).pause() for _ in range(50)]
+    assert all(4 * 0.8 <= pause <= 4 for pause in pauses)
+    assert len(set(pauses)) == 50
 
 
 @pytest.mark.parametrize("asked", [45.0, 300.0])
-def test_retry_after_is_honoured_once(asked: float) -> None:
-    rig = Rig(30)
-    rig.sleep()
-    rig.watch.record_error(unavailable(asked))
-    assert rig.sleep() >= asked
-    rig.watch.record_response(running())
-    assert rig.sleep() <= 30
+def test_retry_after_lengthens_the_next_pause_only(asked: float) -> None:
+    polled = PolledOperation(30)
+    polled.pause()
+    polled.watch.record_error(unavailable(asked))
+    assert polled.pause() == asked
+    polled.watch.record_response(running())
+    assert polled.pause() <= 30
 
 
-def test_the_last_pause_ends_at_the_deadline() -> None:
-    rig = Rig(30, timeout=100)
+def test_transient_error_without_retry_after_keeps_the_schedule() -> None:
+    polled = PolledOperation(0.05)
+    polled.pause()
+    polled.watch.record_error(unavailable())
+    assert polled.pause() <= 0.05
+
+
+def test_last_pause_ends_at_the_deadline() -> None:
+    polled = PolledOperation(30, timeout=100)
     polls = 0
-    while rig.elapsed < 100:
-        rig.sleep()
-        assert not rig.watch.record_response(running(success=3, pending=4))
+    while polled.elapsed < 100:
+        polled.pause()
+        assert not polled.watch.record_response(running(success=3, pending=4))
         polls += 1
     with pytest.raises(exceptions.DicomExportTimeoutError) as error:
-        rig.sleep()
-    assert rig.elapsed == pytest.approx(100)
+        polled.pause()
+    assert polled.elapsed == pytest.approx(100)
     assert polls >= 4
+    assert "deadline passed" in str(error.value)
     assert "3 exported, 0 failed, 4 pending" in str(error.value)
-    assert NAME in str(error.value)
+    assert f"Operation: {NAME}" in str(error.value)
+    assert "Logs: https://console.cloud.google.com/logs/" in str(error.value)
     assert error.value.operation_name == NAME
     assert error.value.operation == running(success=3, pending=4)
 
 
-def test_a_retry_after_does_not_outlast_the_deadline() -> None:
-    rig = Rig(30, timeout=50)
-    rig.sleep()
-    rig.watch.record_error(unavailable(600))
-    rig.sleep()
-    assert rig.elapsed == pytest.approx(50)
+def test_retry_after_does_not_outlast_the_deadline() -> None:
+    polled = PolledOperation(30, timeout=50)
+    polled.pause()
+    polled.watch.record_error(unavailable(600))
+    polled.pause()
+    assert polled.elapsed == pytest.approx(50)
     with pytest.raises(exceptions.DicomExportTimeoutError):
-        rig.sleep()
+        polled.pause()
 
 
-def test_a_deadline_in_the_past_ends_it_at_once() -> None:
+@pytest.mark.parametrize("timeout", [0, -1])
+def test_deadline_that_has_passed_ends_the_watch_before_the_first_poll(timeout: float) -> None:
     with pytest.raises(exceptions.DicomExportTimeoutError):
-        Rig(30, timeout=-1).sleep()
+        PolledOperation(30, timeout=timeout).pause()
+
+
+def test_pause_is_cut_to_the_last_half_second_before_the_deadline() -> None:
+    assert PolledOperation(30, timeout=0.5).pause() == 0.5
+
+
+def test_seconds_left_until_the_deadline() -> None:
+    polled = PolledOperation(timeout=100)
+    polled.clock.seconds += 40
+    assert polled.watch.seconds_left() == 60
+    assert PolledOperation().watch.seconds_left() is None
 
 
 @pytest.mark.parametrize(
     "error",
     [
-        refused(),
+        forbidden(),
         exceptions.DicomExportNotFoundError("404"),
         exceptions.DicomExportAuthenticationError("401"),
         exceptions.DicomExportInvalidRequestError("400"),
     ],
-    ids=lambda error: str(error),
+    ids=str,
 )
-def test_a_refusal_is_believed_the_third_time(error: exceptions.DicomExportError) -> None:
-    rig = Rig()
+def test_third_consecutive_error_ends_the_watch(error: exceptions.DicomExportError) -> None:
+    polled = PolledOperation()
     for _ in range(2):
-        rig.sleep()
-        rig.watch.record_error(error)
-    rig.sleep()
+        polled.pause()
+        polled.watch.record_error(error)
+    polled.pause()
     with pytest.raises(type(error)) as raised:
-        rig.watch.record_error(error)
+        polled.watch.record_error(error)
     assert str(raised.value) == str(error)
     assert raised.value.operation_name == NAME
+    assert raised.value.__cause__ is error
 
 
-@pytest.mark.parametrize("between", ["answer", "blip"])
-def test_refusals_count_in_a_row_only(between: str) -> None:
-    rig = Rig()
-    for _ in range(20):
-        rig.sleep()
-        rig.watch.record_error(refused())
-        rig.sleep()
-        rig.watch.record_error(refused())
-        rig.sleep()
-        if between == "answer":
-            rig.watch.record_response(running())
+@pytest.mark.parametrize("interruption", ["response", "transient error"])
+def test_interrupted_errors_do_not_end_the_watch(interruption: str) -> None:
+    polled = PolledOperation()
+    for _ in range(15):
+        for _ in range(2):
+            polled.pause()
+            polled.watch.record_error(forbidden())
+        polled.pause()
+        if interruption == "response":
+            polled.watch.record_response(running())
         else:
-            rig.watch.record_error(unavailable())
-        if rig.elapsed > 3000:
-            break
+            polled.watch.record_error(unavailable())
+    assert polled.elapsed < 3600
 
 
-def test_without_a_deadline_patience_lasts_an_hour() -> None:
-    rig = Rig()
-    rig.sleep()
-    rig.watch.record_response(running(success=5, pending=5))
-    since = rig.elapsed
+def test_errors_before_a_transient_error_do_not_count() -> None:
+    polled = PolledOperation()
+    for error in (forbidden(), unavailable(), forbidden(), forbidden()):
+        polled.watch.record_error(error)
+    with pytest.raises(exceptions.DicomExportPermissionError):
+        polled.watch.record_error(forbidden())
+
+
+def test_watch_without_deadline_gives_up_after_an_hour_without_a_response() -> None:
+    polled = PolledOperation()
+    polled.pause()
+    polled.watch.record_response(running(success=5, pending=5))
+    polled.clock.seconds += 3600
+    polled.watch.record_error(unavailable())
+    polled.clock.seconds += 0.5
     with pytest.raises(exceptions.DicomExportUnavailableError) as error:
-        rig.fail_for_ever()
-    assert 3600 < rig.elapsed - since < 3700
+        polled.watch.record_error(unavailable())
     assert error.value.operation_name == NAME
     assert error.value.operation == running(success=5, pending=5)
 
 
-def test_with_a_deadline_patience_lasts_until_then() -> None:
-    rig = Rig(timeout=20_000)
+def test_watch_that_never_got_a_response_gives_up_after_an_hour() -> None:
+    polled = PolledOperation()
+    with pytest.raises(exceptions.DicomExportUnavailableError):
+        polled.fail_every_poll()
+    assert 3600 < polled.elapsed <= 3630
+
+
+def test_watch_with_deadline_outlasts_an_outage_until_the_deadline() -> None:
+    polled = PolledOperation(timeout=20_000)
     with pytest.raises(exceptions.DicomExportTimeoutError):
-        rig.fail_for_ever()
-    assert rig.elapsed == pytest.approx(20_000)
+        polled.fail_every_poll()
+    assert polled.elapsed == pytest.approx(20_000)
 
 
-def test_an_answer_renews_patience() -> None:
-    rig = Rig()
-    while rig.elapsed < 20_000:
-        rig.sleep()
-        rig.watch.record_error(unavailable())
-        if rig.elapsed % 3000 > 2900:
-            rig.watch.record_response(running())
+def test_response_restarts_the_hour_without_a_response() -> None:
+    polled = PolledOperation()
+    for _ in range(3):
+        polled.clock.seconds += 3599
+        polled.watch.record_error(unavailable())
+        polled.watch.record_response(running())
 
 
-def test_one_error_for_two_watches() -> None:
-    first, second = Rig(), Rig()
-    second.watch = OperationWatch(
-        NAME.replace("/77", "/78"), poll_interval=30, deadline=None, log=second.lines, now=second.clock
-    )
+def test_error_shared_by_two_operations_names_each_operation_in_a_copy() -> None:
+    other = NAME.replace("/77", "/78")
     shared = unavailable()
-    caught = []
-    for rig in (first, second):
-        rig.watch.record_response({**running(success=1), "name": rig.watch.operation_name})
-        rig.clock.seconds += 3601
-        with pytest.raises(exceptions.DicomExportError) as error:
-            rig.watch.record_error(shared)
-        caught.append(error.value)
-    assert [error.operation_name for error in caught] == [NAME, NAME.replace("/77", "/78")]
-    assert [error.operation["name"] for error in caught if error.operation] == [
-        NAME,
-        NAME.replace("/77", "/78"),
-    ]
+    raised = []
+    for name in (NAME, other):
+        polled = PolledOperation(name=name)
+        polled.watch.record_response({**running(success=1), "name": name})
+        polled.clock.seconds += 3601
+        with pytest.raises(exceptions.DicomExportUnavailableError) as error:
+            polled.watch.record_error(shared)
+        raised.append(error.value)
+    assert [error.operation_name for error in raised] == [NAME, other]
+    assert [error.operation["name"] for error in raised if error.operation] == [NAME, other]
+    assert (shared.operation_name, shared.operation) == (None, None)
 
 
-def test_an_answer_without_readable_counters_is_no_answer() -> None:
-    rig = Rig()
+def test_response_without_readable_counters_counts_as_a_failed_poll() -> None:
+    polled = PolledOperation()
+    unreadable: Operation = {"name": NAME, "done": True, "metadata": {"counter": {"failure": "many"}}}
     with pytest.raises(exceptions.DicomExportUnavailableError) as error:
-        rig.watch.record_response({"name": NAME, "done": True, "metadata": {"counter": {"failure": "many"}}})
-    rig.watch.record_error(error.value)
-    assert rig.lines.infos == []
-    assert len(rig.lines.warnings) == 1
+        polled.watch.record_response(unreadable)
+    polled.watch.record_error(error.value)
+    assert polled.log.infos == []
+    assert len(polled.log.warnings) == 1
 
 
-def test_the_end_is_told() -> None:
-    rig = Rig()
-    assert not rig.watch.record_response({"name": NAME})
-    assert not rig.watch.record_response({"name": NAME, "done": False})
-    assert rig.watch.record_response({"name": NAME, "done": True})
+def test_only_a_response_with_done_ends_the_watch() -> None:
+    polled = PolledOperation()
+    assert polled.watch.record_response({"name": NAME}) is False
+    assert polled.watch.record_response({"name": NAME, "done": False}) is False
+    assert polled.watch.record_response({"name": NAME, "done": True}) is True
 
 
-def test_lines_say_what_changed() -> None:
-    rig = Rig()
-    rig.sleep()
-    rig.watch.record_response(running(pending=1000))
-    assert len(rig.lines.infos) == 1
-    assert "0 exported, 0 failed, 1000 pending" in rig.lines.infos[0]
-    assert NAME in rig.lines.infos[0]
+def test_progress_callback_gets_responses_about_the_running_operation_only() -> None:
+    polled = PolledOperation()
+    polled.watch.record_response(running(success=1, pending=1))
+    polled.watch.record_response({**running(success=2), "done": True})
+    assert polled.progress == [running(success=1, pending=1)]
+
+
+def test_watch_without_a_progress_callback() -> None:
+    watch = OperationWatch(NAME, poll_interval=30.0, deadline=None, log=RecordedLog())
+    assert watch.record_response(running()) is False
+
+
+def test_response_without_a_name_gets_the_name_of_the_watch() -> None:
+    polled = PolledOperation(timeout=100)
+    polled.watch.record_response({"metadata": {"counter": {"success": "1"}}})
+    assert polled.progress == [{"name": NAME, "metadata": {"counter": {"success": "1"}}}]
+    assert polled.watch.timeout_error().operation_name == NAME
+
+
+def test_response_with_the_projects_number_keeps_its_own_name() -> None:
+    polled = PolledOperation()
+    by_number: Operation = {"name": NAME.replace("projects/p/", "projects/123/")}
+    polled.watch.record_response(by_number)
+    assert polled.progress == [by_number]
+
+
+def test_log_gets_a_line_with_each_tenth_of_the_instances() -> None:
+    polled = PolledOperation()
+    polled.clock.seconds += 12
+    polled.watch.record_response(running(pending=1000))
+    (line,) = polled.log.infos
+    assert "running for 12 s" in line
+    assert "0 exported, 0 failed, 1000 pending" in line
+    assert "0% done" in line
+    assert f"Operation: {NAME}" in line
     for done in range(1, 1001):
-        rig.clock.seconds += 0.1
-        rig.watch.record_response(running(success=done, pending=1000 - done))
-    assert 10 <= len(rig.lines.infos) <= 12
-    assert "100% done" in rig.lines.infos[-1]
+        polled.clock.seconds += 0.1
+        polled.watch.record_response(running(success=done, pending=1000 - done))
+    assert len(polled.log.infos) == 11
+    assert "500 exported, 0 failed, 500 pending, 50% done" in polled.log.infos[5]
+    assert "100% done" in polled.log.infos[-1]
 
 
-def test_the_first_failure_is_told_at_once() -> None:
-    rig = Rig()
-    rig.watch.record_response(running(success=10, pending=990))
-    rig.watch.record_response(running(success=11, failure=1, pending=988))
-    assert "1 failed" in rig.lines.infos[-1]
-    assert len(rig.lines.infos) == 2
-    rig.watch.record_response(running(success=11, failure=2, pending=987))
-    assert len(rig.lines.infos) == 2
+def test_log_counts_a_tenth_of_few_instances_as_one_instance() -> None:
+    polled = PolledOperation()
+    for done in range(6):
+        polled.watch.record_response(running(success=done, pending=5 - done))
+    assert len(polled.log.infos) == 6
 
 
-def test_a_heartbeat_when_nothing_changes() -> None:
-    rig = Rig()
-    while rig.elapsed < 6 * 3600:
-        rig.sleep()
-        rig.watch.record_response(running(success=1, pending=9))
-    beats = 6 * 3600 / polling.HEARTBEAT
-    assert beats - 5 <= len(rig.lines.infos) <= beats + 1
-    assert rig.lines.warnings == []
+def test_log_gets_one_line_about_an_operation_without_counters() -> None:
+    polled = PolledOperation()
+    for _ in range(5):
+        polled.watch.record_response({"name": NAME})
+    (line,) = polled.log.infos
+    assert "0 pending. Operation" in line
 
 
-def test_trouble_is_told_when_it_begins_and_ends_and_now_and_then() -> None:
-    rig = Rig(timeout=100_000)
-    rig.sleep()
-    rig.watch.record_response(running(pending=5))
-    since = rig.elapsed
-    while rig.elapsed - since < 3600:
-        rig.sleep()
-        rig.watch.record_error(unavailable())
-    assert 4 <= len(rig.lines.warnings) <= 8
-    assert all("503" in line and "goes on" in line for line in rig.lines.warnings)
-    rig.watch.record_response(running(pending=5))
-    assert any("answers again" in line for line in rig.lines.infos)
+def test_log_gets_a_line_at_once_about_the_first_failed_instance() -> None:
+    polled = PolledOperation()
+    polled.watch.record_response(running(success=10, pending=990))
+    polled.watch.record_response(running(success=11, failure=1, pending=988))
+    assert "1 failed" in polled.log.infos[-1]
+    assert len(polled.log.infos) == 2
+    polled.watch.record_response(running(success=11, failure=2, pending=987))
+    assert len(polled.log.infos) == 2
+
+
+def test_log_gets_a_heartbeat_every_ten_minutes_while_the_counters_stand_still() -> None:
+    polled = PolledOperation()
+    polled.watch.record_response(running(success=1, pending=9))
+    for beats in range(1, 4):
+        polled.clock.seconds += 599.5
+        polled.watch.record_response(running(success=1, pending=9))
+        assert len(polled.log.infos) == beats
+        polled.clock.seconds += 0.5
+        polled.watch.record_response(running(success=1, pending=9))
+        assert len(polled.log.infos) == beats + 1
+    assert polled.log.warnings == []
+
+
+def test_log_gets_a_warning_when_polls_begin_to_fail_and_every_ten_minutes_from_then_on() -> None:
+    polled = PolledOperation(timeout=100_000)
+    polled.watch.record_response(running(pending=5))
+    polled.clock.seconds += 500
+    polled.watch.record_error(unavailable())
+    polled.watch.record_error(unavailable())
+    assert polled.log.warnings == ["Could not get: 503. The export itself goes on; polling continues."]
+    polled.clock.seconds += 599.5
+    polled.watch.record_error(unavailable())
+    assert len(polled.log.warnings) == 1
+    polled.clock.seconds += 0.5
+    polled.watch.record_error(unavailable())
+    assert len(polled.log.warnings) == 2
+
+
+def test_log_gets_a_line_when_polls_succeed_again() -> None:
+    polled = PolledOperation()
+    polled.watch.record_response(running(pending=5))
+    for _ in range(2):
+        polled.clock.seconds += 30
+        polled.watch.record_error(unavailable())
+    polled.watch.record_response(running(pending=5))
+    (line,) = [line for line in polled.log.infos if "answers again" in line]
+    assert NAME in line
+    assert "2 failed polls in 60 s" in line
+    polled.watch.record_response(running(pending=5))
+    polled.watch.record_error(unavailable())
+    assert len(polled.log.infos) == 2
+    assert len(polled.log.warnings) == 2

@@ -1,4 +1,4 @@
-"""What is kept of an export's progress: seldom, the newest, and never in the way of its polls."""
+"""Progress records: written rarely, the newest response only, and never in the way of polls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_provider_dicom.longrunning import progress
-from airflow_provider_dicom.longrunning.polling import OperationWatch
 from airflow_provider_dicom.longrunning.progress import (
     Progress,
     ProgressRecord,
@@ -17,6 +16,7 @@ from airflow_provider_dicom.longrunning.progress import (
     progress_of,
     write_from_worker,
 )
+from tests.support.recorded_log import RecordedLog
 
 if TYPE_CHECKING:
     from airflow_provider_dicom.api_types import Operation
@@ -30,39 +30,26 @@ def operation(success: int = 0, pending: int = 0, failure: int = 0, **changes: A
     return base | changes  # type: ignore[no-any-return]
 
 
-class Lines:
-    """A log that keeps its warnings."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def info(self, message: str, /, *args: object) -> None:
-        pass
-
-    def warning(self, message: str, /, *args: object) -> None:
-        self.warnings.append(message % args)
-
-
 @pytest.fixture
 def unthrottled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "RECORD_PAUSE", 0.0)
 
 
-async def stored(values: list[Progress], count: int) -> None:
+async def wait_until_stored(values: list[Progress], count: int) -> None:
     async with asyncio.timeout(60):
         while len(values) < count:  # noqa: ASYNC110 - a thread fills it
             await asyncio.sleep(0.01)
 
 
-def test_at_most_every_15_seconds_and_only_on_change() -> None:
+def test_progress_is_recorded_at_most_every_15_seconds_and_only_on_change() -> None:
     now = [1000.0]
     throttle = Throttle(lambda: now[0])
-    told = []
+    recorded = []
     for second, done in [(0, 0), (1, 0), (2, 1), (14, 2), (15, 2), (29, 3), (31, 3), (60, 3), (90, 4)]:
         now[0] = 1000.0 + second
         if throttle.should_record(operation(done, 10)):
-            told.append((second, done))
-    assert told == [(0, 0), (15, 2), (31, 3), (90, 4)]
+            recorded.append((second, done))
+    assert recorded == [(0, 0), (15, 2), (31, 3), (90, 4)]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +63,7 @@ def test_at_most_every_15_seconds_and_only_on_change() -> None:
         ({"done": True, "error": {"code": 1, "message": "stopped"}}, False, "CANCELLED"),
     ],
 )
-def test_the_record(changes: dict[str, Any], is_accepted: bool, state: str) -> None:
+def test_progress_record_of_an_operation(changes: dict[str, Any], is_accepted: bool, state: str) -> None:
     record = progress_of(operation(5, 4, **{"failure": 1} | changes), is_accepted=is_accepted)
     assert record["state"] == state
     assert (record["operation_name"], record["success"], record["pending"]) == (NAME, 5, 4)
@@ -84,12 +71,12 @@ def test_the_record(changes: dict[str, Any], is_accepted: bool, state: str) -> N
     assert record["message"] == changes.get("error", {}).get("message")
 
 
-def test_a_long_message_is_cut() -> None:
+def test_long_error_message_of_a_progress_record_is_cut() -> None:
     record = progress_of(operation(done=True, error={"code": 13, "message": "x" * 100_000}))
     assert len(record["message"] or "") == progress.MESSAGE_LENGTH
 
 
-async def test_the_newest_answer_is_stored_while_another_is_being_stored(unthrottled: None) -> None:
+async def test_newest_response_is_stored_after_a_slow_write(unthrottled: None) -> None:
     values: list[Progress] = []
     begun, gate = threading.Event(), threading.Event()
 
@@ -98,17 +85,17 @@ async def test_the_newest_answer_is_stored_while_another_is_being_stored(unthrot
         gate.wait(60)
         values.append(value)
 
-    record = ProgressRecord(write, log=Lines())
+    record = ProgressRecord(write, log=RecordedLog())
     record.on_response(operation(1, 9))
     await asyncio.to_thread(begun.wait, 60)
     for done in range(2, 9):
         record.on_response(operation(done, 10 - done))
     gate.set()
-    await stored(values, 2)
+    await wait_until_stored(values, 2)
     assert [value["success"] for value in values] == [1, 8]
 
 
-async def test_the_end_is_not_overwritten_by_what_was_waiting(unthrottled: None) -> None:
+async def test_closed_record_drops_the_response_that_waits_to_be_stored(unthrottled: None) -> None:
     values: list[Progress] = []
     begun, gate = threading.Event(), threading.Event()
 
@@ -117,7 +104,7 @@ async def test_the_end_is_not_overwritten_by_what_was_waiting(unthrottled: None)
         gate.wait(60)
         values.append(value)
 
-    record = ProgressRecord(write, log=Lines())
+    record = ProgressRecord(write, log=RecordedLog())
     record.on_response(operation(1, 9))
     await asyncio.to_thread(begun.wait, 60)
     record.on_response(operation(2, 8))
@@ -130,8 +117,8 @@ async def test_the_end_is_not_overwritten_by_what_was_waiting(unthrottled: None)
     assert [value["success"] for value in values] == [1]
 
 
-async def test_airflows_troubles_are_told_of_once_and_harm_nobody(unthrottled: None) -> None:
-    lines, values = Lines(), []
+async def test_failing_writes_are_logged_once_and_spare_other_records(unthrottled: None) -> None:
+    log, values = RecordedLog(), []
     tries = 0
 
     def write(value: Progress) -> None:
@@ -141,14 +128,14 @@ async def test_airflows_troubles_are_told_of_once_and_harm_nobody(unthrottled: N
             raise RuntimeError("the database is away")
         values.append(value)
 
-    records = [ProgressRecord(write, log=lines) for _ in range(4)]
+    records = [ProgressRecord(write, log=log) for _ in range(4)]
     for record in records:
         record.on_response(operation(1))
-    await stored(values, 1)
-    assert lines.warnings == ["The progress could not be stored for the web interface: the database is away"]
+    await wait_until_stored(values, 1)
+    assert log.warnings == ["The progress could not be stored for the web interface: the database is away"]
 
 
-async def test_a_thousand_exports_take_one_thread(unthrottled: None) -> None:
+async def test_a_thousand_records_are_stored_one_at_a_time_off_the_event_loop(unthrottled: None) -> None:
     values: list[Progress] = []
     threads: set[str] = set()
     at_a_time = [0, 0]
@@ -160,29 +147,19 @@ async def test_a_thousand_exports_take_one_thread(unthrottled: None) -> None:
         values.append(value)
         at_a_time[0] -= 1
 
-    for record in [ProgressRecord(write, log=Lines()) for _ in range(1000)]:
+    for record in [ProgressRecord(write, log=RecordedLog()) for _ in range(1000)]:
         record.on_response(operation(1))
     assert values == []
-    await stored(values, 1000)
+    await wait_until_stored(values, 1000)
     assert at_a_time[1] == 1
     assert threading.main_thread().name not in threads
 
 
-def test_the_watch_tells_of_answers_while_it_runs_only() -> None:
-    seen: list[Operation] = []
-    watch = OperationWatch(NAME, poll_interval=30.0, deadline=None, log=Lines(), on_progress=seen.append)
-    assert not watch.record_response({"metadata": {"counter": {"success": "1"}}})
-    assert watch.record_response(operation(2, done=True))
-    assert seen == [{"name": NAME, "metadata": {"counter": {"success": "1"}}}]
-
-
-def test_a_task_whose_end_cannot_be_stored_ends_all_the_same() -> None:
+def test_failing_write_from_a_worker_is_logged_and_not_raised() -> None:
     class Away:
         def xcom_push(self, key: str, value: object) -> None:
             raise RuntimeError("the API server is away")
 
-    lines = Lines()
-    write_from_worker(Away(), operation(1, done=True), log=lines)
-    assert lines.warnings == [
-        "The progress could not be stored for the web interface: the API server is away"
-    ]
+    log = RecordedLog()
+    write_from_worker(Away(), operation(1, done=True), log=log)
+    assert log.warnings == ["The progress could not be stored for the web interface: the API server is away"]

@@ -1,4 +1,4 @@
-"""Mistakes in the parameters of what selects and of what checks: refused when the DAG is parsed."""
+"""Parameters of the selection operators and the check: invalid ones are refused when the DAG is parsed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from airflow_provider_dicom.operators.selection import (
     DicomStoreSearchOperator,
 )
 
-STORE = {"location": "us-central1", "dataset_id": "radiology", "dicom_store_id": "ct"}
-GOOD: dict[type, dict[str, Any]] = {
+STORE: dict[str, Any] = {"location": "us-central1", "dataset_id": "radiology", "dicom_store_id": "ct"}
+VALID: dict[type, dict[str, Any]] = {
     DicomStoreExportCheckOperator: {"task_id": "check", **STORE, "destination": "gs://bucket/night/"},
     DicomStoreSearchOperator: {"task_id": "search", **STORE, "filter_uri": "gs://bucket/f.txt"},
     DicomMetadataQueryOperator: {
@@ -50,47 +50,49 @@ GOOD: dict[type, dict[str, Any]] = {
         (DicomMetadataQueryOperator, "project_id", ""),
     ],
 )
-def test_mistakes_are_told_with_what_is_accepted(operator: type, parameter: str, value: Any) -> None:
+def test_invalid_values_are_refused_with_the_accepted_ones(
+    operator: type, parameter: str, value: Any
+) -> None:
     with pytest.raises(DicomExportInvalidRequestError) as error:
-        operator(**(GOOD[operator] | {parameter: value}))
+        operator(**(VALID[operator] | {parameter: value}))
     assert f"{parameter}={value!r}" in str(error.value)
     assert "accepted: " in str(error.value)
 
 
-def test_values_of_filters_are_not_told() -> None:
+def test_error_about_search_filters_does_not_quote_their_values() -> None:
     with pytest.raises(DicomExportInvalidRequestError, match="filters is str") as error:
-        DicomStoreSearchOperator(**GOOD[DicomStoreSearchOperator], filters="PatientName=Citizen")  # type: ignore[arg-type]
+        DicomStoreSearchOperator(**VALID[DicomStoreSearchOperator], filters="PatientName=Citizen")  # type: ignore[arg-type]
     assert "Citizen" not in str(error.value)
 
 
-@pytest.mark.parametrize("operator", GOOD)
-def test_a_template_for_everything_parses(operator: Any) -> None:
+@pytest.mark.parametrize("operator", VALID)
+def test_every_template_field_accepts_a_template(operator: Any) -> None:
     operator(task_id="task", **dict.fromkeys(operator.template_fields, "{{ params.x }}"))
 
 
-def test_outputs_are_taken_as_they_are() -> None:
+def test_output_of_a_selection_is_accepted_by_export_check_and_high_water_mark() -> None:
     with DAG("outputs", schedule=None):
-        query = DicomMetadataQueryOperator(**GOOD[DicomMetadataQueryOperator])
-        filter_uri = query.output["filter_uri"]
+        query = DicomMetadataQueryOperator(**VALID[DicomMetadataQueryOperator])
+        filter_uri = query.output["filter_uri"]  # type: ignore[index]
         export = DicomStoreExportOperator(
             task_id="export", **STORE, destination="gs://bucket/night/", filter_uri=filter_uri
         )
-        check = DicomStoreExportCheckOperator(**GOOD[DicomStoreExportCheckOperator], filter_uri=filter_uri)
+        check = DicomStoreExportCheckOperator(**VALID[DicomStoreExportCheckOperator], filter_uri=filter_uri)
         mark = DicomHighWaterMarkOperator(task_id="mark", high_water_mark="mark", selection=query.output)  # type: ignore[arg-type]
     assert query.downstream_task_ids == {task.task_id for task in (export, check, mark)}
 
 
-def test_a_filter_file_that_renders_to_nothing_is_not_everything() -> None:
+def test_filter_uri_of_a_check_that_renders_to_none_is_refused() -> None:
     task = DicomStoreExportCheckOperator(
-        **GOOD[DicomStoreExportCheckOperator], filter_uri="{{ params.filter_uri }}"
+        **VALID[DicomStoreExportCheckOperator], filter_uri="{{ params.filter_uri }}"
     )
     task.filter_uri = None
     with pytest.raises(DicomExportInvalidRequestError, match="filter_uri=None"):
         task.execute({})
 
 
-def test_an_end_that_renders_to_nothing_is_not_now() -> None:
-    task = DicomMetadataQueryOperator(**GOOD[DicomMetadataQueryOperator], until="{{ params.until }}")
+def test_until_that_renders_to_none_is_refused() -> None:
+    task = DicomMetadataQueryOperator(**VALID[DicomMetadataQueryOperator], until="{{ params.until }}")
     task.until = None
     with pytest.raises(DicomExportInvalidRequestError, match="until=None"):
         task.execute({})

@@ -1,4 +1,4 @@
-"""The plugin with the progress page: files that are the same for everybody, and nothing else."""
+"""The plugin: it serves the files of the progress page and nothing else."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ FILES = sorted(module._PAGE.iterdir())
 
 @pytest.fixture(params=["", "/airflow"], ids=["at the root", "under a path"])
 def client(request: pytest.FixtureRequest) -> TestClient:
-    """A web server that the page is mounted in as Airflow mounts it."""
+    """A client of a web server that mounts the page as Airflow does."""
     app = Starlette(routes=[Mount(module.URL_PREFIX, ProgressPage())])
     return TestClient(app, f"http://testserver{request.param}/", root_path=request.param)
 
 
-def test_the_page_and_its_parts(client: TestClient) -> None:
+def test_progress_page_is_served_with_its_files(client: TestClient) -> None:
     page = client.get("dicom-export/", params={"dag_id": "any", "task_id": "<script>"})
     assert page.status_code == 200
     assert page.headers["content-type"].startswith("text/html")
@@ -40,7 +40,7 @@ def test_the_page_and_its_parts(client: TestClient) -> None:
         assert client.get(f"dicom-export/{name}").status_code == 200
 
 
-def test_it_may_talk_to_its_own_server_only(client: TestClient) -> None:
+def test_content_security_policy_permits_the_pages_own_server_only(client: TestClient) -> None:
     policy = client.get("dicom-export/").headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "frame-ancestors 'self'" in policy
@@ -49,7 +49,7 @@ def test_it_may_talk_to_its_own_server_only(client: TestClient) -> None:
         assert not re.search(r"https?://", path.read_text().replace('"https://"', "")), path.name
 
 
-def test_nothing_is_put_in_as_markup() -> None:
+def test_script_inserts_data_as_text_never_as_markup() -> None:
     script = (module._PAGE / "progress.js").read_text()
     assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|new Function", script)
 
@@ -57,18 +57,18 @@ def test_nothing_is_put_in_as_markup() -> None:
 @pytest.mark.parametrize(
     "path", ["../dicom_store.py", "%2e%2e/dicom_store.py", "..%2f..%2fprovider_info.py", "nothing", "api/x"]
 )
-def test_nothing_else_is_served(path: str, client: TestClient) -> None:
+def test_paths_outside_the_progress_page_are_not_found(path: str, client: TestClient) -> None:
     assert client.get(f"dicom-export/{path}").status_code == 404
 
 
-def test_nothing_can_be_sent(client: TestClient) -> None:
+def test_progress_page_accepts_no_post(client: TestClient) -> None:
     assert client.post("dicom-export/", json={}).status_code == 405
 
 
-def test_the_tab_is_the_tasks() -> None:
+def test_tab_belongs_to_a_task_instance() -> None:
     (view,) = DicomExportPlugin.external_views
     assert view["destination"] == "task_instance"
-    assert not view["href"].startswith("/"), "Airflow may live under a path"
+    assert not view["href"].startswith("/"), "Airflow may be served under a path"
     for placeholder in ("{DAG_ID}", "{RUN_ID}", "{TASK_ID}", "{MAP_INDEX}"):
         assert placeholder in view["href"]
 
@@ -86,7 +86,7 @@ print([plugin.name for plugin in loaded].count("dicom_export"), [e for e in erro
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lazy", ["True", "False"])
-def test_airflow_loads_it_once_however_it_finds_providers(lazy: str, tmp_path: Path) -> None:
+def test_airflow_loads_the_plugin_once_with_lazy_and_eager_providers(lazy: str, tmp_path: Path) -> None:
     settings = {"AIRFLOW_HOME": str(tmp_path), "AIRFLOW__CORE__LAZY_DISCOVER_PROVIDERS": lazy}
     done = subprocess.run(
         [sys.executable, "-c", LIST_PLUGINS], env=os.environ | settings, capture_output=True, text=True
@@ -94,7 +94,7 @@ def test_airflow_loads_it_once_however_it_finds_providers(lazy: str, tmp_path: P
     assert done.stdout.splitlines()[-1:] == ["1 []"], done.stdout + done.stderr
 
 
-def test_metadata_and_entry_point_name_the_same_plugin() -> None:
+def test_provider_info_and_entry_point_name_the_same_plugin() -> None:
     (plugin,) = get_provider_info()["plugins"]
     assert plugin["name"] == DicomExportPlugin.name
     assert plugin["plugin-class"] == f"{DicomExportPlugin.__module__}.{DicomExportPlugin.__qualname__}"
@@ -103,7 +103,7 @@ def test_metadata_and_entry_point_name_the_same_plugin() -> None:
 
 
 @pytest.mark.slow
-def test_workers_load_no_web_framework_for_it() -> None:
+def test_import_of_the_plugin_loads_no_web_framework() -> None:
     program = (
         f"import sys, {module.__name__}; print([n for n in ('starlette', 'fastapi') if n in sys.modules])"
     )

@@ -1,4 +1,4 @@
-"""The filter file, as far as it is local: each path once, in order, and in memory that does not grow."""
+"""The filter file before its upload: valid paths, each once and in order, in memory that does not grow."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import overload
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 from airflow_provider_dicom.selection.filter_file import FilterFile, resource_path_errors
@@ -18,7 +20,7 @@ MIB = 1024 * 1024
 
 
 class ManyPaths(Sequence[str]):
-    """Paths made when they are asked for, each twice, as a list of XComs hands them out."""
+    """Resource paths that are built on access, each twice, as a lazy list of XComs yields them."""
 
     def __init__(self, unique: int) -> None:
         self._unique = unique
@@ -37,7 +39,7 @@ class ManyPaths(Sequence[str]):
         return f"/studies/1.2.840.{number % 1000}/series/1.2.840.{number}/instances/1.2.840.{number}.1"
 
 
-def test_paths_are_written_once_and_in_order() -> None:
+def test_filter_file_holds_each_path_once_and_in_order() -> None:
     paths = ["/studies/2", "/studies/10", "/studies/2", "/studies/1"]
     with FilterFile.of(paths) as file:
         content = Path(file.filename).read_bytes()
@@ -47,7 +49,7 @@ def test_paths_are_written_once_and_in_order() -> None:
     assert not Path(file.filename).exists()
 
 
-def test_the_digest_tells_other_paths_and_not_another_order() -> None:
+def test_digest_depends_on_the_paths_and_not_on_their_order() -> None:
     digests = []
     for paths in (["/studies/1", "/studies/2"], ["/studies/2", "/studies/1", "/studies/1"], ["/studies/1"]):
         with FilterFile.of(paths) as file:
@@ -55,7 +57,7 @@ def test_the_digest_tells_other_paths_and_not_another_order() -> None:
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_a_file_without_paths_is_never_written() -> None:
+def test_filter_file_without_paths_is_never_uploaded() -> None:
     with FilterFile.of([]) as file, pytest.raises(DicomExportInvalidRequestError, match="no resource path"):
         file.upload("gs://bucket/f.txt", gcp_conn_id="none", impersonation_chain=None)
 
@@ -74,7 +76,62 @@ def test_memory_does_not_grow_with_the_number_of_paths() -> None:
     assert peaks[1] < peaks[0] + MIB
 
 
-def test_of_many_mistakes_the_first_few_are_told() -> None:
-    *told, more = resource_path_errors(["/studies/x"] * 1000)
-    assert len(told) == 5
+def test_first_five_of_many_invalid_paths_are_reported() -> None:
+    *first, more = resource_path_errors(["/studies/x"] * 1000)
+    assert len(first) == 5
     assert more == "995 more are refused as well."
+
+
+UIDS = st.lists(st.integers(0, 10**8).map(str), min_size=1, max_size=6).map(".".join)
+
+
+@given(st.lists(st.lists(UIDS, min_size=1, max_size=3), min_size=1, max_size=5))
+def test_resource_paths_of_studies_series_and_instances_are_accepted(paths: list[list[str]]) -> None:
+    levels = ("studies", "series", "instances")
+    texts = ["".join(f"/{level}/{uid}" for level, uid in zip(levels, uids, strict=False)) for uids in paths]
+    assert resource_path_errors(texts) == []
+    assert resource_path_errors(tuple(texts)) == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/",
+        "studies/1.2",
+        "/studies/",
+        "/studies/1.2/",
+        "/studies/1.2/series",
+        "/studies/1.2/instances/3",
+        "/series/1.2",
+        "/studies/1.2\n",
+        "/studies/1.2\n/studies/3",
+        "/studies/1..2",
+        "/studies/1.2.",
+        "/studies/a",
+        "/studies/*",
+        "/studies/../x",
+        " /studies/1.2",
+        "/STUDIES/1.2",
+        "/studies/" + "1." * 32 + "1",
+        "/studies/1.2?x=1",
+        "/studies/\u0661",
+        None,
+        5,
+        ["/studies/1.2"],
+    ],
+    ids=repr,
+)
+def test_invalid_resource_path_is_refused(path: object) -> None:
+    (error,) = resource_path_errors(["/studies/1.2", path])
+    assert repr(path) in error
+    assert "accepted: '/studies/UID[/series/UID[/instances/UID]]'" in error
+
+
+@pytest.mark.parametrize(
+    "paths", ["/studies/1.2", None, 5, {"/studies/1.2"}, iter(["/studies/1.2"]), {"a": 1}], ids=repr
+)
+def test_resource_paths_that_are_not_a_list_are_refused(paths: object) -> None:
+    (error,) = resource_path_errors(paths)
+    assert type(paths).__name__ in error
+    assert "accepted: a list" in error

@@ -1,4 +1,4 @@
-"""High-water marks move only over what was exported."""
+"""High-water marks: they advance only over instances that were exported."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ ONE, TWO, THREE = (f"2026-03-2{day}T02:00:00+00:00" for day in (1, 2, 3))
         (ONE, TWO, THREE, None),
     ],
 )
-def test_advancing(mark: Any, since: Any, until: str, expected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_high_water_mark_advances_only_over_exported_instances(
+    mark: Any, since: Any, until: str, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     variables = {} if mark is None else {"mark": mark}
     monkeypatch.setattr(Variable, "get", lambda name, default: variables.get(name, default))
     monkeypatch.setattr(Variable, "set", variables.__setitem__)

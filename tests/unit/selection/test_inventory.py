@@ -1,4 +1,4 @@
-"""Which instance an object in Cloud Storage is."""
+"""The inventory of a bucket: the resource path of an exported object, from its name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PATH = "/studies/1.2/series/3.4/instances/5.6"
 
 
 @pytest.mark.parametrize("name", ["1.2/3.4/5.6.dcm", "1.2/3.4/5.6", "1.2/3.4/5.6/1.png", "1.2/3.4/5.6/12"])
-def test_files_and_frames(name: str) -> None:
+def test_names_of_files_and_frames_are_resource_paths(name: str) -> None:
     assert path_of_object(name) == PATH
     assert path_of_object(f"2026-03-29/{name}", in_folders=True) == PATH
     assert path_of_object(f"nights/of 2026/{name}", in_folders=True) == PATH
@@ -29,5 +29,5 @@ def test_files_and_frames(name: str) -> None:
         f"1.2/3/{'4' * 65}.dcm",
     ],
 )
-def test_other_objects(name: str) -> None:
+def test_other_object_names_are_no_resource_paths(name: str) -> None:
     assert path_of_object(name) is None

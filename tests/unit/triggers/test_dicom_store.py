@@ -1,4 +1,4 @@
-"""Triggers as they travel through Airflow's database."""
+"""The trigger's serialization, as Airflow's database stores it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAME = "projects/p/locations/l/datasets/d/operations/77"
         {"impersonation_chain": ("a@p.iam.gserviceaccount.com", "b@p.iam.gserviceaccount.com")},
     ],
 )
-def test_a_trigger_comes_back_as_it_was(arguments: dict[str, Any]) -> None:
+def test_trigger_survives_serialization(arguments: dict[str, Any]) -> None:
     trigger = DicomStoreExportTrigger(NAME, **arguments)
     classpath, kwargs = trigger.serialize()
     assert classpath == "airflow_provider_dicom.triggers.dicom_store.DicomStoreExportTrigger"
@@ -42,14 +42,14 @@ def test_a_trigger_comes_back_as_it_was(arguments: dict[str, Any]) -> None:
         assert getattr(copy, name) == (list(wanted) if isinstance(wanted, tuple) else wanted)
 
 
-def test_every_parameter_is_serialized() -> None:
+def test_every_parameter_of_the_trigger_is_serialized() -> None:
     every = inspect.signature(DicomStoreExportTrigger).parameters.values()
     parameters = [parameter.name for parameter in every if parameter.kind is not parameter.VAR_KEYWORD]
     _, kwargs = DicomStoreExportTrigger(NAME).serialize()
     assert list(kwargs) == parameters
 
 
-def test_a_trigger_of_a_newer_version_is_survived(capsys: pytest.CaptureFixture[str]) -> None:
+def test_arguments_of_a_newer_version_are_ignored_with_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     _, kwargs = DicomStoreExportTrigger(NAME, deadline=1.7e9).serialize()
     copy = DicomStoreExportTrigger(**kwargs, invented_later=1)  # type: ignore[arg-type]
     assert copy.serialize()[1] == kwargs
@@ -59,7 +59,7 @@ def test_a_trigger_of_a_newer_version_is_survived(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     "missing", sorted(set(DicomStoreExportTrigger(NAME).serialize()[1]) - {"operation_name"})
 )
-def test_a_trigger_of_an_older_version_is_survived(missing: str) -> None:
+def test_arguments_that_an_older_version_lacks_get_their_defaults(missing: str) -> None:
     _, kwargs = DicomStoreExportTrigger(NAME, deadline=1.7e9).serialize()
     del kwargs[missing]
     defaults = DicomStoreExportTrigger(NAME).serialize()[1]
