@@ -6,8 +6,6 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-from tests.support.provider_rig import StateStore
-
 from airflow_provider_dicom import exceptions
 from airflow_provider_dicom.api import methods
 from airflow_provider_dicom.api.export_request import ExportRequest
@@ -15,6 +13,7 @@ from airflow_provider_dicom.api.resource_names import DatasetName, DicomStoreNam
 from airflow_provider_dicom.longrunning.outcome import outcome
 from airflow_provider_dicom.operators._submission import Submission, SubmissionRecord, Submitter
 from tests.support.recorded_log import RecordedLog
+from tests.support.task_runs import TaskStateStore
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -103,7 +102,7 @@ class SubmittingTask:
     def __init__(self, *, append: bool = False, has_task_state: bool = True) -> None:
         self.api = HealthcareApi()
         self.log = RecordedLog()
-        self.state = StateStore()
+        self.state = TaskStateStore()
         self.context: dict[str, Any] = {"ti": SimpleNamespace(try_number=1)}
         if has_task_state:
             self.context["task_state_store"] = self.state

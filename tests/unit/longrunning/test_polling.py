@@ -3,87 +3,19 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_dicom import exceptions
-from airflow_provider_dicom.api.resource_names import DatasetName, OperationName
 from airflow_provider_dicom.longrunning.polling import OperationWatch
 from tests.support.recorded_log import RecordedLog
 
 if TYPE_CHECKING:
-    from airflow_provider_dicom.api_types import Operation, ProgressCounter
-
-NAME = str(OperationName(DatasetName("p", "l", "d"), "77"))
-LOGS_URL = "https://console.cloud.google.com/logs/from-the-api"
-
-
-class Clock:
-    """A clock that a test advances."""
-
-    def __init__(self) -> None:
-        self.seconds = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-
-class PolledOperation:
-    """
-    The watch of one Operation, with its clock and its log.
-
-    :param poll_interval: the longest pause between polls, in seconds.
-    :param timeout: the time from the start to the deadline, in seconds; no deadline if not given.
-    :param name: the full name of the Operation.
-    """
-
-    def __init__(self, poll_interval: float = 30.0, timeout: float | None = None, name: str = NAME) -> None:
-        self.clock = Clock()
-        self.log = RecordedLog()
-        self.start = self.clock.seconds
-        self.progress: list[Operation] = []
-        self.watch = OperationWatch(
-            name,
-            poll_interval=poll_interval,
-            deadline=None if timeout is None else self.start + timeout,
-            log=self.log,
-            on_progress=self.progress.append,
-            now=self.clock,
-        )
-
-    def pause(self) -> float:
-        """Let the pause before the next poll pass, and return it in seconds."""
-        pause = self.watch.next_pause()
-        self.clock.seconds += pause
-        return pause
-
-    def fail_every_poll(self) -> NoReturn:
-        """Poll without ever getting a response."""
-        while True:
-            self.pause()
-            self.watch.record_error(unavailable())
-
-    @property
-    def elapsed(self) -> float:
-        """The time since the start, in seconds."""
-        return self.clock.seconds - self.start
-
-
-def running(success: int = 0, failure: int = 0, pending: int = 0) -> Operation:
-    counter: ProgressCounter = {"success": str(success), "failure": str(failure), "pending": str(pending)}
-    return {"name": NAME, "metadata": {"counter": counter}}
-
-
-def unavailable(retry_after: float | None = None) -> exceptions.DicomExportError:
-    return exceptions.DicomExportUnavailableError("Could not get: 503.", retry_after=retry_after)
-
-
-def forbidden() -> exceptions.DicomExportError:
-    return exceptions.DicomExportPermissionError("Could not get: 403")
-
+    from airflow_provider_dicom.api_types import Operation
+from tests.support.polled_operation import NAME, PolledOperation, forbidden, running, unavailable
 
 INTERVALS = st.floats(0.01, 7200, allow_nan=False)
 
@@ -336,89 +268,3 @@ def test_response_with_the_projects_number_keeps_its_own_name() -> None:
     by_number: Operation = {"name": NAME.replace("projects/p/", "projects/123/")}
     polled.watch.record_response(by_number)
     assert polled.progress == [by_number]
-
-
-def test_log_gets_a_line_with_each_tenth_of_the_instances() -> None:
-    polled = PolledOperation()
-    polled.clock.seconds += 12
-    polled.watch.record_response(running(pending=1000))
-    (line,) = polled.log.infos
-    assert "running for 12 s" in line
-    assert "0 exported, 0 failed, 1000 pending" in line
-    assert "0% done" in line
-    assert f"Operation: {NAME}" in line
-    for done in range(1, 1001):
-        polled.clock.seconds += 0.1
-        polled.watch.record_response(running(success=done, pending=1000 - done))
-    assert len(polled.log.infos) == 11
-    assert "500 exported, 0 failed, 500 pending, 50% done" in polled.log.infos[5]
-    assert "100% done" in polled.log.infos[-1]
-
-
-def test_log_counts_a_tenth_of_few_instances_as_one_instance() -> None:
-    polled = PolledOperation()
-    for done in range(6):
-        polled.watch.record_response(running(success=done, pending=5 - done))
-    assert len(polled.log.infos) == 6
-
-
-def test_log_gets_one_line_about_an_operation_without_counters() -> None:
-    polled = PolledOperation()
-    for _ in range(5):
-        polled.watch.record_response({"name": NAME})
-    (line,) = polled.log.infos
-    assert "0 pending. Operation" in line
-
-
-def test_log_gets_a_line_at_once_about_the_first_failed_instance() -> None:
-    polled = PolledOperation()
-    polled.watch.record_response(running(success=10, pending=990))
-    polled.watch.record_response(running(success=11, failure=1, pending=988))
-    assert "1 failed" in polled.log.infos[-1]
-    assert len(polled.log.infos) == 2
-    polled.watch.record_response(running(success=11, failure=2, pending=987))
-    assert len(polled.log.infos) == 2
-
-
-def test_log_gets_a_heartbeat_every_ten_minutes_while_the_counters_stand_still() -> None:
-    polled = PolledOperation()
-    polled.watch.record_response(running(success=1, pending=9))
-    for beats in range(1, 4):
-        polled.clock.seconds += 599.5
-        polled.watch.record_response(running(success=1, pending=9))
-        assert len(polled.log.infos) == beats
-        polled.clock.seconds += 0.5
-        polled.watch.record_response(running(success=1, pending=9))
-        assert len(polled.log.infos) == beats + 1
-    assert polled.log.warnings == []
-
-
-def test_log_gets_a_warning_when_polls_begin_to_fail_and_every_ten_minutes_from_then_on() -> None:
-    polled = PolledOperation(timeout=100_000)
-    polled.watch.record_response(running(pending=5))
-    polled.clock.seconds += 500
-    polled.watch.record_error(unavailable())
-    polled.watch.record_error(unavailable())
-    assert polled.log.warnings == ["Could not get: 503. The export itself goes on; polling continues."]
-    polled.clock.seconds += 599.5
-    polled.watch.record_error(unavailable())
-    assert len(polled.log.warnings) == 1
-    polled.clock.seconds += 0.5
-    polled.watch.record_error(unavailable())
-    assert len(polled.log.warnings) == 2
-
-
-def test_log_gets_a_line_when_polls_succeed_again() -> None:
-    polled = PolledOperation()
-    polled.watch.record_response(running(pending=5))
-    for _ in range(2):
-        polled.clock.seconds += 30
-        polled.watch.record_error(unavailable())
-    polled.watch.record_response(running(pending=5))
-    (line,) = [line for line in polled.log.infos if "answers again" in line]
-    assert NAME in line
-    assert "2 failed polls in 60 s" in line
-    polled.watch.record_response(running(pending=5))
-    polled.watch.record_error(unavailable())
-    assert len(polled.log.infos) == 2
-    assert len(polled.log.warnings) == 2

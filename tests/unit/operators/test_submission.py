@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import tenacity
 from airflow.providers.common.compat.sdk import AirflowFailException
-from tests.support.provider_rig import StateStore
 
 from airflow_provider_dicom import exceptions
 from airflow_provider_dicom.operators._submission import RETENTION
@@ -22,6 +21,7 @@ from tests.support.submitting_task import (
     HealthcareApi,
     SubmittingTask,
 )
+from tests.support.task_runs import TaskStateStore
 
 if TYPE_CHECKING:
     from airflow_provider_dicom.api_types import Operation
@@ -263,7 +263,7 @@ def test_changed_request_is_submitted_even_if_the_earlier_one_cannot_be_cancelle
 def test_superseded_attempt_submits_nothing() -> None:
     task = SubmittingTask()
 
-    class Superseded(StateStore):
+    class Superseded(TaskStateStore):
         def set(self, key: str, value: Any, *, retention: Any = None) -> None:
             super().set(key, {**value, "submitted_at": "2026-03-29T02:00:00+00:00"})
 

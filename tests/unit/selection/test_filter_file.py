@@ -129,7 +129,9 @@ def test_invalid_resource_path_is_refused(path: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "paths", ["/studies/1.2", None, 5, {"/studies/1.2"}, iter(["/studies/1.2"]), {"a": 1}], ids=repr
+    "paths",
+    ["/studies/1.2", None, 5, {"/studies/1.2"}, iter(["/studies/1.2"]), {"a": 1}],
+    ids=["text", "None", "number", "set", "iterator", "dict"],
 )
 def test_resource_paths_that_are_not_a_list_are_refused(paths: object) -> None:
     (error,) = resource_path_errors(paths)

@@ -1,0 +1,91 @@
+"""The log lines about a polled Operation."""
+
+from __future__ import annotations
+
+from tests.support.polled_operation import NAME, PolledOperation, running, unavailable
+
+
+def test_log_gets_a_line_with_each_tenth_of_the_instances() -> None:
+    polled = PolledOperation()
+    polled.clock.seconds += 12
+    polled.watch.record_response(running(pending=1000))
+    (line,) = polled.log.infos
+    assert "running for 12 s" in line
+    assert "0 exported, 0 failed, 1000 pending" in line
+    assert "0% done" in line
+    assert f"Operation: {NAME}" in line
+    for done in range(1, 1001):
+        polled.clock.seconds += 0.1
+        polled.watch.record_response(running(success=done, pending=1000 - done))
+    assert len(polled.log.infos) == 11
+    assert "500 exported, 0 failed, 500 pending, 50% done" in polled.log.infos[5]
+    assert "100% done" in polled.log.infos[-1]
+
+
+def test_log_counts_a_tenth_of_few_instances_as_one_instance() -> None:
+    polled = PolledOperation()
+    for done in range(6):
+        polled.watch.record_response(running(success=done, pending=5 - done))
+    assert len(polled.log.infos) == 6
+
+
+def test_log_gets_one_line_about_an_operation_without_counters() -> None:
+    polled = PolledOperation()
+    for _ in range(5):
+        polled.watch.record_response({"name": NAME})
+    (line,) = polled.log.infos
+    assert "0 pending. Operation" in line
+
+
+def test_log_gets_a_line_at_once_about_the_first_failed_instance() -> None:
+    polled = PolledOperation()
+    polled.watch.record_response(running(success=10, pending=990))
+    polled.watch.record_response(running(success=11, failure=1, pending=988))
+    assert "1 failed" in polled.log.infos[-1]
+    assert len(polled.log.infos) == 2
+    polled.watch.record_response(running(success=11, failure=2, pending=987))
+    assert len(polled.log.infos) == 2
+
+
+def test_log_gets_a_heartbeat_every_ten_minutes_while_the_counters_stand_still() -> None:
+    polled = PolledOperation()
+    polled.watch.record_response(running(success=1, pending=9))
+    for beats in range(1, 4):
+        polled.clock.seconds += 599.5
+        polled.watch.record_response(running(success=1, pending=9))
+        assert len(polled.log.infos) == beats
+        polled.clock.seconds += 0.5
+        polled.watch.record_response(running(success=1, pending=9))
+        assert len(polled.log.infos) == beats + 1
+    assert polled.log.warnings == []
+
+
+def test_log_gets_a_warning_when_polls_begin_to_fail_and_every_ten_minutes_from_then_on() -> None:
+    polled = PolledOperation(timeout=100_000)
+    polled.watch.record_response(running(pending=5))
+    polled.clock.seconds += 500
+    polled.watch.record_error(unavailable())
+    polled.watch.record_error(unavailable())
+    assert polled.log.warnings == ["Could not get: 503. The export itself goes on; polling continues."]
+    polled.clock.seconds += 599.5
+    polled.watch.record_error(unavailable())
+    assert len(polled.log.warnings) == 1
+    polled.clock.seconds += 0.5
+    polled.watch.record_error(unavailable())
+    assert len(polled.log.warnings) == 2
+
+
+def test_log_gets_a_line_when_polls_succeed_again() -> None:
+    polled = PolledOperation()
+    polled.watch.record_response(running(pending=5))
+    for _ in range(2):
+        polled.clock.seconds += 30
+        polled.watch.record_error(unavailable())
+    polled.watch.record_response(running(pending=5))
+    (line,) = [line for line in polled.log.infos if "answers again" in line]
+    assert NAME in line
+    assert "2 failed polls in 60 s" in line
+    polled.watch.record_response(running(pending=5))
+    polled.watch.record_error(unavailable())
+    assert len(polled.log.infos) == 2
+    assert len(polled.log.warnings) == 2
