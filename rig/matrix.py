@@ -85,8 +85,6 @@ def run(environment: Environment, arguments: Sequence[str]) -> Outcome:
     LOGS.mkdir(parents=True, exist_ok=True)
     log = LOGS / f"{environment}.log"
     command = [str(environment.interpreter), "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]
-    # Tests wait for servers most of the time.
-    command += ["-n", "2"]
     options = ["-o", "filterwarnings=" + "\n".join(WARNINGS)]
     with log.open("w") as output:
         done = subprocess.run(
