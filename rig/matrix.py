@@ -28,12 +28,9 @@ if TYPE_CHECKING:
 LOGS = ROOT / "build" / "matrix"
 #: What `make test` runs with the newest Airflow only: it starts one Airflow after the other, or a browser.
 NEWEST_ONLY = (
-    "real_airflow/own_dags/test_lineage.py",
-    "real_airflow/own_dags/test_recovery.py",
-    "real_airflow/own_dags/test_secrets.py",
-    "test_demo.py",
-    "real_airflow/own_dags/test_nightly_runs.py",
+    "real_airflow/own_dags",
     "real_airflow/examples/test_web_interface.py",
+    "test_demo.py",
 )
 #: Third parties warn on their old and new versions. What comes from this provider, and what nobody closes, is
 #: an error everywhere.
