@@ -367,12 +367,8 @@ def common_settings(home: Path, dags_folder: Path, port: int, project_id: str) -
         # Runs are triggered by hand: a nightly DAG must not also start the run of last night by itself.
         "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
-        # Each parsing imports the providers anew; nothing here changes while Airflow runs.
-        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
-        # A busy machine must not end tasks, nor the parsing of a DAG file.
+        # A busy machine must not end tasks.
         "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
-        "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "300",
-        "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "150",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     }

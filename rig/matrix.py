@@ -28,8 +28,11 @@ if TYPE_CHECKING:
 LOGS = ROOT / "build" / "matrix"
 #: What `make test` runs with the newest Airflow only: it starts one Airflow after the other, or a browser.
 NEWEST_ONLY = (
-    "real_airflow/own_dags",
-    "real_airflow/examples/test_web_interface.py",
+    "real_airflow/test_lineage.py",
+    "real_airflow/test_nightly_runs.py",
+    "real_airflow/test_recovery.py",
+    "real_airflow/test_secrets.py",
+    "real_airflow/test_web_interface.py",
     "test_demo.py",
 )
 #: Third parties warn on their old and new versions. What comes from this provider, and what nobody closes, is

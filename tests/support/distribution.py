@@ -28,9 +28,8 @@ WORKERS_PER_CORE = 1
 MOST_WORKERS = 8
 #: What takes longest begins first, because the longest module bounds the whole run; the other modules follow.
 LONGEST_FIRST = (
-    "tests/integration/real_airflow/own_dags/",
-    "tests/integration/real_airflow/examples/test_web_interface.py",
-    "tests/integration/real_airflow/examples/test_run.py",
+    "tests/integration/real_airflow/test_web_interface.py",
+    "tests/integration/real_airflow/test_nightly_runs.py",
     "tests/integration/real_airflow/",
     "tests/integration/test_demo.py",
     "tests/integration/test_documentation.py",
@@ -39,8 +38,6 @@ LONGEST_FIRST = (
     "tests/unit/benchmarks/",
     "tests/unit/emulator/imaging/",
 )
-#: Folders whose modules share one Airflow.
-_KEPT_WHOLE = ("tests/integration/real_airflow/own_dags/",)
 #: Modules whose tests share nothing, and take long.
 _SPLIT_BY_TEST = ("tests/integration/test_demo.py",)
 _PR_SET_CHILD_SUBREAPER = 36
@@ -105,12 +102,11 @@ def sort_longest_first(items: list[pytest.Item]) -> None:
 
 
 class LongestFirst(LoadScopeScheduling):  # type: ignore[misc]
-    """Hands out modules in the order of the collection, or folders that share a server, or single tests."""
+    """Hands out modules in the order of the collection, or single tests of modules that share nothing."""
 
     def _split_scope(self, nodeid: str) -> str:
         module = nodeid.partition("::")[0]
-        shared = next((folder for folder in _KEPT_WHOLE if module.startswith(folder)), module)
-        return nodeid if module in _SPLIT_BY_TEST else shared
+        return nodeid if module in _SPLIT_BY_TEST else module
 
 
 def _rank(nodeid: str) -> int:

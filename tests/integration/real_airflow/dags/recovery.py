@@ -9,16 +9,15 @@ from airflow.providers.common.compat.sdk import DAG
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
 
 for dag_id in ("retried", "marked_failed", "cleared", "timed_out"):
-    with DAG(dag_id=dag_id, schedule=None, params={"store": "", "bucket": "", "endpoint": ""}):
+    with DAG(dag_id=dag_id, schedule=None, params={"store": "", "bucket": ""}):
         DicomStoreExportOperator(
             task_id="export",
             location="europe-west3",
             dataset_id="radiology",
             dicom_store_id="{{ params.store }}",
             destination="gs://{{ params.bucket }}/{{ dag.dag_id }}/",
-            api_endpoint="{{ params.endpoint }}",
             poll_interval=1.0,
             retries=1 if dag_id == "retried" else 0,
             retry_delay=timedelta(seconds=1),
-            execution_timeout=timedelta(seconds=30) if dag_id == "timed_out" else None,
+            execution_timeout=timedelta(seconds=15) if dag_id == "timed_out" else None,
         )

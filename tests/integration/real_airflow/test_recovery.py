@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
-from rig.airflow import is_exit_known
+from rig.airflow import AirflowStandalone, is_exit_known
 from rig.control import Control
 from rig.dicom_files import create_store, sample_files, upload
-from rig.servers import HealthcareEmulator, wait_for
+from rig.servers import ROOT, HealthcareEmulator, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from rig.airflow import AirflowStandalone
     from rig.servers import StorageEmulator
 
 BUCKET, TASK = "airflow-recovery", "export"
@@ -24,16 +24,16 @@ DAGS = ("retried", "marked_failed", "cleared", "timed_out")
 BOUND = 180
 
 
-class HeldExports:
-    """A run of every DAG, whose exports stand still until they are stepped."""
+class Rig:
+    """One Airflow and one Healthcare API, with a run of every DAG that has come to its deferral."""
 
     def __init__(self, airflow: AirflowStandalone, healthcare: HealthcareEmulator) -> None:
         self.rest = airflow.rest
         self._scheduler_log = airflow.log_path
         self.control = Control(healthcare.url)
-        conf = {"store": "recovery", "bucket": BUCKET, "endpoint": healthcare.url}
+        conf = {"store": "recovery", "bucket": BUCKET}
         self.runs = {dag_id: self.rest.trigger(dag_id, conf) for dag_id in DAGS}
-        self.first = {dag_id: self.wait_until_submitted(dag_id) for dag_id in DAGS}
+        self.first = {dag_id: self.wait_until_deferred(dag_id) for dag_id in DAGS}
 
     def state(self, dag_id: str) -> str | None:
         return self.rest.task(dag_id, self.runs[dag_id], TASK)["state"]
@@ -41,9 +41,8 @@ class HeldExports:
     def wait_for_state(self, dag_id: str, *states: str) -> None:
         wait_for(f"{dag_id} to be {states}", lambda: self.state(dag_id) in states, timeout=BOUND)
 
-    def wait_until_submitted(self, dag_id: str) -> str:
-        """Wait until a run's task is deferred, or over already, and return its Operation's name."""
-        self.wait_for_state(dag_id, "deferred", "failed")
+    def wait_until_deferred(self, dag_id: str) -> str:
+        self.wait_for_state(dag_id, "deferred")
         return self.operation_name(dag_id)
 
     def wait_for_deferral(self, dag_id: str, try_number: int) -> None:
@@ -87,79 +86,79 @@ class HeldExports:
 
 
 @pytest.fixture(scope="module")
-def held(airflow: AirflowStandalone, server_logs: Path, storage: StorageEmulator) -> Iterator[HeldExports]:
-    """All runs at once, with a Healthcare API of their own, because theirs stands still."""
+def rig(
+    tmp_path_factory: pytest.TempPathFactory, server_logs: Path, storage: StorageEmulator
+) -> Iterator[Rig]:
+    folder = tmp_path_factory.mktemp("recovery")
+    shutil.copytree(ROOT / "tests" / "integration" / "real_airflow" / "dags", folder / "dags")
     storage.create_bucket(BUCKET)
-    env = {"STORAGE_EMULATOR_HOST": storage.url}
-    with HealthcareEmulator(server_logs / "recovery", env=env) as healthcare:
+    hosts = {"STORAGE_EMULATOR_HOST": storage.url}
+    with HealthcareEmulator(server_logs / "recovery", env=hosts) as healthcare:
         create_store(healthcare.url, STORE)
         upload(healthcare.url, STORE, sample_files()[:3])
         Control(healthcare.url).settings(advance="manual", max_running_exports=10)
-        yield HeldExports(airflow, healthcare)
+        hosts["HEALTHCARE_EMULATOR_HOST"] = healthcare.url
+        with AirflowStandalone(folder / "home", folder / "dags", hosts) as airflow:
+            yield Rig(airflow, healthcare)
 
 
-def test_marking_a_deferred_task_failed_cancels_its_export(held: HeldExports) -> None:
-    # Before its trigger has started, Airflow would tell nobody.
-    wait_for("the first poll", lambda: "Export running for" in held.log("marked_failed"), timeout=BOUND)
-    held.rest.set_task_state("marked_failed", held.runs["marked_failed"], TASK, "failed")
-    held.wait_for_operation(held.first["marked_failed"], "CANCELLED")
-    assert held.state("marked_failed") == "failed"
+def test_an_execution_timeout_holds_while_deferred(rig: Rig) -> None:
+    rig.wait_for_state("timed_out", "failed")
+    rig.wait_for_operation(rig.first["timed_out"], "CANCELLED")
+    log = rig.log("timed_out")
+    assert "DicomExportTimeoutError" in log
+    assert "0 exported, 0 failed, 3 pending" in log
+    assert rig.submitted("timed_out") == [rig.first["timed_out"]]
 
 
-def test_cleared_task_succeeds_with_one_completed_export(held: HeldExports, storage: StorageEmulator) -> None:
-    held.rest.clear("cleared", held.runs["cleared"], TASK)
-    held.wait_for_deferral("cleared", 2)
+def test_a_killed_task_cancels_its_export(rig: Rig) -> None:
+    rig.rest.set_task_state("marked_failed", rig.runs["marked_failed"], TASK, "failed")
+    rig.wait_for_operation(rig.first["marked_failed"], "CANCELLED")
+    assert rig.state("marked_failed") == "failed"
+
+
+def test_a_cleared_task_ends_with_one_export(rig: Rig, storage: StorageEmulator) -> None:
+    rig.rest.clear("cleared", rig.runs["cleared"], TASK)
+    rig.wait_for_deferral("cleared", 2)
 
     # The new try and the kill of the old one race: either the new try takes the running export over, or
     # that one is cancelled and a second one submitted. In both cases, one export runs and is followed.
     def succeeded() -> bool:
-        name = held.operation_name("cleared")
-        if held.control.operation_state(name) == "RUNNING":
-            held.control.step(name)
-        state = held.rest.run_state("cleared", held.runs["cleared"])
-        assert state != "failed", held.logs("cleared")
+        name = rig.operation_name("cleared")
+        if rig.control.operation_state(name) == "RUNNING":
+            rig.control.step(name)
+        state = rig.rest.run_state("cleared", rig.runs["cleared"])
+        assert state != "failed", rig.logs("cleared")
         return state == "success"
 
     try:
         wait_for("the cleared run to succeed", succeeded, timeout=BOUND)
     except TimeoutError as error:
-        operations = {name: held.control.operation_state(name) for name in held.submitted("cleared")}
-        raise TimeoutError(
-            f"{error}: {held.state('cleared')}, {operations}\n{held.logs('cleared')}"
-        ) from None
-    followed = held.rest.xcom("cleared", held.runs["cleared"], TASK)["operation_name"]
-    first, *more = held.submitted("cleared")
-    assert (first, followed) == (held.first["cleared"], more[0] if more else first)
-    states = [held.control.operation_state(name) for name in (first, *more)]
+        operations = {name: rig.control.operation_state(name) for name in rig.submitted("cleared")}
+        raise TimeoutError(f"{error}: {rig.state('cleared')}, {operations}\n{rig.logs('cleared')}") from None
+    followed = rig.rest.xcom("cleared", rig.runs["cleared"], TASK)["operation_name"]
+    first, *more = rig.submitted("cleared")
+    assert (first, followed) == (rig.first["cleared"], more[0] if more else first)
+    states = [rig.control.operation_state(name) for name in (first, *more)]
     assert states == ["CANCELLED"] * len(more) + ["SUCCEEDED"]
     assert len(storage.objects(BUCKET, "cleared/")) == 3
 
 
-def test_deferred_export_is_cancelled_at_the_execution_timeout(held: HeldExports) -> None:
-    # Its time has run while the other tests did. The test after this one lets polls fail.
-    held.wait_for_state("timed_out", "failed")
-    held.wait_for_operation(held.first["timed_out"], "CANCELLED")
-    log = held.log("timed_out")
-    assert "DicomExportTimeoutError" in log
-    assert "0 exported, 0 failed, 3 pending" in log
-    assert held.submitted("timed_out") == [held.first["timed_out"]]
-
-
-def test_retry_reattaches_to_the_export_of_the_first_try(held: HeldExports, storage: StorageEmulator) -> None:
-    name = held.first["retried"]
+def test_a_retry_follows_the_export_of_the_first_try(rig: Rig, storage: StorageEmulator) -> None:
+    name = rig.first["retried"]
     for route in ("operations.get", "operations.list"):
-        held.control.fault(route, status=403)
+        rig.control.fault(route, status=403)
     wait_for(
         "the first try to give up",
-        lambda: held.rest.task("retried", held.runs["retried"], TASK)["try_number"] == 2,
+        lambda: rig.rest.task("retried", rig.runs["retried"], TASK)["try_number"] == 2,
         timeout=BOUND,
     )
-    held.control.clear_faults()
-    held.wait_for_deferral("retried", 2)
-    held.control.step(name)
-    assert held.rest.wait("retried", held.runs["retried"], timeout=BOUND) == "success"
-    assert held.submitted("retried") == [name]
-    assert held.rest.xcom("retried", held.runs["retried"], TASK)["operation_name"] == name
-    assert "The export itself goes on" in held.log("retried", 1)
-    assert "Re-attached" in held.log("retried", 2)
+    rig.control.clear_faults()
+    rig.wait_for_deferral("retried", 2)
+    rig.control.step(name)
+    assert rig.rest.wait("retried", rig.runs["retried"], timeout=BOUND) == "success"
+    assert rig.submitted("retried") == [name]
+    assert rig.rest.xcom("retried", rig.runs["retried"], TASK)["operation_name"] == name
+    assert "The export itself goes on" in rig.log("retried", 1)
+    assert "Re-attached" in rig.log("retried", 2)
     assert len(storage.objects(BUCKET, "retried/")) == 3

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from rig.airflow import AirflowStandalone
 from rig.dicom_files import create_store, sample_files, upload
-from rig.servers import wait_for
+from rig.servers import ROOT, wait_for
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from rig.airflow import AirflowStandalone
     from rig.servers import BigQueryEmulator, HealthcareEmulator, StorageEmulator
 
 BUCKET, TABLE = "lineage-run", "test-project.lineage_run.dicom_metadata"
@@ -31,8 +33,8 @@ STORE_DATASET = ("healthcare.googleapis.com", STORE)
 Json = dict[str, Any]
 
 
-class LineageRuns:
-    """One ended run of every DAG of lineage, and the events that OpenLineage wrote about it."""
+class Scene:
+    """An Airflow in which every run has ended, and what OpenLineage wrote."""
 
     def __init__(self, airflow: AirflowStandalone, events: Path) -> None:
         self.rest = airflow.rest
@@ -63,30 +65,44 @@ class LineageRuns:
 
 
 @pytest.fixture(scope="module")
-def lineage(
-    airflow: AirflowStandalone,
-    openlineage_events: Path,
+def scene(
+    tmp_path_factory: pytest.TempPathFactory,
     storage: StorageEmulator,
     bigquery: BigQueryEmulator,
     healthcare: HealthcareEmulator,
-) -> LineageRuns:
-    """All runs at once."""
+) -> Iterator[Scene]:
+    """All runs at once in one Airflow, for the time that it takes to start."""
+    folder = tmp_path_factory.mktemp("lineage")
+    (folder / "dags").mkdir()
+    shutil.copy(ROOT / "tests" / "integration" / "real_airflow" / "dags" / "lineage.py", folder / "dags")
     storage.create_bucket(BUCKET)
     bigquery.create_dataset(*TABLE.split(".")[:2])
     create_store(healthcare.url, STORE)
     smallest = sorted(sample_files(), key=lambda path: (path.stat().st_size, path.name))[:INSTANCES]
     upload(healthcare.url, STORE, smallest)
-    airflow.rest.wait_for_dag("lineage_after_export")
-    return LineageRuns(airflow, openlineage_events)
+    events = folder / "events.jsonl"
+    transport = {"type": "file", "log_file_path": str(events), "append": True}
+    settings = {
+        "HEALTHCARE_EMULATOR_HOST": healthcare.url,
+        "STORAGE_EMULATOR_HOST": storage.url,
+        "BIGQUERY_EMULATOR_HOST": bigquery.url,
+        "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
+        "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
+        # Without it, no run is created for an asset's event either.
+        "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "True",
+    }
+    with AirflowStandalone(folder / "home", folder / "dags", settings) as airflow:
+        airflow.rest.wait_for_dag("lineage_after_export")
+        yield Scene(airflow, events)
 
 
 def datasets(event: Json, key: str) -> list[tuple[str, str]]:
     return [(dataset["namespace"], dataset["name"]) for dataset in event[key]]
 
 
-def test_lineage_events_of_a_deferred_export(lineage: LineageRuns) -> None:
-    assert lineage.states["lineage_deferred"] == "success"
-    events = lineage.events("lineage_deferred")
+def test_a_deferred_export(scene: Scene) -> None:
+    assert scene.states["lineage_deferred"] == "success"
+    events = scene.events("lineage_deferred")
     # Airflow begins anew when the deferral is over.
     assert [event["eventType"] for event in events] == ["START", "START", "COMPLETE"]
     assert len({event["run"]["runId"] for event in events}) == 1
@@ -96,13 +112,13 @@ def test_lineage_events_of_a_deferred_export(lineage: LineageRuns) -> None:
     (output,) = events[-1]["outputs"]
     assert output["outputFacets"]["outputStatistics"]["fileCount"] == INSTANCES
     facet = events[-1]["run"]["facets"]["dicom_export"]
-    assert facet["operationName"] == lineage.result("lineage_deferred")["operation_name"]
+    assert facet["operationName"] == scene.result("lineage_deferred")["operation_name"]
     assert (facet["done"], facet["success"], facet["failure"], facet["pending"]) == (True, INSTANCES, 0, 0)
 
 
-def test_lineage_events_of_a_bigquery_export_on_the_worker(lineage: LineageRuns) -> None:
-    assert lineage.states["lineage_on_worker"] == "success"
-    start, complete = lineage.events("lineage_on_worker")
+def test_an_export_to_bigquery_on_the_worker(scene: Scene) -> None:
+    assert scene.states["lineage_on_worker"] == "success"
+    start, complete = scene.events("lineage_on_worker")
     assert (start["eventType"], complete["eventType"]) == ("START", "COMPLETE")
     for event in (start, complete):
         assert datasets(event, "inputs") == [STORE_DATASET]
@@ -111,52 +127,56 @@ def test_lineage_events_of_a_bigquery_export_on_the_worker(lineage: LineageRuns)
     assert output["outputFacets"]["outputStatistics"]["rowCount"] == INSTANCES
 
 
-def test_lineage_event_of_an_export_without_wait_for_completion(lineage: LineageRuns) -> None:
-    complete = lineage.events("lineage_no_wait")[-1]
+def test_an_export_that_is_not_waited_for(scene: Scene) -> None:
+    complete = scene.events("lineage_no_wait")[-1]
     assert complete["eventType"] == "COMPLETE"
     assert datasets(complete, "inputs") == [STORE_DATASET]
     assert datasets(complete, "outputs") == [(f"gs://{BUCKET}", "no_wait")]
     facet = complete["run"]["facets"]["dicom_export"]
-    assert facet["operationName"] == lineage.result("lineage_no_wait")
+    assert facet["operationName"] == scene.result("lineage_no_wait")
     assert not facet["done"]
 
 
-def test_lineage_events_of_a_failed_export(lineage: LineageRuns) -> None:
-    assert lineage.states["lineage_failing"] == "failed"
-    events = lineage.events("lineage_failing")
+def test_a_failed_export(scene: Scene) -> None:
+    assert scene.states["lineage_failing"] == "failed"
+    events = scene.events("lineage_failing")
     assert events[-1]["eventType"] == "FAIL"
     assert datasets(events[-1], "inputs") == [STORE_DATASET]
     assert datasets(events[-1], "outputs") == [("gs://lineage-run-no-such-bucket", "x")]
     facet = events[-1]["run"]["facets"]["dicom_export"]
-    assert facet["operationName"] == lineage.result("lineage_failing", "operation_name")
+    assert facet["operationName"] == scene.result("lineage_failing", "operation_name")
     assert facet["errorCode"]
 
 
-def test_lineage_event_of_an_export_by_the_hook(lineage: LineageRuns) -> None:
-    assert lineage.states["lineage_by_hook"] == "success"
-    complete = lineage.events("lineage_by_hook")[-1]
+def test_an_export_by_the_hook_alone(scene: Scene) -> None:
+    assert scene.states["lineage_by_hook"] == "success"
+    complete = scene.events("lineage_by_hook")[-1]
     assert datasets(complete, "inputs") == [STORE_DATASET]
     assert datasets(complete, "outputs") == [(f"gs://{BUCKET}", "by_hook")]
 
 
-def test_asset_event_carries_the_result_to_the_dag_that_it_starts(lineage: LineageRuns) -> None:
+def test_an_asset_carries_the_result_to_the_dag_that_waits_for_it(scene: Scene) -> None:
     def finished() -> Json | None:
-        runs = lineage.rest.get("dags/lineage_after_export/dagRuns")["dag_runs"]
+        runs = scene.rest.get("dags/lineage_after_export/dagRuns")["dag_runs"]
         return next((run for run in runs if run["state"] == "success"), None)
 
     run = wait_for("the DAG that waits for the asset", finished, timeout=120)
-    extras = lineage.rest.xcom("lineage_after_export", run["dag_run_id"], "read")
-    assert extras == [lineage.result("lineage_deferred")]
+    extras = scene.rest.xcom("lineage_after_export", run["dag_run_id"], "read")
+    assert extras == [scene.result("lineage_deferred")]
     assert extras[0]["success"] == INSTANCES
 
 
-def test_asset_event_without_wait_for_completion_carries_the_operation_name(lineage: LineageRuns) -> None:
-    (event,) = lineage.rest.get("assets/events", source_dag_id="lineage_no_wait")["asset_events"]
-    assert event["extra"] == {"operation_name": lineage.result("lineage_no_wait")}
+def test_the_asset_of_an_export_that_is_not_waited_for_carries_its_name(scene: Scene) -> None:
+    (event,) = [
+        event
+        for event in scene.rest.get("assets/events")["asset_events"]
+        if event["source_dag_id"] == "lineage_no_wait"
+    ]
+    assert event["extra"] == {"operation_name": scene.result("lineage_no_wait")}
 
 
-def test_connection_test_reads_the_dicom_store(lineage: LineageRuns) -> None:
-    rest = lineage.rest
+def test_the_connection_form_and_its_test_button(scene: Scene) -> None:
+    rest = scene.rest
     extra = {
         "is_anonymous": True,
         "project": "test-project",

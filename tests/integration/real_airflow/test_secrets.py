@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,20 +12,21 @@ from typing import TYPE_CHECKING
 import pydicom
 import pytest
 
-from rig.airflow import is_exit_known
+from rig.airflow import AirflowStandalone, is_exit_known
 from rig.control import Control
 from rig.dicom_files import create_store, sample_files, upload
-from rig.servers import HealthcareEmulator, wait_for
+from rig.servers import ROOT, HealthcareEmulator, wait_for
 from tests.support.token_server import TokenServer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from rig.airflow import AirflowStandalone
     from rig.servers import StorageEmulator
 
 BUCKET = "airflow-secrets"
 STORE = "projects/test-project/locations/europe-west3/datasets/radiology/dicomStores/secrets"
+PATIENT = "Canary^Quetzal"
 BOUND = 180.0
 
 
@@ -62,13 +64,9 @@ def database(home: Path) -> dict[str, str]:
 
 
 def trigger_arguments(home: Path) -> str:
-    """Return the arguments of the trigger that the export is deferred on."""
-    query = (
-        "SELECT trigger.kwargs FROM trigger JOIN task_instance ON task_instance.trigger_id = trigger.id "
-        "WHERE task_instance.dag_id = 'secrets'"
-    )
+    """Return the arguments of the only trigger in the database."""
     with sqlite3.connect(home / "airflow.db") as connection:
-        ((arguments,),) = connection.execute(query).fetchall()
+        ((arguments,),) = connection.execute("SELECT kwargs FROM trigger").fetchall()
     connection.close()
     return str(arguments)
 
@@ -84,62 +82,60 @@ def files(*folders: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def traces(
-    airflow: AirflowStandalone,
-    openlineage_events: Path,
-    searched_patient: str,
-    tmp_path_factory: pytest.TempPathFactory,
-    storage: StorageEmulator,
-) -> Traces:
+def traces(tmp_path_factory: pytest.TempPathFactory, storage: StorageEmulator) -> Iterator[Traces]:
     """An export of what a search by patient found, with a service account's key, seen from all sides."""
     folder = tmp_path_factory.mktemp("secrets")
+    home = folder / "home"
+    (folder / "dags").mkdir()
+    shutil.copy(ROOT / "tests" / "integration" / "real_airflow" / "dags" / "secrets.py", folder / "dags")
     storage.create_bucket(BUCKET)
+    events = folder / "openlineage" / "events.jsonl"
+    events.parent.mkdir()
+    transport = {"type": "file", "log_file_path": str(events), "append": True}
     # The servers' own logs are not Airflow's.
     with (
         HealthcareEmulator(folder / "healthcare", env={"STORAGE_EMULATOR_HOST": storage.url}) as healthcare,
         TokenServer(prefix=f"canary-{secrets.token_hex(8)}") as token_server,
     ):
         create_store(healthcare.url, STORE)
-        upload(healthcare.url, STORE, _files_of(searched_patient, folder / "dicom"))
+        upload(healthcare.url, STORE, _files_of(PATIENT, folder / "dicom"))
         control = Control(healthcare.url)
         control.settings(advance="manual")
         key = token_server.keyfile()
-        rest = airflow.rest
-        extra = json.dumps({"keyfile_dict": json.dumps(key), "num_retries": 3})
-        body = {"connection_id": "keyfile", "conn_type": "google_cloud_platform", "extra": extra}
-        rest.call("POST", "connections", json=body)
-        conf = {"connection": "keyfile", "endpoint": healthcare.url, "bucket": BUCKET}
-        run_id = rest.trigger("secrets", conf)
+        settings = {
+            "STORAGE_EMULATOR_HOST": storage.url,
+            "SEARCHED_PATIENT": PATIENT,
+            "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
+        }
+        with AirflowStandalone(home, folder / "dags", settings) as airflow:
+            rest = airflow.rest
+            extra = json.dumps({"keyfile_dict": json.dumps(key), "num_retries": 3})
+            body = {"connection_id": "keyfile", "conn_type": "google_cloud_platform", "extra": extra}
+            rest.call("POST", "connections", json=body)
+            conf = {"connection": "keyfile", "endpoint": healthcare.url, "bucket": BUCKET}
+            run_id = rest.trigger("secrets", conf)
 
-        def is_deferred() -> bool:
-            return is_exit_known(airflow.log_path, "secrets", run_id, "export", 1)
+            def is_deferred() -> bool:
+                return is_exit_known(airflow.log_path, "secrets", run_id, "export", 1)
 
-        wait_for("the export to be deferred", is_deferred, timeout=BOUND)
-        trigger = trigger_arguments(airflow.home)
-        places = database(airflow.home)
-        links = rest.links("secrets", run_id, "export")
-        name = rest.xcom("secrets", run_id, "export", "operation_name")
-        wait_for("polls", lambda: control.requests()["counts"].get("operations.get"), timeout=BOUND)
-        control.step()
-        state = rest.wait("secrets", run_id, timeout=BOUND)
-        assert state == "success", rest.log("secrets", run_id, "export")
-        wait_for(
-            "OpenLineage's last event",
-            lambda: '"COMPLETE"' in _events_of("secrets.export", openlineage_events),
-            timeout=BOUND,
-        )
-        ended = {f"{place}, at the end": text for place, text in database(airflow.home).items()}
-        return Traces(
+            wait_for("the export to be deferred", is_deferred, timeout=BOUND)
+            trigger = trigger_arguments(home)
+            places = database(home)
+            links = rest.links("secrets", run_id, "export")
+            name = rest.xcom("secrets", run_id, "export", "operation_name")
+            wait_for("polls", lambda: control.requests()["counts"].get("operations.get"), timeout=BOUND)
+            control.step()
+            assert rest.wait("secrets", run_id, timeout=BOUND) == "success", rest.log(
+                "secrets", run_id, "export"
+            )
+        ended = {f"{place}, at the end": text for place, text in database(home).items()}
+        yield Traces(
             trigger,
-            places | ended | files(airflow.home, openlineage_events.parent) | {"links": str(links)},
+            places | ended | files(home, events.parent) | {"links": str(links)},
             name,
             key["private_key"].splitlines()[1:-1],
             token_server.tokens,
         )
-
-
-def _events_of(job: str, path: Path) -> str:
-    return "\n".join(line for line in path.read_text().splitlines() if f'"{job}"' in line)
 
 
 def _files_of(patient: str, folder: Path) -> list[Path]:
@@ -151,7 +147,7 @@ def _files_of(patient: str, folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def test_search_for_traces_finds_the_operation_name(traces: Traces) -> None:
+def test_the_search_finds_what_is_there(traces: Traces) -> None:
     """Otherwise, that it finds no secret would say nothing."""
     found = traces.of(traces.operation_name)
     wanted = ("table xcom", "table trigger", "events.jsonl", "task_id=export", ".trigger.")
@@ -159,29 +155,29 @@ def test_search_for_traces_finds_the_operation_name(traces: Traces) -> None:
         assert any(part in place for place in found), (part, found)
 
 
-def test_service_account_was_used_on_worker_and_triggerer(traces: Traces) -> None:
+def test_the_account_was_used(traces: Traces) -> None:
     assert len(traces.tokens) >= 2, "one for the worker, one for the triggerer"
     assert len(traces.keys) > 10
 
 
-def test_private_key_is_left_nowhere_but_in_the_connection(traces: Traces) -> None:
+def test_no_key_is_left_but_in_the_connection(traces: Traces) -> None:
     assert [traces.of(line) for line in traces.keys] == [[]] * len(traces.keys)
     assert traces.of("PRIVATE KEY") == []
 
 
-def test_access_token_is_left_nowhere(traces: Traces) -> None:
+def test_no_token_is_left(traces: Traces) -> None:
     assert [traces.of(token) for token in traces.tokens] == [[]] * len(traces.tokens)
     assert traces.of("Bearer ") == []
 
 
-def test_searched_patient_name_is_left_nowhere(traces: Traces) -> None:
+def test_no_patient_is_left(traces: Traces) -> None:
     assert [traces.of(part) for part in ("Canary", "Quetzal")] == [[], []]
 
 
-def test_trigger_arguments_hold_no_secret(traces: Traces) -> None:
+def test_the_trigger_holds_no_secret(traces: Traces) -> None:
     assert traces.operation_name in traces.trigger
     assert not any(secret in traces.trigger for secret in (*traces.keys, *traces.tokens, "Canary"))
 
 
-def test_extra_links_hold_no_secret(traces: Traces) -> None:
+def test_links_hold_no_secret(traces: Traces) -> None:
     assert "https://console.cloud.google.com/" in traces.places["links"]
