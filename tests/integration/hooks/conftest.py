@@ -10,6 +10,7 @@ import google.auth._exponential_backoff
 import pytest
 
 from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
+from tests.support.provider_fixtures import *  # noqa: F403
 from tests.support.token_server import TokenServer
 
 if TYPE_CHECKING:

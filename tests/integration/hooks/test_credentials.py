@@ -20,11 +20,10 @@ from tests.support.trigger_runs import run_trigger
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import Connect
-
     from airflow_provider_dicom.api.resource_names import DicomStoreName
     from rig.control import Control
     from rig.servers import HealthcareEmulator
+    from tests.support.provider_fixtures import Connect
     from tests.support.token_server import TokenServer
 
 pytestmark = pytest.mark.usefixtures("quick")

@@ -25,11 +25,10 @@ from tests.support.healthcare_requests import accepted_exports
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.integration.conftest import Connect
-
     from rig.control import Control
     from rig.dicom_files import Uids
     from rig.servers import HealthcareEmulator, StorageEmulator
+    from tests.support.provider_fixtures import Connect
 
 
 def export(hook: DicomStoreHook, store: DicomStoreName, bucket: str, mime_type: str | None = None) -> str:

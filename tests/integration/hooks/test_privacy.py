@@ -16,11 +16,10 @@ from rig.ports import free_port
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.integration.conftest import Connect
-
     from airflow_provider_dicom.api.resource_names import DicomStoreName
     from rig.control import Control
     from rig.servers import HealthcareEmulator
+    from tests.support.provider_fixtures import Connect
     from tests.support.token_server import TokenServer
 
 pytestmark = pytest.mark.usefixtures("quick")

@@ -16,12 +16,11 @@ from rig.ports import free_port
 from tests.support.healthcare_requests import accepted_exports, request_count
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import Connect
-
     from airflow_provider_dicom.api.resource_names import DicomStoreName
     from airflow_provider_dicom.api_types import Operation
     from rig.control import Control
     from rig.servers import HealthcareEmulator
+    from tests.support.provider_fixtures import Connect
 
 pytestmark = pytest.mark.usefixtures("quick")
 RETRYABLE = [408, 425, 429, 500, 502, 503, 504]

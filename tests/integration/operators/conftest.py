@@ -8,6 +8,7 @@ import pytest
 
 from airflow_provider_dicom.hooks import dicom_store as hook_module
 from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
+from tests.support.provider_fixtures import *  # noqa: F403
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

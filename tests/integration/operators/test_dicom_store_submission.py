@@ -16,13 +16,12 @@ from tests.support.healthcare_requests import accepted_exports, request_count
 from tests.support.task_runs import TaskRun, both_modes
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import Connect
-
     from airflow_provider_dicom.api.resource_names import DicomStoreName
     from rig.control import Control
     from rig.dicom_files import Uids
     from rig.servers import HealthcareEmulator
     from tests.integration.operators.conftest import ExportOperatorFactory
+    from tests.support.provider_fixtures import Connect
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -10,6 +10,7 @@ from airflow_provider_dicom.api.export_request import ExportRequest
 from airflow_provider_dicom.hooks import dicom_store as hook_module
 from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
 from airflow_provider_dicom.triggers.dicom_store import DicomStoreExportTrigger
+from tests.support.provider_fixtures import *  # noqa: F403
 from tests.support.trigger_runs import patch_task_state, set_task_instance
 
 if TYPE_CHECKING:

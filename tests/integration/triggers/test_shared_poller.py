@@ -19,10 +19,9 @@ from tests.support.trigger_runs import run_trigger
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import Connect
-
     from rig.control import Control
     from tests.integration.triggers.conftest import ExportSubmitter, TriggerFactory
+    from tests.support.provider_fixtures import Connect
 
 pytestmark = pytest.mark.usefixtures("quick")
 Events = list[dict[str, Any]]
