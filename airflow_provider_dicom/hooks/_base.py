@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 import requests
 import tenacity
@@ -58,32 +58,6 @@ class DicomStoreBaseHook(GoogleBaseHook):
 
     conn_type = connection_type.CONN_TYPE
     hook_name = connection_type.HOOK_NAME
-
-    @classmethod
-    def get_connection_form_widgets(cls) -> dict[str, Any]:
-        """
-        Return the form's fields, for Airflow versions that do not read them from the provider's metadata.
-        """
-        from flask_appbuilder.fieldwidgets import BS3TextFieldWidget  # type: ignore[import-not-found]
-        from wtforms import StringField  # type: ignore[import-untyped]
-
-        google_fields = super().get_connection_form_widgets()
-        own_fields = {
-            name: StringField(field.label, description=field.description, widget=BS3TextFieldWidget())
-            for name, field in connection_type.FIELDS.items()
-        }
-        return {"project": google_fields["project"], **own_fields, **google_fields}
-
-    @classmethod
-    def get_ui_field_behaviour(cls) -> dict[str, Any]:
-        """
-        Return the look of the form's fields, for Airflow versions that do not read it from the metadata.
-        """
-        return {
-            "hidden_fields": list(connection_type.HIDDEN_FIELDS),
-            "relabeling": {},
-            "placeholders": dict(connection_type.PLACEHOLDERS),
-        }
 
     def __init__(
         self,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from airflow_provider_dicom import connection_type
 from airflow_provider_dicom.api import methods
 from airflow_provider_dicom.api.dicomweb import MAX_SEARCH_LIMIT, search_pages
 from airflow_provider_dicom.api.resource_names import OperationName
@@ -46,6 +47,34 @@ class DicomStoreHook(DicomStoreBaseHook):
     :param impersonation_chain: a service account to impersonate, or a chain of them.
     :param api_endpoint: another endpoint than Google's, such as a regional one or a local Healthcare API.
     """
+
+    # Airflow 2 looks for the next two methods in the class itself, not in its bases.
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """
+        Return the form's fields, for Airflow versions that do not read them from the provider's metadata.
+        """
+        from flask_appbuilder.fieldwidgets import BS3TextFieldWidget  # type: ignore[import-not-found]
+        from wtforms import StringField  # type: ignore[import-untyped]
+
+        google_fields = super().get_connection_form_widgets()
+        own_fields = {
+            name: StringField(field.label, description=field.description, widget=BS3TextFieldWidget())
+            for name, field in connection_type.FIELDS.items()
+        }
+        return {"project": google_fields["project"], **own_fields, **google_fields}
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """
+        Return the look of the form's fields, for Airflow versions that do not read it from the metadata.
+        """
+        return {
+            "hidden_fields": list(connection_type.HIDDEN_FIELDS),
+            "relabeling": {},
+            "placeholders": dict(connection_type.PLACEHOLDERS),
+        }
 
     def export(self, store: DicomStoreName, request: ExportRequest) -> Operation:
         """

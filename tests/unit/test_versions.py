@@ -73,8 +73,8 @@ PROBES: dict[str, Callable[[], bool]] = {
         issubclass(DicomStoreHook, BaseHook) and bool(DicomStoreHook.test_connection)
     ),
     "lineage": lambda: find_spec("airflow.providers.openlineage") is not None,
-    "`dicomstore://`": lambda: asset_of("d") and bool(get_provider_info()["dataset-uris"]),
-    "the same for stores": lambda: asset_of("日本"),
+    "`dicomstore://` URIs of assets": lambda: asset_of("d") and bool(get_provider_info()["dataset-uris"]),
+    "`dicomstore://` URIs of stores": lambda: asset_of("日本"),
     "the tab": lambda: compat.HAS_TASK_VIEWS,
     "nightly runs": lambda: is_in_sdk("CronPartitionTimetable", "PartitionedAssetTimetable"),
     "retry policies": lambda: is_in_sdk("ExceptionRetryPolicy", "DeadlineAlert"),
