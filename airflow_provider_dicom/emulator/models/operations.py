@@ -21,6 +21,7 @@ import asyncio
 import json
 import time
 from bisect import bisect_left
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -194,6 +195,7 @@ class Operations:
         self._by_name: dict[str, Operation] = {}
         self._by_dataset: dict[str, list[Operation]] = {}
         self._last_id = 0
+        self._saves: Counter[int] = Counter()
         for (record,) in database.rows("SELECT record FROM operations ORDER BY id"):
             self._add(_load(record))
 
@@ -221,6 +223,7 @@ class Operations:
         """Write an operation to disk, and return when it is there."""
         record = {name: value for name, value in vars(operation).items() if name != "_encoded"}
         row = (operation.id, operation.name, operation.state, json.dumps(record))
+        self._saves[operation.id] += 1
         await asyncio.get_running_loop().run_in_executor(self._writer, self._write, row)
 
     def _write(self, row: tuple[int, str, str, str]) -> None:
@@ -232,9 +235,14 @@ class Operations:
     ) -> None:
         """Make an operation done: on disk first, then for clients."""
         end_time = timestamp()
-        await self.save(
-            replace(operation, state=State.DONE, error=error, response=response, end_time=end_time)
-        )
+        while True:
+            own_save = self._saves[operation.id] + 1
+            await self.save(
+                replace(operation, state=State.DONE, error=error, response=response, end_time=end_time)
+            )
+            # A cancellation meanwhile has written the unfinished operation over it: write it again.
+            if self._saves[operation.id] == own_save:
+                break
         operation.error, operation.response, operation.end_time = error, response, end_time
         operation.state = State.DONE
         operation.changed()

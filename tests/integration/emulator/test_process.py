@@ -66,7 +66,7 @@ def _export(server: HealthcareEmulator, bucket: str, http: requests.Session) -> 
     return str(response.json()["name"])
 
 
-def test_everything_survives_a_kill(
+def test_stored_data_and_operations_survive_a_kill(
     start: Callable[[], HealthcareEmulator], http: requests.Session, storage: StorageEmulator, bucket: str
 ) -> None:
     server = start()
@@ -101,7 +101,7 @@ def test_everything_survives_a_kill(
     assert _export(server, bucket, http) > queued
 
 
-def test_exports_survive_one_kill_after_the_other(
+def test_exports_survive_repeated_kills(
     start: Callable[[], HealthcareEmulator], http: requests.Session, storage: StorageEmulator, bucket: str
 ) -> None:
     server = start()
@@ -125,7 +125,7 @@ def test_exports_survive_one_kill_after_the_other(
     assert Control(server.url).exports()["accepted"] == len(names)
 
 
-def test_a_cancellation_survives_a_kill(
+def test_cancellation_survives_a_kill(
     start: Callable[[], HealthcareEmulator], http: requests.Session, bucket: str
 ) -> None:
     server = start()
@@ -137,7 +137,7 @@ def test_a_cancellation_survives_a_kill(
     assert _finished(start(), name, http)["error"]["code"] == 1
 
 
-def test_a_client_that_goes_away_during_an_upload_leaves_nothing_behind(
+def test_interrupted_upload_leaves_no_file(
     start: Callable[[], HealthcareEmulator], http: requests.Session, tmp_path: Path
 ) -> None:
     server = start()
@@ -155,7 +155,7 @@ def test_a_client_that_goes_away_during_an_upload_leaves_nothing_behind(
     assert "Traceback" not in server.log_tail()
 
 
-def test_an_orderly_end_loses_nothing(
+def test_export_survives_an_orderly_shutdown(
     start: Callable[[], HealthcareEmulator], http: requests.Session, bucket: str
 ) -> None:
     server = start()
@@ -168,14 +168,16 @@ def test_an_orderly_end_loses_nothing(
     assert _finished(start(), name, http)["metadata"]["counter"] == {"success": str(COUNT)}
 
 
-def test_two_servers_do_not_share_their_data(start: Callable[[], HealthcareEmulator], tmp_path: Path) -> None:
+def test_second_server_on_the_same_data_is_refused(
+    start: Callable[[], HealthcareEmulator], tmp_path: Path
+) -> None:
     start()
     second = _run("--port", "0", "--data", str(tmp_path / "data"))
     assert second.returncode != 0
     assert second.stderr.endswith("is in use by another process\n")
 
 
-def test_a_port_that_is_taken(start: Callable[[], HealthcareEmulator]) -> None:
+def test_port_in_use_is_reported(start: Callable[[], HealthcareEmulator]) -> None:
     taken = _run("--port", str(start().port))
     assert taken.returncode != 0
     assert taken.stderr.startswith("cannot listen on 127.0.0.1:")
@@ -187,7 +189,7 @@ def _run(*options: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)])
-def test_where_it_listens_and_that_it_leaves_nothing_behind(
+def test_server_announces_its_address_and_removes_its_temporary_data(
     tmp_path: Path, http: requests.Session, host: str, warned: bool
 ) -> None:
     port = free_port()
@@ -214,7 +216,7 @@ def test_where_it_listens_and_that_it_leaves_nothing_behind(
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
-def test_uploads_have_a_limit(tmp_path: Path, http: requests.Session) -> None:
+def test_upload_larger_than_the_limit_is_refused(tmp_path: Path, http: requests.Session) -> None:
     command = [sys.executable, "-m", "airflow_provider_dicom.emulator", "--port", "0", "--max-upload-mb", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -233,7 +235,7 @@ def test_uploads_have_a_limit(tmp_path: Path, http: requests.Session) -> None:
             process.terminate()
 
 
-def test_rows_are_there_once_after_a_kill(
+def test_rows_are_not_duplicated_by_a_kill(
     tmp_path: Path, http: requests.Session, bigquery: BigQueryEmulator
 ) -> None:
     def start() -> HealthcareEmulator:

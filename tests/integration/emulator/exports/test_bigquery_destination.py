@@ -83,12 +83,12 @@ def modalities(client: Client, table: str) -> list[str]:
     return sorted(row["Modality"] for row in client.list_rows(table))
 
 
-def test_a_missing_table_is_created(client: Client, table: str) -> None:
+def test_export_creates_a_missing_table(client: Client, table: str) -> None:
     export(table, CT, PLAN)
     assert modalities(client, table) == ["CT", "RTPLAN"]
 
 
-def test_nested_records_can_be_queried(client: Client, table: str) -> None:
+def test_exported_nested_records_can_be_queried(client: Client, table: str) -> None:
     export(table, CT, PLAN, REPORT)
     query = f"""
         SELECT PatientName.Alphabetic.FamilyName AS name, StudyDate, PixelSpacing, LastUpdated,
@@ -105,13 +105,13 @@ def test_nested_records_can_be_queried(client: Client, table: str) -> None:
 
 
 @pytest.mark.parametrize("schema", ["default", "flattened", "json"])
-def test_all_the_sample_files_fit(client: Client, table: str, schema: SchemaKind) -> None:
+def test_every_sample_file_is_exported_as_a_row(client: Client, table: str, schema: SchemaKind) -> None:
     export(table, *sample_files(), schema=schema)
     uids = sorted(row["SOPInstanceUID"] for row in client.list_rows(table))
     assert uids == sorted(stored(path).instance_uid for path in sample_files())
 
 
-def test_the_json_schema(client: Client, table: str) -> None:
+def test_json_schema_has_metadata_as_json(client: Client, table: str) -> None:
     export(table, CT, schema="json", include_source_store=True)
     [row] = client.list_rows(table)
     assert row["SourceDicomStore"] == STORE
@@ -119,7 +119,7 @@ def test_the_json_schema(client: Client, table: str) -> None:
     assert {field.name: field.field_type for field in client.get_table(table).schema}["Metadata"] == "JSON"
 
 
-def test_the_source_store_is_a_column_when_asked_for(client: Client, table: str) -> None:
+def test_source_store_is_a_column_only_if_requested(client: Client, table: str) -> None:
     export(table, CT, include_source_store=True)
     [row] = client.list_rows(table)
     assert row["SourceDicomStore"] == STORE
@@ -144,7 +144,7 @@ def test_write_empty_fills_an_empty_table(client: Client, table: str, fields: li
     assert modalities(client, table) == ["CT"]
 
 
-def test_write_empty_looks_again_at_the_end(client: Client, table: str) -> None:
+def test_write_empty_refuses_rows_written_during_the_export(client: Client, table: str) -> None:
     destination = BigQueryDestination(f"bq://{table}", "WRITE_EMPTY", "default", False)
     destination.open()
     destination.write(stored(PLAN))
@@ -161,13 +161,13 @@ def test_write_truncate_replaces_rows_and_columns(client: Client, table: str) ->
     assert "BeamSequence" not in {field.name for field in client.get_table(table).schema}
 
 
-def test_write_truncate_of_nothing_empties(client: Client, table: str) -> None:
+def test_write_truncate_without_instances_empties_the_table(client: Client, table: str) -> None:
     export(table, CT)
     export(table, disposition="WRITE_TRUNCATE")
     assert modalities(client, table) == []
 
 
-def test_write_append_adds(client: Client, table: str) -> None:
+def test_write_append_adds_rows(client: Client, table: str) -> None:
     export(table, CT, disposition="WRITE_APPEND")
     export(table, CT, disposition="WRITE_APPEND")
     assert modalities(client, table) == ["CT", "CT"]
@@ -194,7 +194,7 @@ def _without_nulls(value: object) -> object:
     return value
 
 
-def test_write_append_refuses_other_types(client: Client, table: str) -> None:
+def test_write_append_refuses_a_column_of_another_type(client: Client, table: str) -> None:
     config = LoadJobConfig(
         schema=[SchemaField("Modality", "INTEGER")], source_format="NEWLINE_DELIMITED_JSON"
     )
@@ -205,7 +205,7 @@ def test_write_append_refuses_other_types(client: Client, table: str) -> None:
     assert [row["Modality"] for row in client.list_rows(table)] == [5]
 
 
-def test_rows_are_visible_only_at_the_end(client: Client, table: str) -> None:
+def test_rows_are_invisible_until_the_destination_is_closed(client: Client, table: str) -> None:
     export(table, CT)
     destination = BigQueryDestination(f"bq://{table}", "WRITE_APPEND", "default", False)
     destination.open()
@@ -216,7 +216,7 @@ def test_rows_are_visible_only_at_the_end(client: Client, table: str) -> None:
 
 
 @pytest.mark.parametrize("disposition", ["WRITE_EMPTY", "WRITE_TRUNCATE", "WRITE_APPEND"])
-def test_a_cancelled_export_changes_nothing(client: Client, table: str, disposition: str) -> None:
+def test_cancelled_export_changes_no_table(client: Client, table: str, disposition: str) -> None:
     if disposition != "WRITE_EMPTY":
         export(table, CT)
     export(table, PLAN, disposition=disposition, cancelled=True)
@@ -227,7 +227,7 @@ def test_a_cancelled_export_changes_nothing(client: Client, table: str, disposit
         assert modalities(client, table) == ["CT"]
 
 
-def test_what_cannot_be_read_is_left_out(client: Client, table: str, tmp_path: Path) -> None:
+def test_unreadable_instance_fails_alone(client: Client, table: str, tmp_path: Path) -> None:
     note = tmp_path / "note.txt"
     note.write_text("Confidential")
     destination = BigQueryDestination(f"bq://{table}", None, "default", False)
@@ -239,7 +239,7 @@ def test_what_cannot_be_read_is_left_out(client: Client, table: str, tmp_path: P
     assert modalities(client, table) == ["CT"]
 
 
-def test_a_missing_dataset_is_an_error(table: str) -> None:
+def test_export_to_a_missing_dataset_is_refused(table: str) -> None:
     with pytest.raises(ApiError, match="Not found: Dataset test-project:nowhere") as error:
         BigQueryDestination("bq://test-project.nowhere.table", None, "default", False).open()
     assert error.value.http_status == 404
@@ -259,25 +259,25 @@ def test_a_missing_dataset_is_an_error(table: str) -> None:
         f"bq://project.dataset.{'t' * 2000}",
     ],
 )
-def test_other_uris_are_refused(uri: str) -> None:
+def test_invalid_table_uri_is_refused(uri: str) -> None:
     with pytest.raises(ApiError, match="Invalid BigQuery URI") as error:
         BigQueryDestination(uri, None, "default", False)
     assert error.value.status == "INVALID_ARGUMENT"
 
 
-def test_other_dispositions_are_refused() -> None:
+def test_invalid_write_disposition_is_refused() -> None:
     with pytest.raises(ApiError, match="Invalid write disposition"):
         BigQueryDestination("bq://project.dataset.table", "WRITE_OVER", "default", False)
 
 
-def test_without_an_emulator_nothing_is_written(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bigquery_without_an_emulator_is_refused(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BIGQUERY_EMULATOR_HOST")
     with pytest.raises(ApiError, match="BIGQUERY_EMULATOR_HOST") as error:
         BigQueryDestination(f"bq://{table}", None, "default", False).open()
     assert error.value.status == "FAILED_PRECONDITION"
 
 
-def test_patience_ends(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_bigquery_is_unavailable(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bigquery_destination, "RETRY", bigquery_destination.RETRY.with_timeout(1.0))
     monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", f"http://{LOOPBACK}:{free_port()}")
     with pytest.raises(ApiError, match="cannot be reached") as error:

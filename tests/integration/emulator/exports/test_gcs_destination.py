@@ -61,7 +61,9 @@ def export(uri_prefix: str, mime_type: str | None, *instances: StoredInstance) -
         ("", ""),
     ],
 )
-def test_names_of_objects(storage: StorageEmulator, bucket: str, prefix: str, folder: str) -> None:
+def test_object_names_start_with_the_prefix(
+    storage: StorageEmulator, bucket: str, prefix: str, folder: str
+) -> None:
     export(f"gs://{bucket}{prefix}", None, stored("CT_small.dcm"))
     content = (FILES / "CT_small.dcm").read_bytes()
     assert storage.objects(bucket) == {f"{folder}1.2/1.2.3/1.2.3.4.dcm": len(content)}
@@ -78,7 +80,7 @@ def test_names_of_objects(storage: StorageEmulator, bucket: str, prefix: str, fo
         ("application/octet-stream; transfer-syntax=*", "application/octet-stream", ""),
     ],
 )
-def test_kinds_of_objects(
+def test_object_has_the_extension_and_content_type_of_its_mime_type(
     storage: StorageEmulator, bucket: str, mime_type: str | None, content_type: str, ending: str
 ) -> None:
     export(f"gs://{bucket}/out", mime_type, stored("CT_small.dcm"))
@@ -88,13 +90,13 @@ def test_kinds_of_objects(
     assert requests.get(url, timeout=30).json()["contentType"] == content_type
 
 
-def test_frames_have_numbers(storage: StorageEmulator, bucket: str) -> None:
+def test_object_of_a_frame_is_named_by_its_number(storage: StorageEmulator, bucket: str) -> None:
     export(f"gs://{bucket}/out", "image/jpeg", stored("rtdose.dcm"))
     names = {f"out/1.2/1.2.3/1.2.3.4/{number}.jpg" for number in range(1, 16)}
     assert {*storage.objects(bucket)} == names
 
 
-def test_transcoded_objects_are_dicom(storage: StorageEmulator, bucket: str) -> None:
+def test_transcoded_object_is_readable_dicom(storage: StorageEmulator, bucket: str) -> None:
     syntax = "1.2.840.10008.1.2.4.80"
     export(f"gs://{bucket}", f"application/dicom; transfer-syntax={syntax}", stored("MR_small.dcm"))
     ds = dcmread(io.BytesIO(storage.read(bucket, "1.2/1.2.3/1.2.3.4.dcm")))
@@ -102,14 +104,16 @@ def test_transcoded_objects_are_dicom(storage: StorageEmulator, bucket: str) -> 
     assert (ds.pixel_array == dcmread(FILES / "MR_small.dcm").pixel_array).all()
 
 
-def test_an_instance_is_overwritten(storage: StorageEmulator, bucket: str) -> None:
+def test_existing_object_is_replaced(storage: StorageEmulator, bucket: str) -> None:
     export(f"gs://{bucket}/out", None, stored("CT_small.dcm"))
     export(f"gs://{bucket}/out", None, stored("MR_small.dcm"))
     content = (FILES / "MR_small.dcm").read_bytes()
     assert storage.objects(bucket) == {"out/1.2/1.2.3/1.2.3.4.dcm": len(content)}
 
 
-def test_a_large_object_arrives_whole(storage: StorageEmulator, bucket: str, tmp_path: Path) -> None:
+def test_object_above_the_resumable_limit_is_complete(
+    storage: StorageEmulator, bucket: str, tmp_path: Path
+) -> None:
     # Above 8 MiB the client uploads in another way.
     path = tmp_path / "large.dcm"
     path.write_bytes(bytes(range(256)) * 40_000)
@@ -118,7 +122,7 @@ def test_a_large_object_arrives_whole(storage: StorageEmulator, bucket: str, tmp
     assert storage.read(bucket, "out/1.2/1.2.3/1.2.3.4.dcm") == path.read_bytes()
 
 
-def test_what_cannot_be_made_leaves_no_object(storage: StorageEmulator, bucket: str) -> None:
+def test_instance_that_cannot_be_converted_leaves_no_object(storage: StorageEmulator, bucket: str) -> None:
     destination = GcsDestination(f"gs://{bucket}/out", "image/png")
     destination.open()
     with pytest.raises(CannotTranscode):
@@ -128,13 +132,13 @@ def test_what_cannot_be_made_leaves_no_object(storage: StorageEmulator, bucket: 
     assert [*storage.objects(bucket)] == ["out/1.2/1.2.3/1.2.3.4.png"]
 
 
-def test_a_missing_bucket_is_an_error() -> None:
+def test_export_to_a_missing_bucket_is_refused() -> None:
     with pytest.raises(ApiError, match="The specified bucket does not exist") as error:
         GcsDestination("gs://there-is-no-such-bucket/out", None).open()
     assert (error.value.http_status, error.value.status) == (404, "NOT_FOUND")
 
 
-def test_a_bucket_that_goes_away_is_an_error(storage: StorageEmulator, bucket: str) -> None:
+def test_bucket_deleted_during_the_export_is_an_error(storage: StorageEmulator, bucket: str) -> None:
     destination = GcsDestination(f"gs://{bucket}/out", None)
     destination.open()
     requests.delete(f"{storage.url}/storage/v1/b/{bucket}", timeout=30).raise_for_status()
@@ -145,25 +149,25 @@ def test_a_bucket_that_goes_away_is_an_error(storage: StorageEmulator, bucket: s
 
 
 @pytest.mark.parametrize("uri", ["", "gs://", "gs:///out", "s3://bucket/out", "bucket/out", "gs://a b/out"])
-def test_other_uris_are_refused(uri: str) -> None:
+def test_invalid_uri_prefix_is_refused(uri: str) -> None:
     with pytest.raises(ApiError, match="Invalid Cloud Storage URI") as error:
         GcsDestination(uri, None)
     assert error.value.status == "INVALID_ARGUMENT"
 
 
-def test_unlisted_mime_types_are_refused(bucket: str) -> None:
+def test_export_to_an_unlisted_mime_type_is_refused(bucket: str) -> None:
     with pytest.raises(ApiError, match="Unsupported MIME type"):
         GcsDestination(f"gs://{bucket}/out", "image/gif")
 
 
-def test_without_an_emulator_nothing_is_written(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cloud_storage_without_an_emulator_is_refused(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("STORAGE_EMULATOR_HOST")
     with pytest.raises(ApiError, match="STORAGE_EMULATOR_HOST") as error:
         GcsDestination(f"gs://{bucket}/out", None).open()
     assert error.value.status == "FAILED_PRECONDITION"
 
 
-def test_patience_ends(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_cloud_storage_is_unavailable(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gcs_destination, "RETRY", gcs_destination.RETRY.with_timeout(1.0))
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://{LOOPBACK}:{free_port()}")
     with pytest.raises(ApiError, match="cannot be reached") as error:
@@ -182,7 +186,7 @@ def filter_file(storage: StorageEmulator, bucket: str, content: bytes) -> str:
     return f"gs://{bucket}/filters/one list.txt"
 
 
-def test_filter_lines(storage: StorageEmulator, bucket: str) -> None:
+def test_filter_file_is_parsed_line_by_line(storage: StorageEmulator, bucket: str) -> None:
     uri = filter_file(
         storage,
         bucket,
@@ -195,7 +199,7 @@ def test_filter_lines(storage: StorageEmulator, bucket: str) -> None:
     ]
 
 
-def test_an_empty_filter_names_nothing(storage: StorageEmulator, bucket: str) -> None:
+def test_empty_filter_file_selects_nothing(storage: StorageEmulator, bucket: str) -> None:
     assert read_filter(filter_file(storage, bucket, b"\n")) == []
 
 
@@ -215,19 +219,21 @@ def test_an_empty_filter_names_nothing(storage: StorageEmulator, bucket: str) ->
         "/studies/\u0661",
     ],
 )
-def test_bad_lines_are_refused_by_number(storage: StorageEmulator, bucket: str, line: str) -> None:
+def test_invalid_line_of_a_filter_file_is_named_by_its_number(
+    storage: StorageEmulator, bucket: str, line: str
+) -> None:
     uri = filter_file(storage, bucket, f"/studies/1.2\n\n{line}\n/studies/1.2".encode())
     with pytest.raises(ApiError, match="line 3 is not a resource path") as error:
         read_filter(uri)
     assert error.value.status == "INVALID_ARGUMENT"
 
 
-def test_bytes_that_are_no_text_are_refused(storage: StorageEmulator, bucket: str) -> None:
+def test_filter_file_that_is_not_utf8_is_refused(storage: StorageEmulator, bucket: str) -> None:
     with pytest.raises(ApiError, match="line 1"):
         read_filter(filter_file(storage, bucket, b"/studies/1.\xff"))
 
 
-def test_missing_filter_files(bucket: str) -> None:
+def test_missing_filter_file_is_not_found(bucket: str) -> None:
     for uri in (f"gs://{bucket}/none.txt", "gs://there-is-no-such-bucket/none.txt"):
         with pytest.raises(ApiError, match="No such object") as error:
             read_filter(uri)
@@ -235,6 +241,6 @@ def test_missing_filter_files(bucket: str) -> None:
 
 
 @pytest.mark.parametrize("uri", ["gs://bucket", "gs://bucket/", "bucket/list.txt", ""])
-def test_filter_uris_name_an_object(uri: str) -> None:
+def test_filter_uri_without_an_object_is_refused(uri: str) -> None:
     with pytest.raises(ApiError, match="Invalid Cloud Storage URI"):
         read_filter(uri)

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from googleapiclient.errors import HttpError
+from googleapiclient.errors import HttpError  # type: ignore[import-untyped]
 
 from rig.dicom_files import sample_files, upload
 from rig.servers import wait_for
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import requests
-    from googleapiclient.discovery import Resource
+    from googleapiclient.discovery import Resource  # type: ignore[import-untyped]
 
     from rig.control import Control
     from rig.dicom_files import Uids
@@ -38,7 +38,7 @@ def _state(control: Control, name: str) -> dict[str, Any]:
     return dict(reports[name])
 
 
-def test_stepped_by_hand(
+def test_manual_export_advances_only_by_steps(
     manual: Control,
     storage: StorageEmulator,
     bucket: str,
@@ -65,14 +65,14 @@ def test_stepped_by_hand(
         manual.step(f"{name}0", 1)
 
 
-def test_immediate(
+def test_immediate_export_is_done_when_submitted(
     control: Control, uploaded: list[Uids], dicom_store: str, export: Start, operation: Get
 ) -> None:
     control.settings(advance="immediate")
     assert operation(export(dicom_store))["metadata"]["counter"] == {"success": str(COUNT)}
 
 
-def test_time_passes_between_instances(
+def test_delayed_export_continues_when_its_settings_change(
     control: Control, uploaded: list[Uids], dicom_store: str, export: Start, operation: Get, finished: Get
 ) -> None:
     control.settings(start_delay_seconds=3600)
@@ -85,7 +85,7 @@ def test_time_passes_between_instances(
     assert finished(name)["metadata"]["counter"] == {"success": str(COUNT)}
 
 
-def test_held_in_mid_flight_and_stepped(
+def test_running_export_switched_to_manual_is_stepped(
     control: Control, uploaded: list[Uids], dicom_store: str, export: Start, operation: Get
 ) -> None:
     # The first instance is written at once, the second one not before the test is long over.
@@ -103,7 +103,7 @@ def test_held_in_mid_flight_and_stepped(
     control.step(name)
 
 
-def test_cancelled_in_mid_flight(
+def test_cancelled_export_keeps_its_counters_and_objects(
     google: Resource,
     manual: Control,
     storage: StorageEmulator,
@@ -125,7 +125,7 @@ def test_cancelled_in_mid_flight(
     assert finished(name) == cancelled
 
 
-def test_cancelled_while_it_sleeps(
+def test_export_is_cancelled_between_two_instances(
     google: Resource, control: Control, uploaded: list[Uids], dicom_store: str, export: Start, finished: Get
 ) -> None:
     control.settings(seconds_per_instance=3600)
@@ -134,7 +134,7 @@ def test_cancelled_while_it_sleeps(
     assert finished(name)["error"]["code"] == 1
 
 
-def test_some_instances_fail(
+def test_failing_instances_do_not_fail_the_export(
     control: Control, uploaded: list[Uids], dicom_store: str, export: Start, finished: Get
 ) -> None:
     doomed = sorted(uids.instance for uids in uploaded[:2])
@@ -146,7 +146,7 @@ def test_some_instances_fail(
     assert sorted(entry["instance"] for entry in _state(control, name)["log"]) == doomed
 
 
-def test_a_wanted_error(
+def test_operation_error_setting_fails_the_export(
     control: Control, uploaded: list[Uids], dicom_store: str, export: Start, finished: Get
 ) -> None:
     control.settings(operation_error={"code": 7, "message": "no permission"})
@@ -155,7 +155,9 @@ def test_a_wanted_error(
     assert "response" in finished(export(dicom_store))
 
 
-def test_a_missing_bucket(google: Resource, uploaded: list[Uids], dicom_store: str, finished: Get) -> None:
+def test_export_to_a_missing_bucket_ends_with_an_error(
+    google: Resource, uploaded: list[Uids], dicom_store: str, finished: Get
+) -> None:
     body = {"gcsDestination": {"uriPrefix": "gs://no-such-bucket/x"}}
     name = execute(google.dicomStores().export(name=dicom_store, body=body))["name"]
     done = finished(name)
@@ -163,11 +165,11 @@ def test_a_missing_bucket(google: Resource, uploaded: list[Uids], dicom_store: s
     assert "response" not in done
 
 
-def test_an_empty_store(dicom_store: str, export: Start, finished: Get) -> None:
+def test_export_of_an_empty_store_has_no_counters(dicom_store: str, export: Start, finished: Get) -> None:
     assert "counter" not in finished(export(dicom_store))["metadata"]
 
 
-def test_a_filter(
+def test_filtered_export_writes_only_matching_instances(
     http: requests.Session,
     storage: StorageEmulator,
     google: Resource,
@@ -201,7 +203,7 @@ def test_a_filter(
     assert exported == {f"filtered/{'/'.join(uids)}.dcm" for uids in wanted}
 
 
-def test_more_exports_than_may_run_wait_their_turn(
+def test_exports_above_the_maximum_are_queued(
     google: Resource, manual: Control, uploaded: list[Uids], dicom_store: str, export: Start, finished: Get
 ) -> None:
     manual.settings(max_running_exports=2)
@@ -224,7 +226,7 @@ def test_more_exports_than_may_run_wait_their_turn(
     assert all("response" in finished(name) for name in names if name != names[3])
 
 
-def test_the_quota(
+def test_export_above_the_quota_is_refused(
     google: Resource, manual: Control, uploaded: list[Uids], dicom_store: str, export: Start
 ) -> None:
     manual.settings(export_quota=2)
@@ -240,7 +242,7 @@ def test_the_quota(
     manual.step()
 
 
-def test_many_polls_while_many_exports_run(
+def test_many_exports_can_be_polled_at_the_same_time(
     healthcare: HealthcareEmulator,
     http: requests.Session,
     control: Control,
@@ -259,7 +261,7 @@ def test_many_polls_while_many_exports_run(
     assert control.exports()["highest_running"] <= 10
 
 
-def test_the_highest_numbers(
+def test_highest_numbers_of_exports_are_reported_and_reset(
     healthcare: HealthcareEmulator,
     http: requests.Session,
     manual: Control,
@@ -279,7 +281,7 @@ def test_the_highest_numbers(
     assert (highest["highest_running"], highest["highest_unfinished"]) == (0, 0)
 
 
-def test_instances_deleted_under_way_are_failures(
+def test_instances_deleted_during_the_export_are_failures(
     healthcare: HealthcareEmulator,
     http: requests.Session,
     manual: Control,
@@ -295,7 +297,7 @@ def test_instances_deleted_under_way_are_failures(
     assert done["metadata"]["counter"] == {"success": "1", "failure": str(COUNT - 1)}
 
 
-def test_the_request_is_told(
+def test_control_endpoint_reports_the_request_of_an_export(
     control: Control, bucket: str, dicom_store: str, export: Start, finished: Get
 ) -> None:
     before = control.exports()["accepted"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from googleapiclient.errors import HttpError
+from googleapiclient.errors import HttpError  # type: ignore[import-untyped]
 
 from rig.dicom_files import sample_files, upload
 from tests.support.discovery_check import execute
@@ -13,7 +13,7 @@ from tests.support.discovery_check import execute
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from googleapiclient.discovery import Resource
+    from googleapiclient.discovery import Resource  # type: ignore[import-untyped]
 
     from rig.control import Control
     from rig.servers import HealthcareEmulator, StorageEmulator
@@ -27,7 +27,7 @@ def _refusal(request: Any) -> HttpError:
     return caught.value
 
 
-def test_life_of_a_dataset(google: Resource) -> None:
+def test_dataset_is_created_listed_and_deleted(google: Resource) -> None:
     created = execute(google.create(parent=LOCATION, datasetId="life", body={"timeZone": "UTC"}))
     assert created["done"]
     assert created["response"]["name"] == f"{LOCATION}/datasets/life"
@@ -45,7 +45,7 @@ def test_life_of_a_dataset(google: Resource) -> None:
     assert _refusal(google.get(name=f"{LOCATION}/datasets/life")).status_code == 404
 
 
-def test_life_of_a_store(google: Resource) -> None:
+def test_store_is_created_patched_and_deleted(google: Resource) -> None:
     dataset = f"{LOCATION}/datasets/stores"
     store = "röntgen-1.a_b"
     name = f"{dataset}/dicomStores/{store}"
@@ -66,7 +66,7 @@ def test_life_of_a_store(google: Resource) -> None:
 
 
 @pytest.mark.parametrize("bad", ["a b", "a/b", "é" * 257, "a?b", "a:b"])
-def test_an_id_that_is_none_is_refused(google: Resource, bad: str) -> None:
+def test_store_with_an_invalid_id_is_refused(google: Resource, bad: str) -> None:
     refusal = _refusal(
         google.dicomStores().create(parent=f"{LOCATION}/datasets/bad", dicomStoreId=bad, body={})
     )
@@ -102,7 +102,9 @@ def test_stores_are_listed_in_pages_and_by_label(google: Resource) -> None:
     assert _refusal(stores.list(parent=f"{LOCATION}/datasets/nowhere")).status_code == 404
 
 
-def test_metrics(google: Resource, healthcare: HealthcareEmulator, dicom_store: str) -> None:
+def test_metrics_count_studies_series_and_instances(
+    google: Resource, healthcare: HealthcareEmulator, dicom_store: str
+) -> None:
     assert execute(google.dicomStores().getDICOMStoreMetrics(name=dicom_store)) == {"name": dicom_store}
     uploaded = upload(healthcare.url, dicom_store, sample_files()[:5])
     metrics = execute(google.dicomStores().getDICOMStoreMetrics(name=dicom_store))
@@ -119,7 +121,9 @@ def test_metrics(google: Resource, healthcare: HealthcareEmulator, dicom_store: 
     assert of_study["instanceCount"] == str(sum(uids.study == study for uids in uploaded))
 
 
-def test_permissions(google: Resource, control: Control, dicom_store: str) -> None:
+def test_denied_permissions_are_reported_and_enforced(
+    google: Resource, control: Control, dicom_store: str
+) -> None:
     asked = ["healthcare.dicomStores.export", "healthcare.operations.get"]
     stores = google.dicomStores()
     body = {"permissions": asked}
@@ -136,7 +140,7 @@ def test_permissions(google: Resource, control: Control, dicom_store: str) -> No
     assert wildcard.status_code == 400
 
 
-def test_an_export_to_its_end(
+def test_export_completes_with_metadata_and_objects(
     google: Resource,
     healthcare: HealthcareEmulator,
     storage: StorageEmulator,
@@ -187,7 +191,7 @@ def test_operations_are_listed_in_pages_newest_first(
     manual.step()
 
 
-def test_what_the_server_does_not_offer_it_says(google: Resource, dicom_store: str) -> None:
+def test_method_without_a_handler_is_unimplemented(google: Resource, dicom_store: str) -> None:
     refusal = _refusal(google.dicomStores().getIamPolicy(resource=dicom_store))
     assert refusal.status_code == 501
     assert "healthcare.projects.locations.datasets.dicomStores.getIamPolicy" in refusal.reason

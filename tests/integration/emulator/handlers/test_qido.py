@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydicom import Dataset
 
 if TYPE_CHECKING:
     import requests
     from dicomweb_client import DICOMwebClient
-    from pydicom import Dataset
 
 
 def _values(found: list[dict[str, Any]], tag: str) -> set[str]:
@@ -24,7 +24,7 @@ def _studies(headers: list[Dataset], **wanted: str) -> set[str]:
     }
 
 
-def test_searches_find_everything(samples: DICOMwebClient, headers: list[Dataset]) -> None:
+def test_search_without_filter_finds_everything(samples: DICOMwebClient, headers: list[Dataset]) -> None:
     studies = {header.StudyInstanceUID for header in headers}
     assert _values(samples.search_for_studies(), "0020000D") == studies
     series = {header.SeriesInstanceUID for header in headers}
@@ -33,7 +33,7 @@ def test_searches_find_everything(samples: DICOMwebClient, headers: list[Dataset
     assert _values(samples.search_for_instances(), "00080018") == instances
 
 
-def test_what_the_server_counts(samples: DICOMwebClient, headers: list[Dataset]) -> None:
+def test_search_returns_computed_attributes(samples: DICOMwebClient, headers: list[Dataset]) -> None:
     for found in samples.search_for_studies():
         of_study = [header for header in headers if found["0020000D"]["Value"] == [header.StudyInstanceUID]]
         assert found["00201208"]["Value"] == [len(of_study)]
@@ -67,7 +67,7 @@ def test_what_the_server_counts(samples: DICOMwebClient, headers: list[Dataset])
         ),
     ],
 )
-def test_filters(
+def test_search_filter_finds_the_matching_studies(
     samples: DICOMwebClient, headers: list[Dataset], filters: dict[str, str], wanted: dict[str, str]
 ) -> None:
     expected = _studies(headers, **wanted)
@@ -75,20 +75,22 @@ def test_filters(
     assert _values(samples.search_for_studies(search_filters=filters), "0020000D") == expected
 
 
-def test_filters_by_several_uids(samples: DICOMwebClient, headers: list[Dataset]) -> None:
+def test_search_for_a_list_of_uids_finds_each(samples: DICOMwebClient, headers: list[Dataset]) -> None:
     uids = sorted({str(header.StudyInstanceUID) for header in headers})[:3]
     for separator in (",", "\\"):
         found = samples.search_for_studies(search_filters={"StudyInstanceUID": separator.join(uids)})
         assert _values(found, "0020000D") == set(uids)
 
 
-def test_nothing_found(samples: DICOMwebClient, http: requests.Session) -> None:
+def test_search_without_results_gets_no_content(samples: DICOMwebClient, http: requests.Session) -> None:
     response = http.get(f"{samples.base_url}/studies", params={"PatientID": "nobody"})
     assert (response.status_code, response.content) == (204, b"")
     assert samples.search_for_studies(search_filters={"StudyDate": "20990101-"}) == []
 
 
-def test_searches_within_a_study_and_a_series(samples: DICOMwebClient, headers: list[Dataset]) -> None:
+def test_search_inside_a_study_or_series_finds_only_its_content(
+    samples: DICOMwebClient, headers: list[Dataset]
+) -> None:
     study = next(header for header in headers if header.get("PatientName") == "Citizen^Jan")
     inside = [header for header in headers if header.StudyInstanceUID == study.StudyInstanceUID]
     series = samples.search_for_series(study.StudyInstanceUID)
@@ -101,14 +103,14 @@ def test_searches_within_a_study_and_a_series(samples: DICOMwebClient, headers: 
     }
 
 
-def test_pages(samples: DICOMwebClient) -> None:
+def test_search_pages_are_consecutive(samples: DICOMwebClient) -> None:
     whole = samples.search_for_instances()
     pages = [samples.search_for_instances(limit=50, offset=offset) for offset in (0, 50, 100, 150)]
     assert [len(page) for page in pages] == [50, 50, len(whole) - 100, 0]
     assert [attributes for page in pages for attributes in page] == whole
 
 
-def test_chosen_attributes(samples: DICOMwebClient, http: requests.Session) -> None:
+def test_search_returns_the_included_fields(samples: DICOMwebClient, http: requests.Session) -> None:
     wanted = {"PatientID": "77654033"}
     (study, *_) = samples.search_for_studies(search_filters=wanted)
     assert "00081030" not in study
@@ -140,14 +142,20 @@ def test_chosen_attributes(samples: DICOMwebClient, http: requests.Session) -> N
         ("studies", {"fuzzymatching": "true"}),
     ],
 )
-def test_searches_that_are_refused(
+def test_search_with_an_invalid_parameter_is_refused(
     samples: DICOMwebClient, http: requests.Session, path: str, query: dict[str, str]
 ) -> None:
     response = http.get(f"{samples.base_url}/{path}", params=query)
     assert (response.status_code, response.json()["error"]["status"]) == (400, "INVALID_ARGUMENT")
 
 
-def test_the_largest_limits_are_allowed(samples: DICOMwebClient, http: requests.Session) -> None:
+def test_search_accepts_the_largest_limits(samples: DICOMwebClient, http: requests.Session) -> None:
     for path, limit in (("studies", 5_000), ("series", 5_000), ("instances", 50_000)):
         query = {"limit": str(limit), "offset": "1000000", "fuzzymatching": "false"}
         assert http.get(f"{samples.base_url}/{path}", params=query).status_code == 204
+
+
+def test_search_results_are_valid_dicom_json(samples: DICOMwebClient) -> None:
+    for found in (samples.search_for_studies(fields=["all"]), samples.search_for_instances(fields=["all"])):
+        for attributes in found:
+            assert Dataset.from_json(attributes)

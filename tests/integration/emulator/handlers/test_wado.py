@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 
 
-def test_an_instance_comes_back_as_it_was_stored(samples: DICOMwebClient, http: requests.Session) -> None:
+def test_retrieved_instance_has_the_uploaded_bytes(samples: DICOMwebClient, http: requests.Session) -> None:
     for path in sample_files()[::10]:
         uids = uids_of(path)
         address = f"{samples.base_url}/studies/{uids.study}/series/{uids.series}/instances/{uids.instance}"
@@ -28,7 +28,7 @@ def test_an_instance_comes_back_as_it_was_stored(samples: DICOMwebClient, http: 
         assert retrieved.SOPInstanceUID == uids.instance
 
 
-def test_a_study_and_a_series_come_back_whole(samples: DICOMwebClient, headers: list[Dataset]) -> None:
+def test_retrieved_study_and_series_are_complete(samples: DICOMwebClient, headers: list[Dataset]) -> None:
     study = next(header for header in headers if header.get("PatientName") == "Doe^Archibald")
     inside = [header for header in headers if header.StudyInstanceUID == study.StudyInstanceUID]
     types = (("application/dicom", "*"),)
@@ -38,7 +38,7 @@ def test_a_study_and_a_series_come_back_whole(samples: DICOMwebClient, headers: 
     assert {part.SeriesInstanceUID for part in series} == {study.SeriesInstanceUID}
 
 
-def test_an_instance_is_transcoded_when_asked(samples: DICOMwebClient) -> None:
+def test_retrieved_instance_has_the_requested_transfer_syntax(samples: DICOMwebClient) -> None:
     path = next(path for path in sample_files() if path.name == "examples_jpeg2k.dcm")
     expected = dcmread(path).pixel_array
     for types in ((("application/dicom", EXPLICIT_LITTLE_ENDIAN),), ("application/dicom",)):
@@ -47,7 +47,7 @@ def test_an_instance_is_transcoded_when_asked(samples: DICOMwebClient) -> None:
         assert (plain.pixel_array == expected).all()
 
 
-def test_metadata(samples: DICOMwebClient, headers: list[Dataset]) -> None:
+def test_retrieved_metadata_has_no_bulk_data(samples: DICOMwebClient, headers: list[Dataset]) -> None:
     header = next(header for header in headers if header.get("PatientID") == "1CT1")
     uids = (header.StudyInstanceUID, header.SeriesInstanceUID, header.SOPInstanceUID)
     (metadata,) = [samples.retrieve_instance_metadata(*uids)]
@@ -57,7 +57,9 @@ def test_metadata(samples: DICOMwebClient, headers: list[Dataset]) -> None:
     assert len(samples.retrieve_series_metadata(*uids[:2])) == 1
 
 
-def test_what_cannot_be_retrieved(samples: DICOMwebClient, http: requests.Session) -> None:
+def test_retrieval_of_missing_instances_and_other_types_is_refused(
+    samples: DICOMwebClient, http: requests.Session
+) -> None:
     assert http.get(f"{samples.base_url}/studies/1.2.3").status_code == 404
     uids = uids_of(sample_files()[0])
     study = f"{samples.base_url}/studies/{uids.study}"
@@ -65,7 +67,9 @@ def test_what_cannot_be_retrieved(samples: DICOMwebClient, http: requests.Sessio
     assert http.get(f"{study}/series/{uids.series}/instances/{uids.instance}/frames/1").status_code == 501
 
 
-def test_deletion(healthcare: HealthcareEmulator, dicom_store: str, url: str, http: requests.Session) -> None:
+def test_deleted_instances_and_studies_are_gone(
+    healthcare: HealthcareEmulator, dicom_store: str, url: str, http: requests.Session
+) -> None:
     uploaded = upload(
         healthcare.url, dicom_store, [p for p in sample_files() if p.name.startswith("IM00000")]
     )

@@ -62,7 +62,7 @@ def _error(response: requests.Response) -> dict[str, Any]:
         ),
     ],
 )
-def test_a_body_with_a_mistake(
+def test_invalid_export_request_gets_googles_message(
     http: requests.Session, store_url: str, body: dict[str, Any], message: str
 ) -> None:
     error = _error(http.post(f"{store_url}:export", json=body))
@@ -89,23 +89,27 @@ def test_a_body_with_a_mistake(
         },
     ],
 )
-def test_a_destination_that_cannot_be(http: requests.Session, store_url: str, body: dict[str, Any]) -> None:
+def test_invalid_export_destination_is_refused(
+    http: requests.Session, store_url: str, body: dict[str, Any]
+) -> None:
     assert _error(http.post(f"{store_url}:export", json=body))["status"] == "INVALID_ARGUMENT"
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'"x"', b"\xff", b"[" * 100_000])
-def test_a_body_that_is_no_message(http: requests.Session, store_url: str, body: bytes) -> None:
+def test_body_that_is_not_a_json_object_is_refused(
+    http: requests.Session, store_url: str, body: bytes
+) -> None:
     error = _error(http.post(f"{store_url}:export", data=body))
     assert error["status"] == "INVALID_ARGUMENT"
     assert error["message"].startswith("Invalid JSON payload received. ")
 
 
-def test_field_names_in_snake_case_are_understood(http: requests.Session, store_url: str) -> None:
+def test_snake_case_field_names_are_accepted(http: requests.Session, store_url: str) -> None:
     body = {"gcs_destination": {"uri_prefix": "gs://some-bucket/x"}}
     assert http.post(f"{store_url}:export", json=body).status_code == 200
 
 
-def test_an_unknown_query_parameter(http: requests.Session, store_url: str) -> None:
+def test_unknown_query_parameter_gets_googles_message(http: requests.Session, store_url: str) -> None:
     error = _error(http.get(store_url, params={"colour": "red"}))
     assert error["message"] == (
         'Invalid JSON payload received. Unknown name "colour": Cannot bind query parameter. '
@@ -115,7 +119,7 @@ def test_an_unknown_query_parameter(http: requests.Session, store_url: str) -> N
     assert error["message"] == "Invalid value at 'page_size' (TYPE_INT32), \"many\""
 
 
-def test_standard_query_parameters(http: requests.Session, store_url: str) -> None:
+def test_standard_query_parameters_are_accepted(http: requests.Session, store_url: str) -> None:
     standard = {"$.xgafv": "2", "alt": "json", "key": "k", "prettyPrint": "false", "quotaUser": "u"}
     whole = http.get(store_url, params=standard)
     assert whole.status_code == 200
@@ -126,7 +130,9 @@ def test_standard_query_parameters(http: requests.Session, store_url: str) -> No
     assert _error(http.get(store_url, params={"alt": "xml"}))["code"] == 400
 
 
-def test_unknown_places(http: requests.Session, healthcare: HealthcareEmulator, store_url: str) -> None:
+def test_unknown_methods_and_resources_get_not_found(
+    http: requests.Session, healthcare: HealthcareEmulator, store_url: str
+) -> None:
     assert _error(http.get(f"{healthcare.url}/v1/nothing"))["status"] == "NOT_FOUND"
     assert _error(http.delete(f"{store_url}:export"))["code"] == 404
     body = {"gcsDestination": {"uriPrefix": "gs://b"}}
@@ -135,7 +141,7 @@ def test_unknown_places(http: requests.Session, healthcare: HealthcareEmulator, 
     assert _error(http.get(f"{store_url}-missing:getDICOMStoreMetrics"))["code"] == 404
 
 
-def test_a_body_that_is_too_long(http: requests.Session, store_url: str) -> None:
+def test_json_body_larger_than_the_limit_is_refused(http: requests.Session, store_url: str) -> None:
     for body in (b" " * (10 * 1024 * 1024 + 1), iter([b" " * 1024 * 1024] * 11)):
         error = _error(http.post(f"{store_url}:export", data=body))
         assert (error["code"], error["message"]) == (
@@ -144,7 +150,7 @@ def test_a_body_that_is_too_long(http: requests.Session, store_url: str) -> None
         )
 
 
-def test_the_control_endpoint_refuses_what_it_does_not_know(
+def test_control_endpoint_refuses_unknown_fields_and_values(
     http: requests.Session, healthcare: HealthcareEmulator
 ) -> None:
     control = f"{healthcare.url}/_emulator"
@@ -180,7 +186,7 @@ def _every_call() -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize(("verb", "path", "method"), _every_call())
-def test_every_method_of_the_api_is_answered_in_its_form(
+def test_every_method_of_the_api_responds_with_googles_envelope(
     http: requests.Session, healthcare: HealthcareEmulator, verb: str, path: str, method: str
 ) -> None:
     response = http.request(verb, f"{healthcare.url}/{path}", data=b"" if verb != "GET" else None)

@@ -48,7 +48,7 @@ def _raw(server: HealthcareEmulator, path: str) -> bytes:
         (504, "DEADLINE_EXCEEDED", "Deadline expired before operation could complete."),
     ],
 )
-def test_statuses(
+def test_status_fault_gets_googles_error_once(
     control: Control, http: requests.Session, store_url: str, status: int, name: str, message: str
 ) -> None:
     control.fault("stores.get", status=status, count=1)
@@ -61,7 +61,9 @@ def test_statuses(
     assert http.get(store_url).status_code == 200
 
 
-def test_a_message_and_when_to_come_back(control: Control, http: requests.Session, store_url: str) -> None:
+def test_status_fault_sets_message_and_retry_after(
+    control: Control, http: requests.Session, store_url: str
+) -> None:
     for retry_after in (7, "Wed, 21 Oct 2026 07:28:00 GMT"):
         control.fault("stores.get", status=503, count=1, retry_after=retry_after, message="later")
         response = http.get(store_url)
@@ -69,7 +71,7 @@ def test_a_message_and_when_to_come_back(control: Control, http: requests.Sessio
         assert response.json()["error"]["message"] == "later"
 
 
-def test_only_the_route_that_was_named(control: Control, http: requests.Session, store_url: str) -> None:
+def test_fault_affects_only_its_route(control: Control, http: requests.Session, store_url: str) -> None:
     control.fault("export", status=500)
     assert http.get(store_url).status_code == 200
     assert http.post(f"{store_url}:export", json={}).status_code == 500
@@ -84,7 +86,9 @@ def test_only_the_route_that_was_named(control: Control, http: requests.Session,
     assert http.get(store_url).status_code == 200
 
 
-def test_a_share_drawn_with_a_seed(control: Control, http: requests.Session, store_url: str) -> None:
+def test_fault_with_a_share_is_repeatable_with_its_seed(
+    control: Control, http: requests.Session, store_url: str
+) -> None:
     def draw() -> list[int]:
         control.clear_faults()
         control.fault("stores.get", status=503, share=0.5, seed=4)
@@ -95,14 +99,14 @@ def test_a_share_drawn_with_a_seed(control: Control, http: requests.Session, sto
     assert draw() == statuses
 
 
-def test_latency(control: Control, http: requests.Session, store_url: str) -> None:
+def test_latency_fault_delays_the_response(control: Control, http: requests.Session, store_url: str) -> None:
     control.fault("stores.get", latency_seconds=0.3, count=1)
     started = time.monotonic()
     assert http.get(store_url).status_code == 200
     assert time.monotonic() - started >= 0.3
 
 
-def test_an_answer_that_is_held_back(
+def test_held_response_times_out_after_the_request_was_executed(
     control: Control, http: requests.Session, store_url: str, dicom_store: str
 ) -> None:
     elsewhere = control.fault("stores.create", resource="datasets/elsewhere/", status=503)
@@ -115,13 +119,15 @@ def test_an_answer_that_is_held_back(
     assert [str(fault["id"]) for fault in control.faults()["faults"]] == [elsewhere]
 
 
-def test_reset_before(control: Control, healthcare: HealthcareEmulator, dicom_store: str) -> None:
+def test_reset_fault_sends_a_tcp_reset(
+    control: Control, healthcare: HealthcareEmulator, dicom_store: str
+) -> None:
     control.fault("stores.get", reset="before", count=1)
     with pytest.raises(ConnectionResetError):
         _raw(healthcare, f"/v1/{dicom_store}")
 
 
-def test_a_request_reset_before_is_not_carried_out(
+def test_request_reset_before_is_not_executed(
     control: Control, http: requests.Session, store_url: str
 ) -> None:
     control.reset_requests()
@@ -133,9 +139,7 @@ def test_a_request_reset_before_is_not_carried_out(
     assert control.requests()["counts"] == {"stores.create": 1, "stores.get": 1}
 
 
-def test_a_request_reset_after_is_carried_out(
-    control: Control, http: requests.Session, store_url: str
-) -> None:
+def test_request_reset_after_is_executed(control: Control, http: requests.Session, store_url: str) -> None:
     control.reset_requests()
     control.fault("stores.create", reset="after", count=1)
     dataset, _, store = store_url.rpartition("/dicomStores/")
@@ -145,7 +149,7 @@ def test_a_request_reset_after_is_carried_out(
     assert [request["status"] for request in control.requests()["recent"]] == [0, 200]
 
 
-def test_a_truncated_body(
+def test_truncated_body_fault_sends_half_of_the_body(
     control: Control, http: requests.Session, healthcare: HealthcareEmulator, dicom_store: str
 ) -> None:
     path = f"/v1/{dicom_store}"
@@ -158,7 +162,7 @@ def test_a_truncated_body(
         http.get(healthcare.url + path)
 
 
-def test_a_page_instead_of_json(control: Control, http: requests.Session, store_url: str) -> None:
+def test_html_body_fault_replaces_the_json(control: Control, http: requests.Session, store_url: str) -> None:
     control.fault("stores.get", body="html", count=1)
     response = http.get(store_url)
     assert (response.status_code, response.headers["content-type"]) == (200, "text/html; charset=UTF-8")
@@ -169,14 +173,16 @@ def test_a_page_instead_of_json(control: Control, http: requests.Session, store_
     assert "Error 502" in response.text
 
 
-def test_an_empty_body(control: Control, http: requests.Session, store_url: str) -> None:
+def test_empty_body_fault_keeps_status_and_content_type(
+    control: Control, http: requests.Session, store_url: str
+) -> None:
     control.fault("stores.get", body="empty", count=1)
     response = http.get(store_url)
     assert (response.status_code, response.content) == (200, b"")
     assert response.headers["content-type"].startswith("application/json")
 
 
-def test_an_operation_that_vanishes(
+def test_vanished_operation_is_not_found_but_completes(
     healthcare: HealthcareEmulator,
     manual: Control,
     http: requests.Session,
@@ -198,7 +204,9 @@ def test_an_operation_that_vanishes(
     assert http.get(f"{healthcare.url}/v1/{name}").status_code == 404
 
 
-def test_tokens(control: Control, http: requests.Session, store_url: str) -> None:
+def test_requests_without_a_valid_access_token_are_refused(
+    control: Control, http: requests.Session, store_url: str
+) -> None:
     control.tokens(["good"])
     assert http.get(store_url).status_code == 401
     assert http.get(store_url, headers={"Authorization": "Bearer expired"}).status_code == 401
@@ -209,7 +217,9 @@ def test_tokens(control: Control, http: requests.Session, store_url: str) -> Non
     assert http.get(store_url).status_code == 200
 
 
-def test_requests_are_told(control: Control, healthcare: HealthcareEmulator, dicom_store: str) -> None:
+def test_request_log_counts_requests_and_connections(
+    control: Control, healthcare: HealthcareEmulator, dicom_store: str
+) -> None:
     # An answered request has been counted, so nothing needs to be waited for.
     control.reset_requests()
     agent: dict[str, Any] = {"User-Agent": "tests/1", "Authorization": "Bearer t"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pydicom.data
 import pytest
@@ -18,7 +18,7 @@ from airflow_provider_dicom.emulator.models.instances import StoredInstance
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from airflow_provider_dicom.emulator.exports.bigquery_schema import Columns, Row, SchemaKind
+    from airflow_provider_dicom.emulator.exports.bigquery_schema import Columns, SchemaKind
 
 # pydicom's files are there to exercise a parser: many of their values draw a warning.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
@@ -34,16 +34,16 @@ def stored(path: Path) -> StoredInstance:
 
 def converted(
     name: str = "CT_small.dcm", schema: SchemaKind = "flattened", *, include_source_store: bool = False
-) -> tuple[Row, Columns]:
+) -> tuple[dict[str, Any], Columns]:
     maker = RowMaker(schema, include_source_store=include_source_store)
     return maker.row(stored(FILES / name)), maker.columns
 
 
 @pytest.fixture
-def altered(tmp_path: Path) -> Callable[[Callable[[Dataset], object]], tuple[Row, Columns]]:
+def altered(tmp_path: Path) -> Callable[[Callable[[Dataset], object]], tuple[dict[str, Any], Columns]]:
     """Convert the CT with something changed."""
 
-    def convert(change: Callable[[Dataset], object]) -> tuple[Row, Columns]:
+    def convert(change: Callable[[Dataset], object]) -> tuple[dict[str, Any], Columns]:
         ds = dcmread(FILES / "CT_small.dcm")
         change(ds)
         dcmwrite(tmp_path / "altered.dcm", ds)
@@ -68,12 +68,12 @@ def altered(tmp_path: Path) -> Callable[[Callable[[Dataset], object]], tuple[Row
         ("TransferSyntaxUID", "STRING", "NULLABLE", "1.2.840.10008.1.2.1"),
     ],
 )
-def test_elements_become_columns(keyword: str, kind: str, mode: str, value: object) -> None:
+def test_element_becomes_a_column_of_its_type(keyword: str, kind: str, mode: str, value: object) -> None:
     row, columns = converted()
     assert (columns[keyword].type, columns[keyword].mode, row[keyword]) == (kind, mode, value)
 
 
-def test_several_numbers_are_repeated() -> None:
+def test_multivalued_integers_are_a_repeated_column() -> None:
     row, columns = converted("liver_1frame.dcm")
     group = row["PerFrameFunctionalGroupsSequence"][0]
     assert group["FrameContentSequence"][0]["DimensionIndexValues"] == [1, 1]
@@ -93,7 +93,7 @@ def test_sequences_are_repeated_records() -> None:
 
 
 def test_person_names_have_groups_and_components(
-    altered: Callable[[Callable[[Dataset], object]], tuple[Row, Columns]],
+    altered: Callable[[Callable[[Dataset], object]], tuple[dict[str, Any], Columns]],
 ) -> None:
     def name(ds: Dataset) -> None:
         ds.SpecificCharacterSet = "ISO_IR 192"
@@ -118,7 +118,7 @@ def test_person_names_have_groups_and_components(
     ]
 
 
-def test_private_elements_are_listed() -> None:
+def test_private_elements_are_in_other_elements() -> None:
     row, columns = converted()
     others = {element["Tag"]: element["Data"] for element in row["OtherElements"]}
     assert others["Tag_00431018"] == ["0.085000", "1.102000", "0.095000"]
@@ -127,8 +127,8 @@ def test_private_elements_are_listed() -> None:
     assert not [name for name in columns if name.startswith("Tag_")]
 
 
-def test_private_sequences_are_records_by_tag(
-    altered: Callable[[Callable[[Dataset], object]], tuple[Row, Columns]],
+def test_private_sequence_is_a_record_named_by_its_tag(
+    altered: Callable[[Callable[[Dataset], object]], tuple[dict[str, Any], Columns]],
 ) -> None:
     def add(ds: Dataset) -> None:
         item = Dataset()
@@ -140,8 +140,8 @@ def test_private_sequences_are_records_by_tag(
     assert columns["Tag_00331001"] == Column("RECORD", "REPEATED", {"Modality": Column("STRING")})
 
 
-def test_elements_of_repeating_groups_have_an_id(
-    altered: Callable[[Callable[[Dataset], object]], tuple[Row, Columns]],
+def test_element_of_a_repeating_group_has_the_group_as_id(
+    altered: Callable[[Callable[[Dataset], object]], tuple[dict[str, Any], Columns]],
 ) -> None:
     def overlay(ds: Dataset) -> None:
         ds.add_new(0x60000010, "US", 3)
@@ -154,8 +154,8 @@ def test_elements_of_repeating_groups_have_an_id(
     assert columns["OverlayOrigin"].fields["Value"] == Column("INTEGER", "REPEATED")
 
 
-def test_times_without_an_offset_are_the_patient_s(
-    altered: Callable[[Callable[[Dataset], object]], tuple[Row, Columns]],
+def test_date_times_without_offset_have_that_of_the_instance(
+    altered: Callable[[Callable[[Dataset], object]], tuple[dict[str, Any], Columns]],
 ) -> None:
     def times(ds: Dataset) -> None:
         ds.TimezoneOffsetFromUTC = "-0530"
@@ -169,8 +169,8 @@ def test_times_without_an_offset_are_the_patient_s(
     assert row["ContentTime"] == "10:11:00"
 
 
-def test_what_does_not_fit_is_dropped_by_name(
-    altered: Callable[[Callable[[Dataset], object]], tuple[Row, Columns]],
+def test_invalid_elements_are_named_in_dropped_tags(
+    altered: Callable[[Callable[[Dataset], object]], tuple[dict[str, Any], Columns]],
 ) -> None:
     def damage(ds: Dataset) -> None:
         item = Dataset()
@@ -188,8 +188,8 @@ def test_what_does_not_fit_is_dropped_by_name(
     assert row["OtherPatientIDsSequence"] == [{"Modality": "MR"}]
 
 
-def test_numbers_that_json_lacks_have_names(
-    altered: Callable[[Callable[[Dataset], object]], tuple[Row, Columns]],
+def test_nan_and_infinity_are_written_as_names(
+    altered: Callable[[Callable[[Dataset], object]], tuple[dict[str, Any], Columns]],
 ) -> None:
     def numbers(ds: Dataset) -> None:
         ds.B1rms = float("nan")
@@ -203,7 +203,7 @@ def test_numbers_that_json_lacks_have_names(
 
 @pytest.mark.parametrize("schema", ["flattened", "json"])
 @pytest.mark.parametrize("name", ["CT_small.dcm", "waveform_ecg.dcm", "examples_palette.dcm"])
-def test_there_is_no_bulk_data(name: str, schema: SchemaKind) -> None:
+def test_rows_contain_no_bulk_data(name: str, schema: SchemaKind) -> None:
     row, columns = converted(name, schema)
     text = json.dumps([row, sorted(columns)])
     for keyword in ("PixelData", "WaveformData", "RedPaletteColorLookupTableData"):
@@ -212,7 +212,7 @@ def test_there_is_no_bulk_data(name: str, schema: SchemaKind) -> None:
         assert tag not in text
 
 
-def test_storage_columns(tmp_path: Path) -> None:
+def test_rows_have_the_storage_columns(tmp_path: Path) -> None:
     row, columns = converted(include_source_store=True)
     assert row["StudyInstanceUID"] == "1.2"
     assert row["SeriesInstanceUID"] == "1.2.3"
@@ -225,7 +225,7 @@ def test_storage_columns(tmp_path: Path) -> None:
     assert "SourceDicomStore" not in converted()[1]
 
 
-def test_schema_json_is_the_documented_one() -> None:
+def test_json_schema_has_the_documented_columns() -> None:
     row, columns = converted(schema="json", include_source_store=True)
     assert columns == {
         "StudyInstanceUID": Column("STRING"),
@@ -245,7 +245,7 @@ def test_schema_json_is_the_documented_one() -> None:
     assert row["Metadata"]["00280010"] == {"vr": "US", "Value": [128]}
 
 
-def test_what_is_no_json_is_dropped(tmp_path: Path) -> None:
+def test_nan_is_dropped_in_the_json_schema(tmp_path: Path) -> None:
     ds = dcmread(FILES / "CT_small.dcm")
     ds.B1rms = float("nan")
     dcmwrite(tmp_path / "nan.dcm", ds)
@@ -254,7 +254,7 @@ def test_what_is_no_json_is_dropped(tmp_path: Path) -> None:
     json.dumps(row, allow_nan=False)
 
 
-def test_columns_gather_over_instances() -> None:
+def test_columns_are_collected_over_instances() -> None:
     maker = RowMaker("default", include_source_store=False)
     for name in ("CT_small.dcm", "rtplan.dcm", "test-SR.dcm"):
         maker.row(stored(FILES / name))
@@ -262,7 +262,7 @@ def test_columns_gather_over_instances() -> None:
 
 
 def test_sequences_too_deep_for_bigquery_are_dropped(
-    altered: Callable[[Callable[[Dataset], object]], tuple[Row, Columns]],
+    altered: Callable[[Callable[[Dataset], object]], tuple[dict[str, Any], Columns]],
 ) -> None:
     def nest(ds: Dataset) -> None:
         innermost = ds
@@ -279,7 +279,7 @@ def test_sequences_too_deep_for_bigquery_are_dropped(
     assert row["DroppedTags"] == ["ContentSequence"]
 
 
-def test_merging_columns() -> None:
+def test_merge_adds_columns_and_refuses_other_types() -> None:
     columns = {"A": Column("STRING"), "R": Column("RECORD", fields={"B": Column("STRING")})}
     more = {"C": Column("DATE"), "R": Column("RECORD", fields={"D": Column("DATE")})}
     assert not covers(columns, more)

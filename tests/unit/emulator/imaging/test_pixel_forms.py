@@ -9,8 +9,8 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
-from pydicom.pixels import apply_color_lut, convert_color_space
 from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_color_lut, convert_color_space
 
 from airflow_provider_dicom.emulator.imaging.transcode import (
     CannotTranscode,
@@ -43,14 +43,14 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 # ---- raw pixel data
 
 
-def test_raw_pixel_data_of_one_frame() -> None:
+def test_octet_stream_of_one_frame_has_no_padding() -> None:
     path = FILES / "test_files/SC_rgb_small_odd.dcm"
     [rendition] = render(path, "application/octet-stream")
     # 3 x 3 x 3 bytes: what pads the element to an even length is no pixel.
     assert rendition == Rendition(None, dcmread(path).PixelData[:27])
 
 
-def test_raw_pixel_data_by_frame() -> None:
+def test_octet_stream_is_one_file_per_frame() -> None:
     path = FILES / "test_files/rtdose.dcm"
     frames = list(render(path, "application/octet-stream; transfer-syntax=1.2.840.10008.1.2.1"))
     assert [frame.frame for frame in frames] == list(range(1, 16))
@@ -58,13 +58,13 @@ def test_raw_pixel_data_by_frame() -> None:
 
 
 @pytest.mark.parametrize("name", ["rtdose_expb.dcm", "rtdose_rle.dcm"])
-def test_raw_uncompressed_pixel_data_is_little_endian(name: str) -> None:
+def test_octet_stream_is_little_endian(name: str) -> None:
     frames = render(FILES / "test_files" / name, "application/octet-stream")
     expected = dcmread(FILES / "test_files/rtdose.dcm").PixelData
     assert b"".join(frame.content for frame in frames) == expected
 
 
-def test_raw_pixel_data_as_stored() -> None:
+def test_octet_stream_of_stored_syntax_keeps_the_codestreams() -> None:
     path = FILES / "test_files/examples_ybr_color.dcm"
     frames = list(render(path, "application/octet-stream; transfer-syntax=*"))
     assert [frame.frame for frame in frames] == list(range(1, 31))
@@ -74,7 +74,7 @@ def test_raw_pixel_data_as_stored() -> None:
     )
 
 
-def test_truncated_pixel_data_is_no_frame() -> None:
+def test_truncated_pixel_data_cannot_be_converted() -> None:
     path = FILES / "test_files/MR_truncated.dcm"
     for form in ("application/octet-stream", "application/octet-stream; transfer-syntax=*"):
         with pytest.raises(CannotTranscode, match="shorter than declared"):
@@ -83,7 +83,7 @@ def test_truncated_pixel_data_is_no_frame() -> None:
         list(render(path, dicom(RLE)))
 
 
-def test_frames_of_single_bits_are_cut_apart(tmp_path: Path) -> None:
+def test_one_bit_frames_are_split_inside_bytes(tmp_path: Path) -> None:
     flags = np.random.default_rng(0).integers(0, 2, (3, 5, 5), dtype="u1")
 
     def to_bits(ds: Dataset) -> None:
@@ -105,7 +105,7 @@ def test_frames_of_single_bits_are_cut_apart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["application/octet-stream", "image/png", "image/jpeg"])
 @pytest.mark.parametrize("name", OTHERS)
-def test_there_are_no_pixels_of_other_instances(name: str, form: str) -> None:
+def test_instance_without_pixels_has_no_image(name: str, form: str) -> None:
     with pytest.raises(CannotTranscode, match="no pixel data"):
         list(render(FILES / name, form))
 
@@ -113,7 +113,7 @@ def test_there_are_no_pixels_of_other_instances(name: str, form: str) -> None:
 # ---- PNG and JPEG
 
 
-def test_monochrome1_is_inverted(tmp_path: Path) -> None:
+def test_image_of_monochrome1_is_inverted(tmp_path: Path) -> None:
     name = "test_files/dicomdirtests/77654033/CR1/6154"
 
     def invert(ds: Dataset) -> None:
@@ -125,7 +125,7 @@ def test_monochrome1_is_inverted(tmp_path: Path) -> None:
     np.testing.assert_array_equal(inverted, 255 - plain)
 
 
-def test_the_window_is_applied_to_rescaled_values(tmp_path: Path) -> None:
+def test_image_window_applies_to_rescaled_values(tmp_path: Path) -> None:
     def window(ds: Dataset) -> None:
         ds.RescaleSlope, ds.RescaleIntercept = 2, -1000
         ds.WindowCenter, ds.WindowWidth = [40.5, 0], [401, 1]
@@ -139,7 +139,7 @@ def test_the_window_is_applied_to_rescaled_values(tmp_path: Path) -> None:
     assert {0, 255} < set(picture.ravel())
 
 
-def test_without_a_window_the_whole_range_shows(tmp_path: Path) -> None:
+def test_image_without_window_shows_the_whole_range(tmp_path: Path) -> None:
     def brick_up(ds: Dataset) -> None:
         del ds.WindowCenter, ds.WindowWidth
 
@@ -147,7 +147,7 @@ def test_without_a_window_the_whole_range_shows(tmp_path: Path) -> None:
     assert (picture.min(), picture.max()) == (0, 255)
 
 
-def test_one_grey_level_is_black(tmp_path: Path) -> None:
+def test_image_of_one_grey_level_is_black(tmp_path: Path) -> None:
     def flat(ds: Dataset) -> None:
         ds.PixelData = bytes([7]) * len(ds.PixelData)
 
@@ -155,7 +155,7 @@ def test_one_grey_level_is_black(tmp_path: Path) -> None:
     assert set(picture.ravel()) == {0}
 
 
-def test_a_table_of_grey_levels_is_applied(tmp_path: Path) -> None:
+def test_image_uses_the_voi_lookup_table(tmp_path: Path) -> None:
     def table(ds: Dataset) -> None:
         lut = Dataset()
         lut.LUTDescriptor = [256, 0, 12]
@@ -169,7 +169,7 @@ def test_a_table_of_grey_levels_is_applied(tmp_path: Path) -> None:
     np.testing.assert_allclose(picture, (4095 - 16 * values) / 4095 * 255, atol=0.5)
 
 
-def test_frames_have_windows_of_their_own(tmp_path: Path) -> None:
+def test_image_of_a_frame_uses_its_own_window(tmp_path: Path) -> None:
     def enhanced(ds: Dataset) -> None:
         shared, groups = Dataset(), []
         transformation = Dataset()
@@ -190,14 +190,14 @@ def test_frames_have_windows_of_their_own(tmp_path: Path) -> None:
     assert first.mean() > second.mean() + 20
 
 
-def test_palettes_become_colours() -> None:
+def test_image_of_palette_color_is_in_rgb() -> None:
     path = FILES / "test_files/examples_palette.dcm"
     ds = dcmread(path)
     [picture] = pictures(path)
     np.testing.assert_array_equal(picture, apply_color_lut(ds.pixel_array, ds) >> 8)
 
 
-def test_every_frame_is_a_picture_in_rgb() -> None:
+def test_multiframe_ybr_becomes_one_rgb_image_per_frame() -> None:
     path = FILES / "test_files/examples_ybr_color.dcm"
     assert [rendition.frame for rendition in render(path, "image/png")] == list(range(1, 31))
     expected = get_decoder(BASELINE).iter_array(dcmread(path), raw=True)
@@ -205,7 +205,7 @@ def test_every_frame_is_a_picture_in_rgb() -> None:
         np.testing.assert_array_equal(picture, convert_color_space(frame, "YBR_FULL", "RGB"))
 
 
-def test_deep_colours_are_scaled() -> None:
+def test_image_of_16_bit_colours_has_8_bits() -> None:
     [picture] = pictures(FILES / "test_files/SC_rgb_rle_16bit.dcm")
     [frame] = stored_values(dcmread(FILES / "test_files/SC_rgb_rle_16bit.dcm"))
     np.testing.assert_array_equal(picture, frame >> 8)
@@ -214,7 +214,7 @@ def test_deep_colours_are_scaled() -> None:
 @pytest.mark.parametrize(
     "name", ["CT_small.dcm", "examples_palette.dcm", "examples_rgb_color.dcm", "liver_1frame.dcm"]
 )
-def test_jpegs_are_baseline_and_look_like_the_pngs(name: str) -> None:
+def test_jpeg_is_baseline_and_resembles_the_png(name: str) -> None:
     path = FILES / "test_files" / name
     [rendition] = render(path, "image/jpeg")
     assert b"\xff\xc0" in rendition.content, "the marker of baseline"
@@ -222,7 +222,7 @@ def test_jpegs_are_baseline_and_look_like_the_pngs(name: str) -> None:
         assert np.abs(jpeg - png).mean() < 4
 
 
-def test_unknown_colours_are_refused(tmp_path: Path) -> None:
+def test_image_of_unknown_photometric_interpretation_is_refused(tmp_path: Path) -> None:
     def paint(ds: Dataset) -> None:
         ds.PhotometricInterpretation = "CMYK"
 

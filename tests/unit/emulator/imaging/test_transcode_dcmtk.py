@@ -98,7 +98,7 @@ def test_dcmtk_decodes_the_same_pixels(name: str, syntax: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", JPEGS)
-def test_jpegs_are_decoded_as_dcmtk_does(name: str, tmp_path: Path) -> None:
+def test_stored_jpeg_is_decoded_to_the_pixels_of_dcmtk(name: str, tmp_path: Path) -> None:
     export(name, EXPLICIT, tmp_path / "exported.dcm")
     run("dcmdjpeg", "+cn", "+px", FILES / name, tmp_path / "decoded.dcm")
     ours, theirs = frames(dcmread(tmp_path / "exported.dcm")), frames(dcmread(tmp_path / "decoded.dcm"))
@@ -116,7 +116,7 @@ def test_jpegs_are_decoded_as_dcmtk_does(name: str, tmp_path: Path) -> None:
         ("examples_overlay.dcm", "1.2.840.10008.1.2.4.81"),
     ],
 )
-def test_dcmtk_decodes_lossy_forms_alike(name: str, syntax: str, tmp_path: Path) -> None:
+def test_dcmtk_decodes_lossy_syntaxes_to_similar_pixels(name: str, syntax: str, tmp_path: Path) -> None:
     export(name, syntax, tmp_path / "exported.dcm")
     program = "dcmdjpls" if syntax.endswith("81") else "dcmdjpeg"
     run(program, "+px", tmp_path / "exported.dcm", tmp_path / "decoded.dcm")

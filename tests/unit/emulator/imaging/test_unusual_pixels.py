@@ -49,7 +49,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 @pytest.mark.parametrize("syntax", sorted(LOSSLESS))
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("bits", [5, 8, 13])
-def test_any_number_of_bits_in_larger_cells(bits: int, signed: bool, syntax: str, tmp_path: Path) -> None:
+def test_lossless_syntax_keeps_values_with_fewer_bits_than_their_cells(
+    bits: int, signed: bool, syntax: str, tmp_path: Path
+) -> None:
     values = np.arange(128 * 128, dtype="<i2").reshape(128, 128) % (1 << bits)
     values -= signed * (1 << bits - 1)
 
@@ -72,7 +74,7 @@ def test_any_number_of_bits_in_larger_cells(bits: int, signed: bool, syntax: str
 @pytest.mark.parametrize("syntax", [JPEG_LS_NEAR, JPEG_2000, JPEG_XL, HTJ2K])
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("bits", [6, 8, 12, 16])
-def test_losses_are_small_with_any_number_of_bits(
+def test_lossy_syntax_has_small_errors_at_any_bit_depth(
     bits: int, signed: bool, syntax: str, tmp_path: Path
 ) -> None:
     row, column = np.mgrid[0:128, 0:128]
@@ -95,7 +97,7 @@ def test_losses_are_small_with_any_number_of_bits(
     assert error.mean() < (1 << bits) / 40
 
 
-def test_missing_frames_are_noticed(tmp_path: Path) -> None:
+def test_pixel_data_with_too_few_frames_is_refused(tmp_path: Path) -> None:
     def promise(ds: Dataset) -> None:
         ds.NumberOfFrames = 3
 
@@ -118,7 +120,7 @@ def test_video_has_no_decoder(tmp_path: Path) -> None:
     ]
 
 
-def test_broken_pixels_are_a_reason_without_patient_data(tmp_path: Path) -> None:
+def test_error_about_damaged_pixel_data_has_no_patient_data(tmp_path: Path) -> None:
     def break_it(ds: Dataset) -> None:
         ds.PatientName = "Confidential^Person"
         ds.PixelData = encapsulate([b"no codestream at all"])
@@ -131,7 +133,7 @@ def test_broken_pixels_are_a_reason_without_patient_data(tmp_path: Path) -> None
             assert "Confidential" not in str(reason.value)
 
 
-def test_what_is_no_dicom_is_a_reason(tmp_path: Path) -> None:
+def test_file_that_is_not_dicom_cannot_be_converted(tmp_path: Path) -> None:
     path = tmp_path / "note.txt"
     path.write_text("Confidential")
     with pytest.raises(CannotTranscode, match="InvalidDicomError while making image/png"):
@@ -153,7 +155,7 @@ def test_floating_point_pixels_stay_uncompressed(tmp_path: Path) -> None:
         list(render(path, dicom(JPEG_LS)))
 
 
-def test_implicit_files_that_say_explicit_are_read(tmp_path: Path) -> None:
+def test_implicit_vr_file_that_declares_explicit_vr_is_converted(tmp_path: Path) -> None:
     ds = dcmread(FILES / "test_files/CT_small.dcm")
     ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     file = io.BytesIO()

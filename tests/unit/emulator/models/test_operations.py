@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -58,3 +59,22 @@ async def test_counters_of_zero_are_omitted(archive: Archive) -> None:
     assert operation.body()["metadata"]["counter"] == {"pending": "5000000000"}
     assert "done" not in operation.body()
     operations.close()
+
+
+@pytest.mark.parametrize("cancelled_before", [False, True])
+async def test_operation_cancelled_while_it_ends_is_done_on_disk(
+    archive: Archive, cancelled_before: bool
+) -> None:
+    operations = Operations(archive.database)
+    operation = operations.create(EXPORT_METHOD, STORE, BIGQUERY)
+    operation.cancel_requested = cancelled_before
+    ending = asyncio.create_task(operations.finish(operation, response={}))
+    await asyncio.sleep(0)
+    operation.cancel_requested = True
+    await operations.save(operation)
+    await ending
+    operations.close()
+    again = Operations(archive.database)
+    assert again.get(operation.name) == operation
+    assert again.get(operation.name).done
+    again.close()

@@ -39,7 +39,7 @@ def parsed_or_refused(raw: bytes, schema: str) -> JsonObject | ApiError:
 
 
 @given(ANY_JSON | NEARLY_A_REQUEST)
-def test_a_body_is_understood_or_refused(body: Any) -> None:
+def test_json_body_is_parsed_or_refused(body: Any) -> None:
     checked = parsed_or_refused(json.dumps(body).encode(), "ExportDicomDataRequest")
     if isinstance(checked, ApiError):
         assert checked.status == "INVALID_ARGUMENT"
@@ -49,23 +49,23 @@ def test_a_body_is_understood_or_refused(body: Any) -> None:
 
 
 @given(st.binary())
-def test_bytes_are_understood_or_refused(raw: bytes) -> None:
+def test_arbitrary_bytes_are_parsed_or_refused(raw: bytes) -> None:
     checked = parsed_or_refused(raw, "DicomStore")
     assert checked == {} or isinstance(checked, ApiError)
 
 
-def test_nothing_is_an_empty_message() -> None:
+def test_empty_body_is_an_empty_message() -> None:
     assert parse_body(b" ", "ExportDicomDataRequest") == {}
 
 
-def test_nulls_are_left_out_and_names_are_in_camel_case() -> None:
+def test_parsed_body_has_no_nulls_and_camel_case_names() -> None:
     body = {"gcs_destination": {"uri_prefix": "gs://b", "mimeType": None}, "filterConfig": None}
     assert parse_body(json.dumps(body).encode(), "ExportDicomDataRequest") == {
         "gcsDestination": {"uriPrefix": "gs://b"}
     }
 
 
-def test_a_resource_is_named_in_the_message() -> None:
+def test_violation_in_a_resource_names_the_resource() -> None:
     assert refusal({"x": 1}, "DicomStore") == (
         "Invalid JSON payload received. Unknown name \"x\" at 'dicom_store': Cannot find field."
     )
@@ -78,14 +78,14 @@ def test_a_resource_is_named_in_the_message() -> None:
     )
 
 
-def test_every_mistake_is_told() -> None:
+def test_error_lists_every_violation() -> None:
     assert refusal({"a": 1, "gcsDestination": {"b": 1}}).splitlines() == [
         'Invalid JSON payload received. Unknown name "a": Cannot find field.',
         "Invalid JSON payload received. Unknown name \"b\" at 'gcs_destination': Cannot find field.",
     ]
 
 
-def test_a_null_does_not_count_as_a_destination() -> None:
+def test_null_destination_does_not_count_in_the_union() -> None:
     body = {"gcsDestination": {"uriPrefix": "gs://b"}, "bigqueryDestination": None}
     assert parse_body(json.dumps(body).encode(), "ExportDicomDataRequest").keys() == {"gcsDestination"}
 
@@ -94,7 +94,7 @@ def test_a_null_does_not_count_as_a_destination() -> None:
     ("value", "expected"),
     [("3", 3), ("-1", -1), ("2147483647", 2147483647), ("2147483648", None), ("1.5", None)],
 )
-def test_query_integers(value: str, expected: int | None) -> None:
+def test_integer_query_parameter_is_parsed_or_refused(value: str, expected: int | None) -> None:
     own = methods()["datasets.operations.list"].query
     if expected is not None:
         assert check_query([("pageSize", value)], own) == {"pageSize": expected}
@@ -104,13 +104,13 @@ def test_query_integers(value: str, expected: int | None) -> None:
         check_query([("pageSize", value)], own)
 
 
-def test_standard_parameters_are_not_the_methods_own() -> None:
+def test_standard_query_parameters_are_left_out() -> None:
     own = methods()["datasets.operations.list"].query
     query = [("$.xgafv", "1"), ("alt", "json"), ("$alt", "json"), ("fields", "name"), ("pageToken", "t")]
     assert check_query(query, own) == {"pageToken": "t"}
 
 
-def test_paths() -> None:
+def test_method_path_matches_its_url() -> None:
     method = methods()["datasets.dicomStores.export"]
     name = "projects/p/locations/l/datasets/d/dicomStores/s"
     match = method.path.fullmatch(f"/v1/{name}:export")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from airflow_provider_dicom.emulator.errors import ApiError
 from airflow_provider_dicom.emulator.server.dispatch import parse_fields, select_fields
 
-OPERATION = {
+if TYPE_CHECKING:
+    from airflow_provider_dicom.emulator.messages import Json
+
+OPERATION: Json = {
     "name": "n",
     "done": True,
     "metadata": {"counter": {"success": "1", "failure": "2"}, "createTime": "t"},
