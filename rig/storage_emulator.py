@@ -8,8 +8,8 @@ from __future__ import annotations
 import runpy
 from typing import Any
 
-from gcp_storage_emulator.handlers import objects  # type: ignore[import-untyped]
-from gcp_storage_emulator.storage import Storage  # type: ignore[import-untyped]
+from gcp_storage_emulator.handlers import objects
+from gcp_storage_emulator.storage import Storage
 
 #: What Cloud Storage puts on a page at most.
 _MOST = 1000

@@ -166,7 +166,7 @@ demo.Demo.run = run
 sys.argv = ["demo", "--state", sys.argv[1]]
 sys.exit(demo.main())
 """
-    command = [sys.executable, "-c", program, tmp_path / "state"]
+    command = [sys.executable, "-c", program, str(tmp_path / "state")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50)
     assert done.returncode == 128 + signal.SIGTERM, done.stdout + done.stderr
 

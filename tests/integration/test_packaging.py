@@ -111,11 +111,13 @@ def test_wheel_metadata(wheel: Path) -> None:
 def test_long_description_has_no_relative_links(wheel: Path) -> None:
     fields = fields_of(wheel)
     assert fields["Description-Content-Type"] == "text/markdown"
-    targets = re.findall(r"\]\(([^)]*)\)", fields.get_payload())
+    description = fields.get_payload()
+    assert isinstance(description, str)
+    targets = re.findall(r"\]\(([^)]*)\)", description)
     assert targets
     assert all(target.startswith("https://") for target in targets)
     # Indexes cannot show what the README refers to, but the text of a link stays.
-    assert "docs/troubleshooting.md" in fields.get_payload()
+    assert "docs/troubleshooting.md" in description
 
 
 def test_no_more_is_needed_than_promised(wheel: Path) -> None:

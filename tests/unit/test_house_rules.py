@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from airflow.providers.common.compat.sdk import BaseOperator
+
 PACKAGE = ROOT / "airflow_provider_dicom"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 #: The folders of the package from the ground up: a folder imports only from those before it. The modules at
@@ -47,7 +49,7 @@ LAYERS = [
 ]
 MOST_ROOT_MODULES = 10
 MOST_LINES = 400
-TEMPLATED = [
+TEMPLATED: list[type[BaseOperator]] = [
     DicomStoreExportOperator,
     DicomStoreExportSensor,
     DicomStoreExportCheckOperator,
@@ -55,7 +57,7 @@ TEMPLATED = [
     DicomMetadataQueryOperator,
     DicomHighWaterMarkOperator,
 ]
-PUBLIC = [*TEMPLATED, DicomStoreExportTrigger, DicomStoreHook, DicomStoreAsyncHook]
+PUBLIC: list[type] = [*TEMPLATED, DicomStoreExportTrigger, DicomStoreHook, DicomStoreAsyncHook]
 #: Airflow's own clock, which talks to nobody.
 UNCONNECTED = ["TimeDeltaTrigger"]
 CONNECTION = {"gcp_conn_id", "impersonation_chain", "api_endpoint"}
@@ -135,7 +137,11 @@ def test_files_are_short(folder: str) -> None:
 
 def calls(tree: ast.AST, attribute: str) -> Iterator[ast.Call]:
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", None) == attribute:
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr == attribute
+        ):
             yield node
 
 
@@ -148,7 +154,7 @@ def test_every_parameter_is_documented(cls: type) -> None:
 
 
 @pytest.mark.parametrize("cls", TEMPLATED, ids=lambda cls: cls.__name__)
-def test_what_is_templated_says_so(cls: type[DicomStoreExportOperator]) -> None:
+def test_what_is_templated_says_so(cls: type[BaseOperator]) -> None:
     descriptions = dict(re.findall(r":param (\w+):((?:.|\n(?!\s*:))*)", inspect.getdoc(cls) or ""))
     templated = {name for name, text in descriptions.items() if "(templated)" in text}
     assert templated == set(cls.template_fields)
@@ -165,23 +171,23 @@ def test_public_methods_are_documented(cls: type) -> None:
 
 
 @pytest.mark.parametrize("cls", TEMPLATED, ids=lambda cls: cls.__name__)
-def test_templated_fields_are_assigned_only_in_init(cls: type[DicomStoreExportOperator]) -> None:
+def test_templated_fields_are_assigned_only_in_init(cls: type[BaseOperator]) -> None:
     """Airflow renders in between: what is assigned elsewhere is rendered too early, or never."""
     tree = ast.parse(inspect.getsource(inspect.getmodule(cls)))  # type: ignore[arg-type]
     for function in ast.walk(tree):
         if not isinstance(function, ast.FunctionDef) or function.name == "__init__":
             continue
         for node in ast.walk(function):
-            assigned = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
-            assert not (assigned and node.attr in cls.template_fields), (
-                f"{function.name}: {ast.unparse(node)}"
-            )
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                assert node.attr not in cls.template_fields, f"{function.name}: {ast.unparse(node)}"
 
 
 def test_templated_fields_are_assigned_as_they_are() -> None:
     """An expression would be worked out before the template is rendered."""
     for cls in TEMPLATED:
-        tree = ast.parse(inspect.getsource(inspect.unwrap(cls.__init__)).replace("\n    ", "\n").strip())
+        tree = ast.parse(
+            inspect.getsource(inspect.unwrap(vars(cls)["__init__"])).replace("\n    ", "\n").strip()
+        )
         assigned = {
             target.attr: node.value
             for node in ast.walk(tree)

@@ -76,7 +76,7 @@ with DAG(dag_id="by_variable", schedule=None, params=PARAMS):
 with DAG(dag_id="mapped", schedule=None, params=PARAMS, max_active_tasks=400) as mapped:
 
     @mapped.task(start_date=WHERE["start_date"])
-    def destinations(params: dict[str, Any]) -> list[str]:
+    def destinations(params: Any = None) -> list[str]:
         """Return one destination for each index."""
         return [f"{params['destination']}{index}/" for index in range(int(params["count"]))]
 
