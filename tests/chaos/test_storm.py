@@ -27,7 +27,7 @@ PAUSE, KILLS = 20.0, 6
     f"a storm: {COUNT} mapped exports, random API faults, kill -9 of triggerers and workers",
     "one result each; one export each, except after lost replies and lost workers",
 )
-def test_storm(stage: Stage) -> None:
+def test_mapped_exports_survive_a_storm_of_faults_and_kills(stage: Stage) -> None:
     print(f"CHAOS_SEED={SEED}")  # noqa: T201 - to run the same storm again
     chance = random.Random(SEED)
     stage.control.settings(advance="time", seconds_per_instance=8.0)

@@ -110,7 +110,7 @@ def start(demos: list[RunningDemo], state: Path, *, terminal: bool = False, **en
     return demos[-1]
 
 
-def test_without_a_terminal_it_ends_by_itself(demos: list[RunningDemo], tmp_path: Path) -> None:
+def test_demo_without_a_terminal_ends_by_itself(demos: list[RunningDemo], tmp_path: Path) -> None:
     demo = start(demos, tmp_path)
     assert demo.end() == 0, demo.output
     count = len(sample_files())
@@ -127,7 +127,7 @@ def test_without_a_terminal_it_ends_by_itself(demos: list[RunningDemo], tmp_path
     assert demo.left_running() == []
 
 
-def test_on_a_terminal_it_leaves_the_ui_open_until_ctrl_c(demos: list[RunningDemo], tmp_path: Path) -> None:
+def test_demo_on_a_terminal_leaves_the_ui_open_until_ctrl_c(demos: list[RunningDemo], tmp_path: Path) -> None:
     demo = start(demos, tmp_path, terminal=True)
     demo.wait_for_output("Press Ctrl-C")
     address = re.search(r"http://127\.0\.0\.1:\d+/dags/\S+", demo.output)
@@ -139,7 +139,7 @@ def test_on_a_terminal_it_leaves_the_ui_open_until_ctrl_c(demos: list[RunningDem
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_interrupted_while_it_starts(
+def test_demo_interrupted_while_it_starts_leaves_nothing_running(
     demos: list[RunningDemo], tmp_path: Path, number: signal.Signals
 ) -> None:
     demo = start(demos, tmp_path)
@@ -149,7 +149,7 @@ def test_interrupted_while_it_starts(
     assert demo.left_running() == []
 
 
-def test_a_signal_while_python_tidies_up_is_not_lost(tmp_path: Path) -> None:
+def test_signal_during_a_finalizer_ends_the_demo(tmp_path: Path) -> None:
     program = """
 import os, signal, sys, time, weakref
 from demo import __main__ as demo
@@ -171,7 +171,7 @@ sys.exit(demo.main())
     assert done.returncode == 128 + signal.SIGTERM, done.stdout + done.stderr
 
 
-def test_a_server_that_does_not_start_is_explained(demos: list[RunningDemo], tmp_path: Path) -> None:
+def test_demo_explains_a_server_that_does_not_start(demos: list[RunningDemo], tmp_path: Path) -> None:
     broken = tmp_path / "broken" / "gcp_storage_emulator"
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text("raise SystemExit('no room on this disk')")
@@ -182,7 +182,7 @@ def test_a_server_that_does_not_start_is_explained(demos: list[RunningDemo], tmp
     assert demo.left_running() == []
 
 
-def test_a_second_demo_in_the_same_folder_is_refused(demos: list[RunningDemo], tmp_path: Path) -> None:
+def test_second_demo_in_the_same_folder_is_refused(demos: list[RunningDemo], tmp_path: Path) -> None:
     first = start(demos, tmp_path)
     first.wait_for_output("Started Cloud Storage")
     second = start(demos, tmp_path)

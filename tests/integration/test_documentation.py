@@ -89,12 +89,12 @@ def blocks() -> Iterator[Block]:
 BLOCKS = list(blocks())
 
 
-def test_every_block_is_of_a_language_that_is_tried() -> None:
+def test_code_blocks_of_the_pages_are_in_tested_languages() -> None:
     assert {block.language for block in BLOCKS} <= {"python", "shell"} | NOT_RUN
 
 
 @pytest.mark.airflow("3.3", "the pages show what is best there")
-def test_python_can_be_read_as_dag_files(tmp_path: Path) -> None:
+def test_python_blocks_of_the_pages_can_be_read_as_dag_files(tmp_path: Path) -> None:
     paths = []
     for number, block in enumerate(block for block in BLOCKS if block.language == "python"):
         path = tmp_path / f"{number}_{block.page.stem}.py"
@@ -108,19 +108,19 @@ def test_python_can_be_read_as_dag_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "shell"], ids=lambda b: b.page.stem)
-def test_commands_are_well_formed(block: Block) -> None:
+def test_shell_blocks_of_the_pages_are_well_formed(block: Block) -> None:
     subprocess.run(["bash", "-n"], input=block.code, text=True, check=True)
     for target in re.findall(r"^make ([a-z-]+)", block.code, re.MULTILINE):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
-def test_files_that_pages_name_exist() -> None:
+def test_example_dags_that_pages_name_exist() -> None:
     for page in PAGES:
         for name in re.findall(r"`(example_dags/\S+?)`", page.read_text()):
             assert (ROOT / name).exists(), f"{page.name} names {name}"
 
 
-def test_code_fits_the_built_pages() -> None:
+def test_lines_of_code_fit_the_width_of_the_built_pages() -> None:
     built = [block for block in BLOCKS if block.page.is_relative_to(ROOT / "docs")]
     lines = [(block.page.name, line) for block in built for line in block.code.splitlines()]
     assert len(lines) > 100

@@ -63,21 +63,21 @@ def example(path: Path) -> Any:
 
 
 @pytest.mark.parametrize("path", [example(path) for path in EXAMPLES])
-def test_example_needs_no_emulator(path: Any, tmp_path: Any) -> None:
+def test_example_dag_can_be_read_without_the_emulator(path: Any, tmp_path: Any) -> None:
     dag = read_dag(str(path), AIRFLOW_HOME=str(tmp_path))
     assert dag["dag_id"] == path.stem
     assert dag["catchup"] is False
     assert min(dag["retries"]) > 0
 
 
-def test_example_takes_its_defaults_from_the_environment(tmp_path: Any) -> None:
+def test_example_dag_takes_its_defaults_from_the_environment(tmp_path: Any) -> None:
     path = str(ROOT / "example_dags" / "dicom_nightly_to_gcs.py")
     dag = read_dag(path, AIRFLOW_HOME=str(tmp_path), DICOM_BUCKET="another-bucket")
     assert dag["params"]["bucket"] == "another-bucket"
     assert dag["destination"] == f"gs://{{{{ params.bucket }}}}/dicom/{{{{ {NIGHT} }}}}/"
 
 
-def test_the_on_demand_form_offers_only_what_the_operator_takes() -> None:
+def test_every_choice_of_the_on_demand_form_is_accepted_by_the_operator() -> None:
     dag = runpy.run_path(str(ROOT / "example_dags" / "dicom_on_demand.py"))
     request = dag["dag"].get_task("request").python_callable
     defaults = dag["dag"].params.dump()
@@ -119,7 +119,7 @@ def test_the_on_demand_form_offers_only_what_the_operator_takes() -> None:
         ("max_failures", 0.5),
     ],
 )
-def test_the_on_demand_form_refuses(name: str, value: Any) -> None:
+def test_on_demand_form_refuses_invalid_values(name: str, value: Any) -> None:
     params = runpy.run_path(str(ROOT / "example_dags" / "dicom_on_demand.py"))["PARAMS"]
     with pytest.raises(ParamValidationError):
         params[name].resolve(value)
@@ -136,7 +136,7 @@ def test_the_on_demand_form_refuses(name: str, value: Any) -> None:
         (exceptions.DicomExportUnavailableError, "DEFAULT", None),
     ],
 )
-def test_the_retry_policy_of_the_notices(error: Any, action: str, minutes: int | None) -> None:
+def test_retry_policy_of_the_example_with_notices(error: Any, action: str, minutes: int | None) -> None:
     dag = runpy.run_path(str(ROOT / "example_dags" / "dicom_nightly_with_notices.py"))["dag"]
     decision = dag.get_task("export").retry_policy.evaluate(error("no"), 1, 3)
     assert decision.action.name == action

@@ -63,7 +63,7 @@ def test_source_distribution_holds_what_it_should_and_nothing_else(released: Pat
 
 
 @pytest.mark.airflow("3.3", "the newest tools; what is released is the same for all")
-def test_the_index_will_take_it(released: Path) -> None:
+def test_distributions_pass_the_check_of_the_package_index(released: Path) -> None:
     checked = run(
         sys.executable,
         "-m",
@@ -76,7 +76,7 @@ def test_the_index_will_take_it(released: Path) -> None:
     assert checked.count("PASSED") == 2
 
 
-def test_the_version_stands_in_one_place() -> None:
+def test_version_is_written_in_one_file() -> None:
     version = re.escape(airflow_provider_dicom.__version__)
     places = {
         name
@@ -101,7 +101,7 @@ def fields_of(wheel: Path) -> Message:
         return Parser().parsestr(archive.read(metadata).decode())
 
 
-def test_wheel_metadata(wheel: Path) -> None:
+def test_wheel_declares_name_version_and_licence(wheel: Path) -> None:
     fields = fields_of(wheel)
     assert fields["Name"] == "airflow-provider-dicom"
     assert fields["Version"] == airflow_provider_dicom.__version__
@@ -120,7 +120,7 @@ def test_long_description_has_no_relative_links(wheel: Path) -> None:
     assert "docs/troubleshooting.md" in description
 
 
-def test_no_more_is_needed_than_promised(wheel: Path) -> None:
+def test_wheel_requires_four_packages_and_has_two_extras(wheel: Path) -> None:
     needed = [Requirement(line) for line in fields_of(wheel).get_all("Requires-Dist", [])]
     assert {str(r.marker) for r in needed if r.marker} == {'extra == "emulator"', 'extra == "openlineage"'}
     assert {requirement.name for requirement in needed if not requirement.marker} == {
@@ -149,7 +149,7 @@ def beside_airflow(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return clean
 
 
-def test_all_of_it_fits_together(beside_airflow: Path) -> None:
+def test_wheel_installed_beside_airflow_breaks_no_requirement(beside_airflow: Path) -> None:
     python = beside_airflow / "bin" / "python"
     assert "No broken requirements" in run(python, "-m", "pip", "check", PYTHONPATH="")
 

@@ -121,7 +121,7 @@ def steps(healthcare: HealthcareEmulator, storage: StorageEmulator) -> dict[tupl
     return steps
 
 
-def test_everything_is_exported(steps: dict[tuple[str, int], Step]) -> None:
+def test_every_instance_of_a_large_store_is_exported(steps: dict[tuple[str, int], Step]) -> None:
     for size in (HALF, ALL):
         assert steps["search", size]["result"]["count"] == size
         assert steps["export", size]["result"]["success"] == size
@@ -129,7 +129,7 @@ def test_everything_is_exported(steps: dict[tuple[str, int], Step]) -> None:
         assert (found["expected"], found["arrived"], found["missing"]) == (size, size, 0)
 
 
-def test_only_what_is_new_is_exported_again(steps: dict[tuple[str, int], Step]) -> None:
+def test_incremental_export_contains_new_instances_only(steps: dict[tuple[str, int], Step]) -> None:
     size = ALL + NEW
     assert steps["incremental search", size]["result"]["count"] == NEW
     assert steps["incremental export", size]["result"]["success"] == NEW
@@ -137,5 +137,7 @@ def test_only_what_is_new_is_exported_again(steps: dict[tuple[str, int], Step]) 
 
 
 @pytest.mark.parametrize("name", ["search", "export", "check"])
-def test_memory_does_not_grow(steps: dict[tuple[str, int], Step], name: str) -> None:
+def test_memory_of_a_task_does_not_grow_with_the_number_of_instances(
+    steps: dict[tuple[str, int], Step], name: str
+) -> None:
     assert steps[name, ALL]["peak_mib"] - steps[name, HALF]["peak_mib"] < MOST_GROWTH_MIB
