@@ -1,4 +1,4 @@
-"""What the API does to an export: it is busy, it forgets, it loses replies, it refuses."""
+"""Failures of the API during an export: errors, exhausted quota, lost replies, lost Operations."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from rig.servers import BigQueryEmulator
     from tests.support.chaos_scene import Stage
 
-#: Polls that fail in ten minutes with the longest pause of 30 s.
+#: The number of polls in ten minutes with the longest pause, 30 s.
 TEN_MINUTES = 20
-#: What may happen to polls without ever failing a task.
+#: Faults of polls that must not fail a task.
 POLLS: dict[str, dict[str, Any]] = {
     "unavailable": {"status": 503, "count": TEN_MINUTES},
     "quota": {"status": 429, "retry_after": 1, "count": 3},
@@ -29,7 +29,7 @@ POLLS: dict[str, dict[str, Any]] = {
     "token-expired": {"status": 401, "count": 1},
     "permission-back": {"status": 403, "count": 2},
 }
-#: What may happen to the submission without failing the task; with how many exports are accepted.
+#: Faults of the submission that must not fail a task, each with the number of accepted exports.
 SUBMISSIONS: dict[str, tuple[dict[str, Any], int]] = {
     "submit-unavailable": ({"status": 503, "count": 2}, 1),
     "submit-quota": ({"status": 429, "retry_after": 1, "count": 2}, 1),
@@ -45,7 +45,7 @@ def _prepare_submission(fault: dict[str, Any]) -> Callable[[Scene], object]:
 
 @pytest.fixture(scope="module")
 def scenes(stage: Stage, bigquery: BigQueryEmulator) -> dict[str, Scene]:
-    """All runs, begun at once."""
+    """The scenes of all tests, whose DAG runs begin together."""
     bigquery.create_dataset("test-project", "chaos")
     scenes = {name: Scene(stage, name) for name in POLLS}
     for name, (fault, _) in SUBMISSIONS.items():
@@ -85,7 +85,7 @@ def test_export_survives_failed_polls(scenes: dict[str, Scene], name: str) -> No
 def test_next_try_reattaches_after_the_permission_to_poll_was_revoked(scenes: dict[str, Scene]) -> None:
     scene = scenes["permission-revoked"]
     export = scene.followed()
-    # The trigger believes the third refusal; the worker asks once more.
+    # The third refusal ends the trigger; the worker polls once more.
     refused = scene.fault("operations.get", status=403, count=MAX_CONSECUTIVE_ERRORS + 1)
     scene.wait_for_try(2)
     assert scene.fired(refused) == MAX_CONSECUTIVE_ERRORS + 1

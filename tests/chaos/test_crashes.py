@@ -1,4 +1,4 @@
-"""kill -9 of everything around an export: none of it is a reason to lose the export, or to start another."""
+"""kill -9 of each program around an export: the export is neither lost nor submitted a second time."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def test_polls_continue_after_each_triggerer_was_killed(stage: Stage) -> None:
     scene = Scene(stage, "triggerers-killed")
     name = scene.followed()
     begun = scene.trigger_logs()
-    # Whoever follows it at first, one of the two kills takes the export from its triggerer.
+    # One of the two kills takes the export from its triggerer, whichever triggerer polls at first.
     for triggerer in TRIGGERERS:
         stage.cluster[triggerer].kill()
         scene.wait_until_followed_by_the_other()
         stage.cluster.restart(triggerer)
-    scene.wait_until("it to have been taken over", lambda: scene.trigger_logs() > begun)
+    scene.wait_until("another triggerer to take the export over", lambda: scene.trigger_logs() > begun)
     scene.finish()
     scene.assert_one_export(name)
 
@@ -49,7 +49,7 @@ def test_kill_of_all_workers_duplicates_no_data(stage: Stage, bigquery: BigQuery
     bigquery.create_dataset("test-project", "crashes")
 
     def hold(scene: Scene) -> None:
-        # Accepted, and the reply under way: this is where the worker is killed.
+        # The kill of the worker comes after the API has accepted the export and before its reply.
         scene.fault("export", hold_seconds=600.0, count=1)
 
     unnamed = Scene(stage, "worker-unnamed", prepare=hold)
@@ -67,7 +67,7 @@ def test_kill_of_all_workers_duplicates_no_data(stage: Stage, bigquery: BigQuery
     resuming.wait_until("the worker to have resumed", held.with_suffix(".begun").exists)
     _kill_workers(stage)
     held.unlink()
-    # What ends now finds no worker to resume on until they are back.
+    # The deferral of this export ends while no worker runs; the task resumes when the workers are back.
     away.step(ended)
     _start_workers(stage)
 
@@ -166,7 +166,7 @@ def test_triggerers_hand_exports_over_to_each_other(stage: Stage) -> None:
     count = 20
     scene = Scene(stage, "handed-over", "mapped", count=count)
     names = [scene.followed(index) for index in range(count)]
-    # Whoever follows them at first, the second one hands all of them over to the first, which then ends.
+    # At the end of the loop the first triggerer polls all exports, whichever polled at first; then it ends.
     for triggerer in TRIGGERERS:
         stage.cluster[triggerer].signal(signal.SIGSTOP)
         scene.wait_until_followed_by_the_other()

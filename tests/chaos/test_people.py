@@ -1,4 +1,4 @@
-"""What users do to a task: mark it failed or succeeded, clear it, fail the run; and what time does to it."""
+"""Actions of users on a running task: mark it failed or succeeded, clear it, fail the run; and timeouts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MODES = {"export": "deferred", "on_worker": "on-worker"}
 
 @pytest.fixture(scope="module")
 def scenes(stage: Stage) -> dict[str, Scene]:
-    """All runs, begun at once."""
+    """The scenes of all tests, whose DAG runs begin together."""
     scenes = {
         f"{action}-{mode}": Scene(stage, f"{action}-{mode}", dag_id)
         for dag_id, mode in MODES.items()
@@ -64,7 +64,7 @@ def test_export_of_a_task_that_a_user_ends_is_cancelled(
     scene.wait_for_remote(name, "CANCELLED")
     scene.wait_for_state(ENDS.get(action, "failed"), *(("skipped",) if action == "run-failed" else ()))
     said = f"{name} is cancelled, as the API confirms"
-    scene.wait_until("the log to say so", lambda: said in scene.logs())
+    scene.wait_until("the log to report the cancellation", lambda: said in scene.logs())
     assert scene.accepted() == [name]
     assert scene.result() is None
     assert scene.objects() == 0
@@ -113,8 +113,8 @@ def test_cleared_task_ends_with_one_export(
         scene.assert_submitted_again(first, "CANCELLED", index)
         _finish_sibling(scene, sibling)
         return
-    # The new try and the kill of the old one race: either the new try takes the running export over, or
-    # that one is cancelled and a second one submitted. In both cases, one export runs and is followed.
+    # The new try and the kill of the old one race: either the new try re-attaches to the running export, or
+    # that export is cancelled and a second one submitted. In both cases, one export runs to its end.
     scene.finish(index)
     name, *more = scene.accepted("/0/" if mode == "mapped" else "")
     assert name == first

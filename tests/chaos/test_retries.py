@@ -1,4 +1,4 @@
-"""What a later try makes of what an earlier one submitted."""
+"""Later tries of a task whose earlier try has submitted an export."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def scenes(stage: Stage, bigquery: BigQueryEmulator) -> dict[str, Scene]:
-    """All runs, begun at once."""
+    """The scenes of all tests, whose DAG runs begin together."""
     bigquery.create_dataset("test-project", "retries")
     scenes = {
         name: Scene(stage, name, dag_id)
@@ -36,7 +36,7 @@ def test_task_cleared_after_success_returns_the_same_result(scenes: dict[str, Sc
     name = scene.followed()
     scene.finish()
     result = scene.result()
-    # What is cleared between the end of the task and that of its run, Airflow may never start again.
+    # Airflow may never restart a task that is cleared between the end of the task and the end of the run.
     scene.wait_until("the end of the run", scene.run_ended)
     scene.clear()
     scene.wait_for_try(2)

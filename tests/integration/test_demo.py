@@ -1,4 +1,4 @@
-"""The demo as a user starts it: on a terminal, without one, interrupted, and with a part that is broken."""
+"""The demo as a user starts it: on a terminal, without one, interrupted, and with a broken server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class RunningDemo:
-    """A demo under way, with what it has printed so far."""
+    """A running demo, with its output so far."""
 
     def __init__(self, state: Path, *, terminal: bool = False, **env: str) -> None:
         self.state = state
@@ -47,7 +47,7 @@ class RunningDemo:
 
     @property
     def output(self) -> str:
-        """What the demo has printed, without colours."""
+        """The output of the demo so far, without colours."""
         return re.sub(
             r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\]8;[^\x1b]*\x1b\\", "", self._output.decode(errors="replace")
         )
@@ -68,7 +68,7 @@ class RunningDemo:
         return status
 
     def left_running(self) -> list[str]:
-        """The processes that were started for the demo and are still there."""
+        """The command lines of the demo's processes that still run."""
         return [
             " ".join(process.info["cmdline"] or [])
             for process in psutil.process_iter(["cmdline", "cwd", "status"])

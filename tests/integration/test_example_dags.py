@@ -1,4 +1,4 @@
-"""The example DAGs as users copy them: importable without the emulator, and set up for every night."""
+"""The example DAGs as users copy them: readable without the emulator, with valid forms and defaults."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ README = (ROOT / "README.md").read_text()
 NIGHT = "partition_key or ds" if chosen_release().line >= (3, 3) else "ds"
 EXAMPLES = sorted((ROOT / "example_dags").glob("*.py"))
 
-# What only the extra `emulator` brings is made impossible to import.
+# Packages of the extra `emulator` cannot be imported.
 READ_DAG = """
 import json, runpy, sys
 for name in ("airflow_provider_dicom.emulator", "pydicom", "imagecodecs", "jpeg_ls", "openjpeg", "rle"):
@@ -54,9 +54,9 @@ def read_dag(path: str, **env: str) -> dict[str, Any]:
 
 
 def example(path: Path) -> Any:
-    """A test's parameter, left out where the example says that it needs a newer Airflow."""
+    """A parameter of a test, skipped if the example states that it needs a newer Airflow."""
     marks = [
-        pytest.mark.airflow(since, "so the example says")
+        pytest.mark.airflow(since, "the example states it")
         for since in re.findall(r"^Needs Airflow (\S+)\.", path.read_text(), re.MULTILINE)
     ]
     return pytest.param(path, id=path.stem, marks=marks)
@@ -143,7 +143,7 @@ def test_retry_policy_of_the_example_with_notices(error: Any, action: str, minut
     assert decision.retry_delay == (minutes and timedelta(minutes=minutes))
 
 
-@pytest.mark.airflow("3.0", "airflow.sdk; the README says what it is in 2.11")
+@pytest.mark.airflow("3.0", "airflow.sdk; the README has the import of 2.11")
 def test_readme_dag_can_be_read(tmp_path: Any) -> None:
     block, *_ = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     path = tmp_path / "readme.py"

@@ -1,4 +1,4 @@
-"""10,000 instances are searched, exported, checked, and exported again as far as they are new.
+"""Search, export, check and incremental export of 10,000 instances.
 
 Times are reported and not judged. Memory is: each task's peak may not grow with the number of instances.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 BUCKET = "ten-thousand"
 DATASET = "projects/test-project/locations/europe-west3/datasets/radiology"
 STORE = "ten-thousand"
-#: No less than a page of everything that is read in pages, so that only what grows without bounds grows.
+#: At least one full page of every paged list, so that the peak grows only with data that has no bound.
 HALF, ALL, NEW = 5_000, 10_000, 100
 INSTANCES_OF_A_STUDY = 100
 MOST_GROWTH_MIB = 12
@@ -37,7 +37,7 @@ SELECTION, EXPORT, CHECK = (
 
 
 class Step(TypedDict):
-    """What a task returned, how long it took, and the peak of its process's memory."""
+    """The result and the duration of a task, and the peak memory of its process."""
 
     result: Any
     seconds: float

@@ -1,4 +1,4 @@
-"""Connections, tokens and quick clocks for the tests of hooks, operators, triggers and sensors."""
+"""Connections, tokens and short pauses for the tests of hooks, operators, triggers and sensors."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def keyfile(connect: Connect, token_server: TokenServer) -> str:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses too short to wait for."""
+    """Pauses of milliseconds between polls and repetitions."""
     monkeypatch.setattr(retry, "BACKOFF_INITIAL", 0.01)
     monkeypatch.setattr(polling, "FIRST_PAUSE", 0.02)
     monkeypatch.setattr(sensor._repeating_refusals, "wait", tenacity.wait_fixed(0.02))
@@ -108,7 +108,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def bucket(storage: StorageEmulator, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty bucket of the test's own, where the provider's own client finds it, too."""
+    """An empty bucket of the test's own; Google's client reaches it by the environment."""
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage.url)
     name = f"provider-tests-{next(_bucket_numbers)}"
     storage.create_bucket(name)
