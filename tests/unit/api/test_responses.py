@@ -94,12 +94,27 @@ def test_each_status_has_an_error_class_with_the_apis_own_message(
 @pytest.mark.parametrize(
     ("request_", "status", "advice"),
     [
-        (EXPORT, 401, ["a new token did not help", "key, impersonation chain and scopes"]),
-        (EXPORT, 404, ["Check project, location, dataset and DICOM store", "the right API endpoint"]),
-        (POLL, 404, ["about 30 days after its end", "look at the destination", f"Operation: {OPERATION}"]),
-        (EXPORT, 400, ["For Cloud Storage, the bucket must exist", "support the MIME type"]),
-        (BIGQUERY_EXPORT, 400, ["For BigQuery, the table's dataset must exist", "compatible", "empty table"]),
-        (GET_STORE, 400, ["request has to be changed"]),
+        (
+            EXPORT,
+            401,
+            [
+                "No. The credentials of the connection are not accepted, and a new token did not help",
+                "key, impersonation chain and scopes",
+            ],
+        ),
+        (EXPORT, 404, ["No. Check project, location, dataset and DICOM store", "the right API endpoint"]),
+        (
+            POLL,
+            404,
+            ["No. The API keeps an Operation for about 30 days", f"of the export. Operation: {OPERATION}"],
+        ),
+        (EXPORT, 400, ["No. For Cloud Storage, the bucket must exist", "support the MIME type"]),
+        (
+            BIGQUERY_EXPORT,
+            400,
+            ["No. For BigQuery, the table's dataset must exist", "compatible", "empty table"],
+        ),
+        (GET_STORE, 400, ["No. The request has to be changed before it can succeed."]),
     ],
 )
 def test_error_says_what_the_user_can_do(
@@ -141,8 +156,10 @@ def test_403_of_a_policy_names_no_role_but_the_administrators(message: str, poli
     error = error_of(POLL, 403, envelope(403, message))
     assert type(error) is exceptions.DicomExportPermissionError
     assert "roles/" not in str(error)
-    assert message.rstrip(".") in str(error)
-    assert f"goes on as {OPERATION}. This is not about a role (" in str(error)
+    assert (
+        f"{message.rstrip('.')}. The export itself goes on as {OPERATION}. This is not about a role ("
+        in str(error)
+    )
     assert f"{policy}): ask the administrators" in str(error)
     assert error.operation_name == str(OPERATION)
 

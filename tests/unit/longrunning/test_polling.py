@@ -95,10 +95,10 @@ def test_last_pause_ends_at_the_deadline() -> None:
         polled.pause()
     assert polled.elapsed == pytest.approx(100)
     assert polls >= 4
-    assert "deadline passed" in str(error.value)
-    assert "3 exported, 0 failed, 4 pending" in str(error.value)
-    assert f"Operation: {NAME}" in str(error.value)
-    assert "Logs: https://console.cloud.google.com/logs/" in str(error.value)
+    assert str(error.value).startswith(
+        "The deadline passed before the export ended. Progress: 3 exported, 0 failed, 4 pending. "
+        f"Operation: {NAME}. Logs: https://console.cloud.google.com/logs/"
+    )
     assert error.value.operation_name == NAME
     assert error.value.operation == running(success=3, pending=4)
 
