@@ -127,6 +127,8 @@ class FakeHook(DicomStoreAsyncHook):
         #: The time that closing takes, in seconds.
         self.close_seconds = 0.0
         self.closed = 0
+        #: The number of requests in flight when the hook was closed.
+        self.in_flight_at_close = 0
 
     async def send_once(self, request: ApiRequest) -> object:
         """Send a request."""
@@ -134,6 +136,7 @@ class FakeHook(DicomStoreAsyncHook):
 
     async def close(self) -> None:
         """Count how often the hook is closed."""
+        self.in_flight_at_close = self.api.in_flight
         await asyncio.sleep(self.close_seconds)
         self.closed += 1
 

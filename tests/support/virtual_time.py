@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import selectors
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -35,6 +35,15 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._virtual = _VirtualSelector()
         super().__init__(self._virtual)
+        #: The exceptions of callbacks, which an event loop only logs.
+        self.callback_errors: list[object] = []
+        self.set_exception_handler(self._record)
+
+    def _record(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if "handle" in context:
+            self.callback_errors.append(context["exception"])
+        else:
+            self.default_exception_handler(context)
 
     def time(self) -> float:
         """Return the virtual time in seconds."""
@@ -52,7 +61,9 @@ def in_virtual_time(
 
     @functools.wraps(test)
     def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
-        with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        loop = VirtualTimeLoop()
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
             runner.run(test(*args, **kwargs))
+        assert loop.callback_errors == []
 
     return run

@@ -129,7 +129,8 @@ def test_error_says_what_the_user_can_do(
 def test_403_names_the_callers_role_and_its_command(request_: methods.ApiRequest) -> None:
     error = error_of(request_, 403, envelope(403, "Permission 'healthcare.dicomStores.x' denied"))
     assert type(error) is exceptions.DicomExportPermissionError
-    assert f"roles/healthcare.dicomViewer (it has {request_.permission.permission})" in str(error)
+    needed = f"Needed: roles/healthcare.dicomViewer (it has {request_.permission.permission})"
+    assert f"Permission 'healthcare.dicomStores.x' denied. {needed}" in str(error)
     assert f"for the caller {CALLER} on the DICOM store {STORE}" in str(error)
     assert "gcloud healthcare dicom-stores add-iam-policy-binding s " in str(error)
     assert "goes on" not in str(error)

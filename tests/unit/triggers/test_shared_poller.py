@@ -321,9 +321,10 @@ async def test_gets_share_at_most_sixteen_connections() -> None:
     assert polled.api.most_in_flight == 16
     assert all(one.end.done() for one in followed)
     await polled.until(21)
-    polled.follow(500, end=5)
-    await polled.until(32)
-    assert polled.api.requests[-1].resource == f"{DATASET}/operations/500"
+    later = [polled.follow(number, dataset=f"d{number}", end=5) for number in range(500, 700)]
+    await polled.until(45)
+    assert polled.api.most_in_flight == 16
+    assert all(one.end.done() for one in later)
 
 
 @in_virtual_time
@@ -369,9 +370,10 @@ async def test_dataset_keeps_its_state_while_one_of_its_operations_is_followed()
     )
     polled.follow(1)
     for number in range(2, 5):
-        followed = polled.follow(number)
+        followed = [polled.follow(number), polled.follow(10 * number)]
         await polled.until(polled.loop.time() + 11)
-        polled.poller.unfollow(followed)
+        for one in followed:
+            polled.poller.unfollow(one)
     assert len(polled.api.of_kind("list")) == 1
 
 
@@ -382,9 +384,10 @@ async def test_closing_cancels_timer_and_requests_and_closes_the_session() -> No
     polled.follow(1)
     polled.follow(2, dataset="d2", poll_interval=50.0)
     await polled.until(10.5)
+    polled.follow(3, dataset="d3")
     assert polled.api.in_flight >= 1
     await polled.poller.close()
-    assert polled.api.in_flight == 0
+    assert polled.hook.in_flight_at_close == 0
     assert polled.hook.closed == 1
     requests = len(polled.api.requests)
     await polled.until(100)

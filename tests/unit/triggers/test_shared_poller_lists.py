@@ -1,4 +1,4 @@
-"""The shared poller's lists beside the other polls of their dataset, and the end of its requests."""
+"""The shared poller's lists beside other polls of their dataset, and the timers and tasks that it keeps."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import gc
 import random
 import weakref
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import pytest
 
 from airflow_provider_dicom import exceptions
 from tests.support.fake_operations_api import PolledDatasets, SentRequest
 from tests.support.virtual_time import in_virtual_time
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 UNLISTED = "projects/p/locations/l/datasets/d/operations/2"
 
@@ -57,8 +61,9 @@ async def test_response_of_a_list_ends_the_growth_of_a_backoff() -> None:
 @in_virtual_time
 async def test_wait_that_ends_before_its_first_poll_does_not_disturb_the_list() -> None:
     polled = PolledDatasets()
+    polled.api.unlisted.add(UNLISTED)
     ended = polled.follow(9, timeout=-1)
-    followed = [polled.follow(number, end=5) for number in range(2)]
+    followed = [polled.follow(number, end=5) for number in range(3)]
     await polled.until(11)
     assert all(one.end.result()["done"] for one in followed)
     assert isinstance(ended.end.exception(), exceptions.DicomExportTimeoutError)
@@ -74,3 +79,25 @@ async def test_poller_keeps_no_task_of_a_request_that_has_ended() -> None:
     assert len(tasks) >= 4
     gc.collect()
     assert [task for task in tasks if task() is not None] == []
+
+
+@in_virtual_time
+async def test_poller_has_one_timer_at_a_time() -> None:
+    polled = PolledDatasets()
+    timers: list[asyncio.TimerHandle] = []
+    call_at = polled.loop.call_at
+
+    def record(when: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
+        timer = call_at(when, callback)
+        if getattr(callback, "__self__", None) is polled.poller:
+            timers.append(timer)
+        return timer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(polled.loop, "call_at", record)
+        polled.follow(1)
+        polled.follow(2, dataset="other", poll_interval=1.0)
+        polled.follow(3, dataset="third")
+    assert len(timers) == 2
+    (pending,) = [timer for timer in timers if not timer.cancelled()]
+    assert pending.when() < 1.5
