@@ -32,7 +32,7 @@ help:
 	@echo "make test   set up and run the whole test suite; a part of it: make test COVERED= ARGS='-k deferrable'"
 	@echo "make quick  run the unit tests that need no local Healthcare API, in seconds; make watch: after each change"
 	@echo "make test-chaos  kill, stop and restart everything around exports, 17 minutes; as root, it installs"
-	@echo "            PostgreSQL and Redis; a part of it: make test-chaos ARGS='-k kills'"
+	@echo "            PostgreSQL and Redis; a part of it: make test-chaos ARGS='-k kill'"
 	@echo "            with an older Airflow: make test-chaos AIRFLOW=2.11-python3.12"
 	@echo "make test-matrix  the unit and integration tests, and a real Airflow, with each Airflow and Python"
 	@echo "            supported; a part of it: make test-matrix MATRIX='2.11-python3.12 lowest-python3.11'"
