@@ -21,8 +21,8 @@ CHAOS_TESTS = tests/chaos
 CHAOS_TESTS_OLDER = tests/chaos/test_people.py tests/chaos/test_crashes.py tests/chaos/test_retries.py
 # The provider's own unit tests, in seconds.
 QUICK = tests/unit --ignore=tests/unit/emulator --ignore=tests/unit/benchmarks -m 'not slow'
-# Tests run one after the other; "-n auto" runs them side by side, one process for each core.
-PARALLEL =
+# Tests run side by side, one process for each core; empty: one after the other.
+PARALLEL = -n auto
 COVERED = --cov --cov-branch --cov-report=term --cov-fail-under=90
 
 .PHONY: bench docs help demo test test-chaos test-matrix test-scale test-system quick watch lint lock clean

@@ -28,10 +28,10 @@ WORKERS_PER_CORE = 1
 MOST_WORKERS = 8
 #: The longest modules begin first, because the longest one bounds the whole run; the others follow.
 LONGEST_FIRST = (
-    "tests/integration/real_airflow/test_web_interface.py",
     "tests/integration/real_airflow/test_nightly_runs.py",
-    "tests/integration/real_airflow/",
+    "tests/integration/real_airflow/test_web_interface.py",
     "tests/integration/test_demo.py",
+    "tests/integration/real_airflow/",
     "tests/integration/test_documentation.py",
     "tests/integration/hooks/",
     "tests/integration/",

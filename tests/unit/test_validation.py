@@ -101,6 +101,9 @@ class Resolvable:
     def resolve(self) -> None:
         """Do nothing; only the name counts."""
 
+    def __repr__(self) -> str:
+        return "Resolvable()"  # without the address: all workers of a run must give a test the same name
+
 
 @pytest.mark.parametrize(
     "value",

@@ -34,4 +34,5 @@ with DAG(dag_id="secrets", schedule=None, params={"connection": "", "endpoint": 
         resource_paths=search(),  # type: ignore[arg-type]
         gcp_conn_id="{{ params.connection }}",
         api_endpoint="{{ params.endpoint }}",
+        poll_interval=1.0,
     )
