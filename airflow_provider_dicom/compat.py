@@ -104,7 +104,8 @@ class TaskInstanceKey(Protocol):
 
 def task_state(task: TaskInstanceKey) -> str | None:
     """
-    Return a task's state from Airflow; for triggers, and off their event loop.
+    Return a task's state from Airflow; in triggers, off their event loop; on workers, never in a signal
+    handler.
 
     :param task: the task instance.
     """

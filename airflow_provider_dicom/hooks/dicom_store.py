@@ -21,7 +21,7 @@ from airflow_provider_dicom.lineage.datasets import report_export
 from airflow_provider_dicom.longrunning.polling import CONFIRMATION_PAUSES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
     from airflow_provider_dicom.api.dicomweb import SearchFilters, SearchLevel
     from airflow_provider_dicom.api.export_request import ExportRequest
@@ -125,15 +125,18 @@ class DicomStoreHook(DicomStoreBaseHook):
             "Operation", self._send(methods.get_operation(OperationName.parse(operation_name)), num_retries)
         )
 
-    def wait_for_operation(self, watch: OperationWatch) -> Operation:
+    def wait_for_operation(
+        self, watch: OperationWatch, *, sleep: Callable[[float], object] = time.sleep
+    ) -> Operation:
         """
         Poll an Operation until it is done, and return it.
 
         :param watch: the state of polling, which decides the pauses and when to give up.
+        :param sleep: waits for a number of seconds between two polls; it may raise an error to end the wait.
         :raises DicomExportError: if the watch gives up.
         """
         while True:
-            time.sleep(watch.next_pause())
+            sleep(watch.next_pause())
             try:
                 operation = self.get_operation(watch.operation_name, num_retries=0)
                 if watch.record_response(operation):

@@ -10,7 +10,7 @@ from airflow.providers.common.compat.sdk import Asset, BaseOperator
 
 from airflow_provider_dicom.api.endpoint import api_endpoint_error
 from airflow_provider_dicom.api.resource_names import id_error
-from airflow_provider_dicom.exceptions import DicomExportTimeoutError
+from airflow_provider_dicom.exceptions import DicomExportError, DicomExportTimeoutError
 from airflow_provider_dicom.longrunning.progress import write_from_worker
 from airflow_provider_dicom.validation import is_template, max_failures_error, seconds_error
 
@@ -157,16 +157,29 @@ class PollingOperator(ConnectedOperator):
         :raises DicomExportError: if the Operation cannot be read.
         """
         operation = event["operation"]
-        if event["status"] == "timeout":
-            raise DicomExportTimeoutError(event["message"] or "The deadline passed.", operation=operation)
         if operation.get("done"):
             return operation
+        if event["status"] == "timeout":
+            # The triggerer may have been away: the Operation may have ended before the deadline.
+            if (latest := self._final_state(operation["name"])).get("done"):
+                return latest
+            raise DicomExportTimeoutError(
+                event["message"] or "The deadline passed.", operation={**operation, **latest}
+            )
         # The trigger could not read the Operation. One more get either raises the error with all its details,
         # or shows that the API answers again.
         self.log.warning("The trigger gave up: %s", event["message"])
         with self.hook() as hook:
             operation = hook.get_operation(operation["name"])
         return operation if operation.get("done") else None
+
+    def _final_state(self, operation_name: str) -> Operation:
+        try:
+            with self.hook() as hook:
+                return hook.get_operation(operation_name)
+        except DicomExportError as error:
+            self.log.warning("The deadline has passed, and the export's state is not known: %s", error)
+            return {}
 
     def _outcome(self, operation: Operation) -> DicomExportResult:
         """Return the result of a finished Operation, or raise its error."""

@@ -8,7 +8,10 @@ Invariants:
 - The task ends with the Operation's outcome, or with an error that carries the Operation's name.
 - A 429 of the submission pauses the task, deferred, without using up a retry; the deadline limits the pauses.
 - The deadline is ``execution_timeout`` after the task's start; it travels through every deferral. Airflow
-  itself ends a deferral ``GRACE`` later, in case no triggerer runs.
+  itself ends a deferral ``GRACE`` later, in case no triggerer runs. Nothing is submitted after the deadline,
+  and an Operation that turns out to be done when the task gives up counts with its outcome.
+- A kill cancels the Operation at every moment (``_kill.py``); the task asks Airflow for its state before it
+  defers, because Airflow does not tell a worker about a kill just before a deferral.
 - An Operation that was cancelled together with the try that submitted it is no outcome of a later try: the
   later try submits again.
 """
@@ -17,8 +20,11 @@ from __future__ import annotations
 
 import itertools
 import time
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, cast
 
 from airflow_provider_dicom.api.retry import quota_backoff
 from airflow_provider_dicom.api_types import is_cancelled
@@ -28,6 +34,7 @@ from airflow_provider_dicom.compat import (
     TaskDeferralTimeout,
     context_not_resumed_in,
     is_deferral_timeout,
+    task_state,
 )
 from airflow_provider_dicom.exceptions import (
     DicomExportError,
@@ -35,20 +42,23 @@ from airflow_provider_dicom.exceptions import (
     DicomExportTimeoutError,
 )
 from airflow_provider_dicom.links.dicom_store import store_links
-from airflow_provider_dicom.longrunning.outcome import describe_cancellation, describe_speed
+from airflow_provider_dicom.longrunning.outcome import describe_speed
 from airflow_provider_dicom.longrunning.polling import OperationWatch
 from airflow_provider_dicom.longrunning.progress import Throttle, write_from_worker
 from airflow_provider_dicom.operators._base import PollingOperator, set_outlet_extra
+from airflow_provider_dicom.operators._kill import Cancellation, KillGuard, cancel
 from airflow_provider_dicom.operators._submission import Submitter
 from airflow_provider_dicom.results import OPERATION_NAME_KEY
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from contextlib import AbstractContextManager
     from typing import Any, NoReturn
 
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_dicom.api_types import Operation
+    from airflow_provider_dicom.compat import TaskInstanceKey
     from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
     from airflow_provider_dicom.operators._submission import Submission, SubmittedOperation
     from airflow_provider_dicom.results import DicomExportResult
@@ -73,9 +83,35 @@ class LongRunningOperator(PollingOperator):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._running_operation: str | None = None
         self._latest_operation: Operation | None = None
         self._is_resumed = False
+        self._guard: KillGuard | None = None
+        self._is_told_to_end = False
+
+    def hook(self) -> DicomStoreHook:
+        """Build the hook, which also cancels the Operation if the task is killed."""
+        hook = super().hook()
+        if self._guard is not None:
+            self._guard.use(hook)
+        return hook
+
+    @contextmanager
+    def _guarded(self, context: Context) -> Iterator[KillGuard]:
+        """Cancel the Operation if the task is killed meanwhile; one guard for nested calls."""
+        if self._guard is not None:
+            yield self._guard
+            return
+        task = cast("TaskInstanceKey", context["ti"])
+        guard = KillGuard(partial(task_state, task), cancels=self.cancel_on_kill, log=self.log)
+        try:
+            with guard:
+                self._guard = guard
+                if self._is_told_to_end:
+                    guard.request()
+                yield guard
+        finally:
+            self._guard = None
+            self._is_told_to_end = False
 
     def _submission(self, hook: DicomStoreHook) -> AbstractContextManager[Submission]:
         """
@@ -122,17 +158,19 @@ class LongRunningOperator(PollingOperator):
         :param deadline: the time at which the task gives up, in seconds since the epoch; never if not given.
         :raises DicomExportError: if the Operation failed, or cannot be polled.
         """
-        self._running_operation = event["operation"]["name"]
         self._latest_operation = event["operation"]
-        try:
-            operation = self.operation_of(event)
-        except DicomExportTimeoutError as error:
-            raise self._timed_out(error) from None
-        if operation is None:
-            return self._defer(event["operation"]["name"], deadline, reattached=reattached)
-        if reattached and is_cancelled(operation):
-            return self._submit_after_cancellation(operation, context, deadline)
-        return self._finish(operation, context)
+        with self._guarded(context) as guard:
+            if not event["operation"].get("done"):
+                guard.follow(event["operation"]["name"])
+            try:
+                operation = self.operation_of(event)
+            except DicomExportTimeoutError as error:
+                return self._give_up(error, context)
+            if operation is None:
+                return self._defer(event["operation"]["name"], deadline, reattached=reattached)
+            if reattached and is_cancelled(operation):
+                return self._submit_after_cancellation(operation, context, deadline)
+            return self._finish(operation, context)
 
     def resume_execution(
         self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context
@@ -153,11 +191,13 @@ class LongRunningOperator(PollingOperator):
             operation_name = self._deferred_operation(context)
             self._latest_operation = {"name": operation_name} if operation_name else None
             if is_deferral_timeout(error):
-                raise self._timed_out(
-                    DicomExportTimeoutError(
-                        f"The deferral timed out. Operation: {operation_name}", operation_name=operation_name
-                    )
-                ) from error
+                message = f"The deferral timed out. Operation: {operation_name}"
+                if operation_name is None:
+                    raise DicomExportTimeoutError(message) from error
+                return self.execute_complete(
+                    context,
+                    {"status": "timeout", "operation": {"name": operation_name}, "message": message},
+                )
             raise DicomExportError(
                 f"The trigger failed ({error}); the export itself goes on. Operation: {operation_name}",
                 operation_name=operation_name,
@@ -171,12 +211,18 @@ class LongRunningOperator(PollingOperator):
         return operation_name
 
     def on_kill(self) -> None:
-        """Cancel the Operation that this task has submitted or waits for."""
-        operation_name = self._running_operation
-        if not self._is_resumed and (context := context_not_resumed_in()) is not None:
+        """
+        Cancel the Operation that this task has submitted or waits for, unless only its worker is stopping.
+
+        Airflow calls this method in a signal handler: all that takes time is up to the guard's thread.
+        """
+        self._is_told_to_end = True
+        if self._guard is not None:
+            self._guard.request()
+        elif not self._is_resumed and (context := context_not_resumed_in()) is not None:
             operation_name = self._deferred_operation(context)
-        if operation_name is not None and self.cancel_on_kill:
-            self.log.info(self._cancel(operation_name))
+            if operation_name is not None and self.cancel_on_kill:
+                self.log.info(self._cancel(operation_name).effect)
 
     def _deadline(self, context: Context) -> float | None:
         if self.execution_timeout is None:
@@ -187,30 +233,39 @@ class LongRunningOperator(PollingOperator):
     def _submit(
         self, context: Context, deadline: float | None, first_attempt: int = 0
     ) -> DicomExportResult | str:
-        for attempt in itertools.count(first_attempt):
-            with self.hook() as hook:
-                try:
-                    submitted = self._attach(hook, context)
-                except DicomExportQuotaExhaustedError as error:
-                    refusal = error
-                else:
-                    return self._wait(hook, submitted, context, deadline)
-            self._wait_for_quota(refusal, attempt, deadline)
+        with self._guarded(context) as guard:
+            for attempt in itertools.count(first_attempt):
+                with self.hook() as hook:
+                    try:
+                        submitted = self._attach(hook, context, guard, deadline)
+                    except DicomExportQuotaExhaustedError as error:
+                        refusal = error
+                    else:
+                        return self._wait(hook, submitted, context, guard, deadline)
+                self._wait_for_quota(refusal, attempt, guard, deadline)
         raise AssertionError("itertools.count() ended")
 
-    def _attach(self, hook: DicomStoreHook, context: Context) -> SubmittedOperation:
+    def _attach(
+        self, hook: DicomStoreHook, context: Context, guard: KillGuard, deadline: float | None
+    ) -> SubmittedOperation:
         with self._submission(hook) as submission:
+            send = guard.guarded(submission.send, submission.request, deadline)
             return Submitter(
-                submission,
+                replace(submission, send=send),
                 hook=hook,
                 context=context,
                 log=self.log,
                 judge=self._outcome,
                 durable=self.durable,
+                follow=guard.follow,
             ).attach()
 
     def _wait_for_quota(
-        self, refusal: DicomExportQuotaExhaustedError, attempt: int, deadline: float | None
+        self,
+        refusal: DicomExportQuotaExhaustedError,
+        attempt: int,
+        guard: KillGuard,
+        deadline: float | None,
     ) -> None:
         pause = quota_backoff(attempt, refusal.retry_after)
         if deadline is not None and time.time() + pause > deadline:
@@ -219,7 +274,7 @@ class LongRunningOperator(PollingOperator):
             ) from refusal
         self.log.warning("%s. Nothing was submitted; trying again in %.0f s.", refusal, pause)
         if not self.deferrable:
-            time.sleep(pause)
+            guard.sleep(pause)
             return
         from airflow.providers.common.compat.standard.triggers import TimeDeltaTrigger
 
@@ -231,22 +286,32 @@ class LongRunningOperator(PollingOperator):
         )
 
     def _wait(
-        self, hook: DicomStoreHook, submitted: SubmittedOperation, context: Context, deadline: float | None
+        self,
+        hook: DicomStoreHook,
+        submitted: SubmittedOperation,
+        context: Context,
+        guard: KillGuard,
+        deadline: float | None,
     ) -> DicomExportResult | str:
         operation = self._latest_operation = submitted.operation
-        name = self._running_operation = operation["name"]
+        name = operation["name"]
+        guard.follow(None if operation.get("done") else name)
         context["ti"].xcom_push(key=OPERATION_NAME_KEY, value=name)
         if not (self.deferrable and BUILDS_LINKS_ON_WORKER):
             store_links(self, context["ti"], name)
+        guard.check(asks=True)
         if not self.wait_for_completion:
-            self._running_operation = None
+            guard.follow(None)
             set_outlet_extra(context, self.outlets, {OPERATION_NAME_KEY: name})
             return name
         if operation.get("done"):
             return self._finish(operation, context)
         if self.deferrable:
             return self._defer(name, deadline, reattached=submitted.reattached)
-        operation = self._wait_on_worker(hook, name, context, deadline)
+        try:
+            operation = self._wait_on_worker(hook, name, context, guard, deadline)
+        except DicomExportTimeoutError as error:
+            return self._give_up(error, context)
         if submitted.reattached and is_cancelled(operation):
             return self._submit_after_cancellation(operation, context, deadline)
         return self._finish(operation, context)
@@ -259,7 +324,12 @@ class LongRunningOperator(PollingOperator):
         return self._submit(context, deadline)
 
     def _wait_on_worker(
-        self, hook: DicomStoreHook, operation_name: str, context: Context, deadline: float | None
+        self,
+        hook: DicomStoreHook,
+        operation_name: str,
+        context: Context,
+        guard: KillGuard,
+        deadline: float | None,
     ) -> Operation:
         throttle = Throttle()
 
@@ -274,10 +344,7 @@ class LongRunningOperator(PollingOperator):
             log=self.log,
             on_progress=record_progress,
         )
-        try:
-            return hook.wait_for_operation(watch)
-        except DicomExportTimeoutError as error:
-            raise self._timed_out(error) from None
+        return hook.wait_for_operation(watch, sleep=guard.sleep)
 
     def _defer(self, operation_name: str, deadline: float | None, *, reattached: bool) -> NoReturn:
         timeout = None if deadline is None else timedelta(seconds=max(0.0, deadline - time.time())) + GRACE
@@ -290,7 +357,8 @@ class LongRunningOperator(PollingOperator):
         )
 
     def _finish(self, operation: Operation, context: Context) -> DicomExportResult:
-        self._running_operation = None
+        if self._guard is not None:
+            self._guard.follow(None)
         self._latest_operation = operation
         result = self.record_outcome(operation, context)
         self.log.info(
@@ -305,19 +373,23 @@ class LongRunningOperator(PollingOperator):
         )
         return result
 
-    def _timed_out(self, error: DicomExportTimeoutError) -> DicomExportTimeoutError:
-        if not self.cancel_on_kill or error.operation_name is None:
-            effect = "The export itself goes on."
-        else:
-            effect = self._cancel(error.operation_name)
-        return DicomExportTimeoutError(
-            f"{error}. {effect}", operation=error.operation, operation_name=error.operation_name
-        )
+    def _give_up(self, error: DicomExportTimeoutError, context: Context) -> DicomExportResult:
+        """Cancel the Operation at the deadline, and raise; return the result if it had ended before that."""
+        name = error.operation_name
+        effect = "The export itself goes on."
+        if self.cancel_on_kill and name is not None:
+            cancellation = self._cancel(name)
+            operation, effect = cancellation
+            if operation is not None and operation.get("done") and not is_cancelled(operation):
+                self.log.info("%s. %s", error, effect)
+                return self._finish(operation, context)
+        raise DicomExportTimeoutError(
+            f"{error}. {effect}", operation=error.operation, operation_name=name
+        ) from None
 
-    def _cancel(self, operation_name: str) -> str:
-        """Cancel the Operation, and return a sentence about the effect."""
+    def _cancel(self, operation_name: str) -> Cancellation:
         try:
-            with self.hook() as hook:
-                return describe_cancellation(hook.cancel_and_confirm(operation_name))
+            hook = self.hook()
         except DicomExportError as error:
-            return f"The operation could not be cancelled and may go on: {error}"
+            return Cancellation(None, f"{operation_name} could not be cancelled and may go on: {error}")
+        return cancel(hook, operation_name)

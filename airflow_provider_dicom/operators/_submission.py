@@ -202,6 +202,7 @@ class Submitter:
     :param log: the log.
     :param judge: raises a ``DicomExportError`` if a finished Operation is not accepted as a result.
     :param durable: record submissions, where Airflow keeps task state.
+    :param follow: is given the name of an earlier try's Operation before it is looked at.
     """
 
     def __init__(
@@ -213,12 +214,14 @@ class Submitter:
         log: Log,
         judge: Callable[[Operation], object],
         durable: bool,
+        follow: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._submission = submission
         self._request = submission.request
         self._hook = hook
         self._log = log
         self._judge = judge
+        self._follow = follow
         self._state = cast("TaskStateStore | None", context.get("task_state_store")) if durable else None
         self._is_retry_without_task_state = durable and self._state is None and context["ti"].try_number > 1
 
@@ -312,6 +315,7 @@ class Submitter:
             raise
 
     def _look_up(self, name: str) -> tuple[Operation | None, Assessment]:
+        self._follow(name)
         try:
             operation = self._hook.get_operation(name)
         except DicomExportNotFoundError as error:

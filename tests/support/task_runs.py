@@ -46,6 +46,8 @@ both_modes = pytest.mark.parametrize(
 class TaskInstance:
     """The part of a task instance that the provider uses."""
 
+    dag_id: str = "dag"
+    run_id: str = "run"
     task_id: str = "export"
     map_index: int = -1
     try_number: int = 1
