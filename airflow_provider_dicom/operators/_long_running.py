@@ -15,12 +15,9 @@ Invariants:
 
 from __future__ import annotations
 
-import itertools
 import time
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from airflow_provider_dicom.api.retry import quota_backoff
 from airflow_provider_dicom.api_types import is_cancelled
 from airflow_provider_dicom.compat import (
     BUILDS_LINKS_ON_WORKER,
@@ -31,34 +28,28 @@ from airflow_provider_dicom.compat import (
 )
 from airflow_provider_dicom.exceptions import (
     DicomExportError,
-    DicomExportQuotaExhaustedError,
     DicomExportTimeoutError,
 )
 from airflow_provider_dicom.links.dicom_store import store_links
 from airflow_provider_dicom.longrunning.outcome import describe_cancellation, describe_speed
 from airflow_provider_dicom.longrunning.polling import OperationWatch
 from airflow_provider_dicom.longrunning.progress import Throttle, write_from_worker
-from airflow_provider_dicom.operators._base import PollingOperator, set_outlet_extra
-from airflow_provider_dicom.operators._submission import Submitter
+from airflow_provider_dicom.operators._submitting import SubmittingOperator
 from airflow_provider_dicom.results import OPERATION_NAME_KEY
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
     from typing import Any, NoReturn
 
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_dicom.api_types import Operation
     from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
-    from airflow_provider_dicom.operators._submission import Submission, SubmittedOperation
+    from airflow_provider_dicom.operators._submission_types import Decision, SubmittedOperation
     from airflow_provider_dicom.results import DicomExportResult
     from airflow_provider_dicom.triggers.dicom_store import ExportEvent
 
-#: How long after the deadline Airflow itself ends a deferral that its trigger did not end.
-GRACE = timedelta(minutes=2)
 
-
-class LongRunningOperator(PollingOperator):
+class LongRunningOperator(SubmittingOperator):
     """
     An operator that submits a long-running operation and waits for its end.
 
@@ -66,44 +57,10 @@ class LongRunningOperator(PollingOperator):
     ``execute`` validates the parameters and calls ``_submit``.
     """
 
-    wait_for_completion: bool
-    deferrable: bool
-    durable: bool
-    cancel_on_kill: bool
-
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._running_operation: str | None = None
         self._latest_operation: Operation | None = None
         self._is_resumed = False
-
-    def _submission(self, hook: DicomStoreHook) -> AbstractContextManager[Submission]:
-        """
-        Prepare the submission.
-
-        :param hook: the hook.
-        :raises AirflowSkipException: if there is nothing to submit.
-        """
-        raise NotImplementedError
-
-    def submit_again(
-        self,
-        context: Context,
-        event: object = None,
-        turn: int = 0,
-        deadline: float | None = None,
-        **_of_a_newer_version: object,
-    ) -> DicomExportResult | str:
-        """
-        Submit again after a pause, because a quota was exhausted.
-
-        :param context: the task's context.
-        :param event: the trigger's event, which carries no information.
-        :param turn: the number of pauses before this submission.
-        :param deadline: the time at which the task gives up, in seconds since the epoch; never if not given.
-        :raises DicomExportError: if the Operation fails, or cannot be submitted or polled.
-        """
-        return self._submit(context, deadline, turn)
 
     def execute_complete(
         self,
@@ -111,6 +68,7 @@ class LongRunningOperator(PollingOperator):
         event: ExportEvent,
         reattached: bool = False,
         deadline: float | None = None,
+        submission: Decision | None = None,
         **_of_a_newer_version: object,
     ) -> DicomExportResult | str:
         """
@@ -120,8 +78,10 @@ class LongRunningOperator(PollingOperator):
         :param event: the trigger's event.
         :param reattached: an earlier try submitted the Operation.
         :param deadline: the time at which the task gives up, in seconds since the epoch; never if not given.
+        :param submission: what the first rendering of the templates decided.
         :raises DicomExportError: if the Operation failed, or cannot be polled.
         """
+        self._decision = submission
         self._running_operation = event["operation"]["name"]
         self._latest_operation = event["operation"]
         try:
@@ -177,6 +137,8 @@ class LongRunningOperator(PollingOperator):
             operation_name = self._deferred_operation(context)
         if operation_name is not None and self.cancel_on_kill:
             self.log.info(self._cancel(operation_name))
+        if note := self._note_on_twins():
+            self.log.warning(note)
 
     def _deadline(self, context: Context) -> float | None:
         if self.execution_timeout is None:
@@ -184,64 +146,14 @@ class LongRunningOperator(PollingOperator):
         start = context["ti"].start_date
         return (start.timestamp() if start else time.time()) + self.execution_timeout.total_seconds()
 
-    def _submit(
-        self, context: Context, deadline: float | None, first_attempt: int = 0
-    ) -> DicomExportResult | str:
-        for attempt in itertools.count(first_attempt):
-            with self.hook() as hook:
-                try:
-                    submitted = self._attach(hook, context)
-                except DicomExportQuotaExhaustedError as error:
-                    refusal = error
-                else:
-                    return self._wait(hook, submitted, context, deadline)
-            self._wait_for_quota(refusal, attempt, deadline)
-        raise AssertionError("itertools.count() ended")
-
-    def _attach(self, hook: DicomStoreHook, context: Context) -> SubmittedOperation:
-        with self._submission(hook) as submission:
-            return Submitter(
-                submission,
-                hook=hook,
-                context=context,
-                log=self.log,
-                judge=self._outcome,
-                durable=self.durable,
-            ).attach()
-
-    def _wait_for_quota(
-        self, refusal: DicomExportQuotaExhaustedError, attempt: int, deadline: float | None
-    ) -> None:
-        pause = quota_backoff(attempt, refusal.retry_after)
-        if deadline is not None and time.time() + pause > deadline:
-            raise DicomExportTimeoutError(
-                f"{refusal}. The quota stayed exhausted until the deadline; nothing was submitted."
-            ) from refusal
-        self.log.warning("%s. Nothing was submitted; trying again in %.0f s.", refusal, pause)
-        if not self.deferrable:
-            time.sleep(pause)
-            return
-        from airflow.providers.common.compat.standard.triggers import TimeDeltaTrigger
-
-        self.defer(
-            trigger=TimeDeltaTrigger(timedelta(seconds=pause)),
-            method_name=self.submit_again.__name__,
-            # Deferred tasks have stored this argument under the name "turn".
-            kwargs={"turn": attempt + 1, "deadline": deadline},
-        )
-
     def _wait(
         self, hook: DicomStoreHook, submitted: SubmittedOperation, context: Context, deadline: float | None
     ) -> DicomExportResult | str:
         operation = self._latest_operation = submitted.operation
         name = self._running_operation = operation["name"]
-        context["ti"].xcom_push(key=OPERATION_NAME_KEY, value=name)
-        if not (self.deferrable and BUILDS_LINKS_ON_WORKER):
-            store_links(self, context["ti"], name)
+        self._publish_name(name, context)
         if not self.wait_for_completion:
-            self._running_operation = None
-            set_outlet_extra(context, self.outlets, {OPERATION_NAME_KEY: name})
-            return name
+            return self._deliver_name(name, context)
         if operation.get("done"):
             return self._finish(operation, context)
         if self.deferrable:
@@ -250,6 +162,18 @@ class LongRunningOperator(PollingOperator):
         if submitted.reattached and is_cancelled(operation):
             return self._submit_after_cancellation(operation, context, deadline)
         return self._finish(operation, context)
+
+    def _publish_name(self, operation_name: str, context: Context) -> None:
+        try:
+            context["ti"].xcom_push(key=OPERATION_NAME_KEY, value=operation_name)
+            if not (self.deferrable and BUILDS_LINKS_ON_WORKER):
+                store_links(self, context["ti"], operation_name)
+        except Exception as error:  # Airflow may raise anything here, and the export runs
+            self.log.warning(
+                "Airflow did not store the XCom with the operation's name; the task goes on with %s: %s",
+                operation_name,
+                error,
+            )
 
     def _submit_after_cancellation(
         self, cancelled: Operation, context: Context, deadline: float | None
@@ -280,13 +204,12 @@ class LongRunningOperator(PollingOperator):
             raise self._timed_out(error) from None
 
     def _defer(self, operation_name: str, deadline: float | None, *, reattached: bool) -> NoReturn:
-        timeout = None if deadline is None else timedelta(seconds=max(0.0, deadline - time.time())) + GRACE
         self.defer_until_done(
             operation_name,
             deadline=deadline,
             cancel_on_kill=self.cancel_on_kill,
-            timeout=timeout,
-            kwargs={"reattached": reattached, "deadline": deadline},
+            timeout=self._deferral_timeout(deadline),
+            kwargs={"reattached": reattached, "deadline": deadline, "submission": self._decision},
         )
 
     def _finish(self, operation: Operation, context: Context) -> DicomExportResult:
@@ -303,6 +226,7 @@ class LongRunningOperator(PollingOperator):
             result["destination"],
             result["operation_name"],
         )
+        self._delivery = result["operation_name"], result
         return result
 
     def _timed_out(self, error: DicomExportTimeoutError) -> DicomExportTimeoutError:
@@ -311,7 +235,9 @@ class LongRunningOperator(PollingOperator):
         else:
             effect = self._cancel(error.operation_name)
         return DicomExportTimeoutError(
-            f"{error}. {effect}", operation=error.operation, operation_name=error.operation_name
+            f"{error}. {effect}{self._note_on_twins()}",
+            operation=error.operation,
+            operation_name=error.operation_name,
         )
 
     def _cancel(self, operation_name: str) -> str:
