@@ -12,7 +12,8 @@ The error hierarchy. Its root is an ``AirflowException``.
     |   |-- DicomExportQuotaExhaustedError      HTTP 429                                    retried
     |   `-- DicomExportUnavailableError         no answer, a 5xx, or an unreadable answer   retried
     |-- DicomExportSubmissionUnknownError       the reply to a submission was lost          retried
-    |   `-- DicomExportDuplicateRiskError       a resubmission could write rows twice       not retried
+    |   |-- DicomExportDuplicateRiskError       a resubmission could write rows twice       not retried
+    |   `-- DicomExportDestinationNotEmptyError the lost submission may have filled it  not retried
     |-- DicomExportOperationFailedError         the Operation ended with an error           retried
     |-- DicomExportCancelledError               the Operation was cancelled                 retried
     |-- DicomExportTimeoutError                 the deadline passed                         retried
@@ -136,13 +137,27 @@ class DicomExportSubmissionUnknownError(DicomExportError):
     :param retry_after: the pause that the server asked for, in seconds.
     """
 
-    def __init__(self, message: str = "", *, retry_after: float | None = None) -> None:
-        super().__init__(message)
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        retry_after: float | None = None,
+        operation_name: str | None = None,
+        operation: Operation | None = None,
+    ) -> None:
+        super().__init__(message, operation_name=operation_name, operation=operation)
         self.retry_after = retry_after
 
 
 class DicomExportDuplicateRiskError(DicomExportSubmissionUnknownError, AirflowFailException):
     """A resubmission could write the same rows twice: Airflow does not retry the task."""
+
+
+class DicomExportDestinationNotEmptyError(DicomExportSubmissionUnknownError, AirflowFailException):
+    """
+    The table has rows already, perhaps those of an earlier submission whose reply was lost: Airflow does not
+    retry the task.
+    """
 
 
 class DicomExportOperationFailedError(DicomExportError):

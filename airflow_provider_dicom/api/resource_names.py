@@ -14,10 +14,9 @@ MAX_ID_LENGTH = 256
 MAX_UID_LENGTH = 64
 UID_PATTERN = r"[0-9]+(?:\.[0-9]+)*"
 _FORBIDDEN = frozenset("/?#%")
-_OPERATION_NAME = re.compile(
-    r"projects/(?P<project_id>[^/]+)/locations/(?P<location>[^/]+)/datasets/(?P<dataset_id>[^/]+)"
-    r"/operations/(?P<operation_id>[^/]+)"
-)
+_IN_DATASET = r"projects/(?P<project_id>[^/]+)/locations/(?P<location>[^/]+)/datasets/(?P<dataset_id>[^/]+)"
+_OPERATION_NAME = re.compile(rf"{_IN_DATASET}/operations/(?P<operation_id>[^/]+)")
+_STORE_NAME = re.compile(rf"{_IN_DATASET}/dicomStores/(?P<dicom_store_id>[^/]+)")
 _ACCEPTED = {
     "project_id": "a project id",
     "location": "a location such as 'us-central1'",
@@ -129,6 +128,23 @@ class DicomStoreName:
 
     def __str__(self) -> str:
         return f"{self.dataset}/dicomStores/{self.dicom_store_id}"
+
+    @classmethod
+    def parse(cls, name: str) -> DicomStoreName:
+        """
+        Parse the full name of a DICOM store.
+
+        :param name: ``projects/P/locations/L/datasets/D/dicomStores/S``.
+        :raises DicomExportInvalidRequestError: if the name has another form.
+        """
+        match = _STORE_NAME.fullmatch(name) if isinstance(name, str) else None
+        if match is None:
+            raise DicomExportInvalidRequestError(
+                f"dicom_store={name!r} is not the name of a DICOM store; "
+                "accepted: 'projects/PROJECT/locations/LOCATION/datasets/DATASET/dicomStores/STORE'."
+            )
+        dataset = DatasetName(match["project_id"], match["location"], match["dataset_id"])
+        return cls(dataset, match["dicom_store_id"])
 
 
 @dataclass(frozen=True)

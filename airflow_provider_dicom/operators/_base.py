@@ -121,6 +121,7 @@ class PollingOperator(ConnectedOperator):
         cancel_on_kill: bool,
         timeout: timedelta | None,
         kwargs: dict[str, object],
+        method_name: str = "execute_complete",
     ) -> NoReturn:
         """
         Free the worker slot until the Operation is done.
@@ -130,7 +131,8 @@ class PollingOperator(ConnectedOperator):
             given.
         :param cancel_on_kill: cancel the Operation when the task is killed.
         :param timeout: the time after which Airflow itself ends the deferral.
-        :param kwargs: further arguments of ``execute_complete``.
+        :param kwargs: further arguments of the method that resumes.
+        :param method_name: the name of the method that resumes.
         """
         from airflow_provider_dicom.triggers.dicom_store import DicomStoreExportTrigger
 
@@ -142,7 +144,7 @@ class PollingOperator(ConnectedOperator):
                 cancel_on_kill=cancel_on_kill,
                 **self.connection_arguments,
             ),
-            method_name="execute_complete",
+            method_name=method_name,
             kwargs=kwargs,
             timeout=timeout,
         )

@@ -65,12 +65,21 @@ class KillGuard:
 
     :param task_state: returns the task's state from Airflow; it may block and may fail.
     :param cancels: cancel the Operation of a task that is ended.
+    :param note: returns a sentence, or nothing, about what else may run.
     :param log: the log.
     """
 
-    def __init__(self, task_state: Callable[[], str | None], *, cancels: bool, log: Log) -> None:
+    def __init__(
+        self,
+        task_state: Callable[[], str | None],
+        *,
+        cancels: bool,
+        note: Callable[[], str] = lambda: "",
+        log: Log,
+    ) -> None:
         self._task_state = task_state
         self._cancels = cancels
+        self._note = note
         self._log = log
         #: One item for every signal: whether its sender is known to end the task; None ends the thread. The
         #: queue is the only one of Python's that may be used in a signal handler.
@@ -176,7 +185,7 @@ class KillGuard:
         else:
             return
         if self._unanswered is not None:
-            raise DicomExportSubmissionUnknownError(f"{reason} was repeated. {_may_run(self._unanswered)}")
+            raise kind(f"{reason} was repeated. {_may_run(self._unanswered)}")
         raise kind(f"{reason}; nothing was submitted.")
 
     def check(self, *, asks: bool = False) -> None:
@@ -274,6 +283,7 @@ class KillGuard:
         else:
             self._log.info("The task was ended; requesting the cancellation of %s.", name)
             effect = cancel(hook, name).effect
+        effect += self._note()
         self._log.info("The task was ended. %s", effect)
         return effect
 

@@ -112,7 +112,10 @@ class TaskRun:
         step: Callable[[], Any] = functools.partial(task.execute, self.context)
         while True:
             try:
-                return step()
+                result = step()
+                # Airflow 3 leaves the result out.
+                task.post_execute(self.context)
+                return result
             except TaskDeferred as deferral:
                 self.deferrals.append(deferral)
                 event = asyncio.run(run_trigger(through_the_database(deferral.trigger)))

@@ -92,6 +92,7 @@ def test_result_of_an_export_within_max_failures(
         "create_time": "2025-11-23T01:00:00.5Z",
         "end_time": "2025-11-23T02:00:00Z",
         "logs_url": LOGS,
+        "snapshot_time": "2025-11-23T01:00:00.5Z",
     }
     assert all(type(result[key]) is int for key in ("success", "failure", "pending"))
 
@@ -300,3 +301,21 @@ def test_effect_of_a_cancellation_request(operation: Operation, effect: str) -> 
     text = describe_cancellation(operation)
     assert text.startswith(f"{NAME} {effect}")
     assert "It had come to: 3 exported, 0 failed, 0 pending" in text
+
+
+@pytest.mark.parametrize(
+    ("earliest", "created", "snapshot"),
+    [
+        (None, "2025-11-23T01:00:00.5Z", "2025-11-23T01:00:00.5Z"),
+        ("2025-11-23T00:30:00+00:00", "2025-11-23T01:00:00.5Z", "2025-11-23T00:30:00+00:00"),
+        ("2025-11-23T02:30:00+00:00", "2025-11-23T01:00:00.5Z", "2025-11-23T01:00:00.5Z"),
+        ("2025-11-23T00:30:00+00:00", None, "2025-11-23T00:30:00+00:00"),
+        (None, None, None),
+    ],
+)
+def test_snapshot_time_is_that_of_the_earliest_submission_that_may_have_written_the_output(
+    earliest: str | None, created: str | None, snapshot: str | None
+) -> None:
+    metadata: Any = {} if created is None else {"createTime": created}
+    result = outcome({"name": NAME, "done": True, "metadata": metadata}, earliest_submission=earliest)
+    assert result["snapshot_time"] == snapshot
