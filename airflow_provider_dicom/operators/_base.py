@@ -4,6 +4,8 @@ What operators and sensor share: the connection, the validation of parameters, t
 
 from __future__ import annotations
 
+import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypedDict, cast
 
 from airflow.providers.common.compat.sdk import Asset, BaseOperator
@@ -16,7 +18,6 @@ from airflow_provider_dicom.validation import is_template, max_failures_error, s
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from datetime import timedelta
     from typing import NoReturn
 
     from airflow.providers.common.compat.sdk import Context
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
     from airflow_provider_dicom.results import DicomExportResult
     from airflow_provider_dicom.triggers.dicom_store import ExportEvent
+
+
+#: How long after the deadline Airflow itself ends a deferral that its trigger did not end.
+GRACE = timedelta(minutes=2)
 
 
 class ConnectionArguments(TypedDict):
@@ -112,6 +117,19 @@ class PollingOperator(ConnectedOperator):
         if error := seconds_error("poll_interval", self.poll_interval):
             yield error
         yield from self.connection_errors(unrendered)
+
+    def execution_deadline(self, context: Context) -> float | None:
+        """
+        Return the time at which ``execution_timeout`` is over, in seconds since the epoch.
+
+        Airflow does not enforce it while a task is deferred.
+
+        :param context: the task's context.
+        """
+        if self.execution_timeout is None:
+            return None
+        start = context["ti"].start_date
+        return (start.timestamp() if start else time.time()) + self.execution_timeout.total_seconds()
 
     def defer_until_done(
         self,
@@ -205,6 +223,15 @@ class PollingOperator(ConnectedOperator):
             write_from_worker(context["ti"], operation, is_accepted=is_accepted, log=self.log)
         set_outlet_extra(context, self.outlets, result)
         return result
+
+
+def deferral_timeout(deadline: float | None) -> timedelta | None:
+    """
+    Return the time after which Airflow itself ends a deferral, in case no triggerer does.
+
+    :param deadline: the time at which the trigger gives up, in seconds since the epoch; never if not given.
+    """
+    return None if deadline is None else timedelta(seconds=max(0.0, deadline - time.time())) + GRACE
 
 
 def set_outlet_extra(context: Context, outlets: Iterable[object], extra: Mapping[str, object]) -> None:

@@ -16,7 +16,6 @@ Invariants:
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from airflow_provider_dicom.api_types import is_cancelled
@@ -34,6 +33,7 @@ from airflow_provider_dicom.links.dicom_store import store_links
 from airflow_provider_dicom.longrunning.outcome import describe_speed
 from airflow_provider_dicom.longrunning.polling import OperationWatch
 from airflow_provider_dicom.longrunning.progress import Throttle, write_from_worker
+from airflow_provider_dicom.operators._base import deferral_timeout
 from airflow_provider_dicom.operators._submitting import SubmittingOperator
 from airflow_provider_dicom.results import OPERATION_NAME_KEY
 
@@ -127,12 +127,6 @@ class LongRunningOperator(SubmittingOperator):
                 operation_name=operation_name,
             ) from error
 
-    def _deadline(self, context: Context) -> float | None:
-        if self.execution_timeout is None:
-            return None
-        start = context["ti"].start_date
-        return (start.timestamp() if start else time.time()) + self.execution_timeout.total_seconds()
-
     def _wait(
         self, hook: DicomStoreHook, submitted: SubmittedOperation, context: Context, deadline: float | None
     ) -> DicomExportResult | str:
@@ -197,7 +191,7 @@ class LongRunningOperator(SubmittingOperator):
             operation_name,
             deadline=deadline,
             cancel_on_kill=self.cancel_on_kill,
-            timeout=self._deferral_timeout(deadline),
+            timeout=deferral_timeout(deadline),
             kwargs={"reattached": reattached, "deadline": deadline, "submission": self._decision},
         )
 

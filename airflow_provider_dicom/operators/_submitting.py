@@ -27,7 +27,7 @@ from airflow_provider_dicom.exceptions import (
     DicomExportTimeoutError,
 )
 from airflow_provider_dicom.longrunning.polling import OperationWatch
-from airflow_provider_dicom.operators._base import set_outlet_extra
+from airflow_provider_dicom.operators._base import deferral_timeout, set_outlet_extra
 from airflow_provider_dicom.operators._killable import KillableOperator
 from airflow_provider_dicom.operators._submission import Submitter, task_state_store
 from airflow_provider_dicom.operators._submission_record import SubmissionRecords
@@ -48,9 +48,6 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
     from airflow_provider_dicom.operators._submission_types import Decision, Step, Submission
     from airflow_provider_dicom.results import DicomExportResult
-
-#: How long after the deadline Airflow itself ends a deferral that its trigger did not end.
-GRACE = timedelta(minutes=2)
 
 
 class SubmittingOperator(KillableOperator):
@@ -211,7 +208,7 @@ class SubmittingOperator(KillableOperator):
                 name,
                 deadline=deadline,
                 cancel_on_kill=self.cancel_on_kill and predecessor.is_own,
-                timeout=self._deferral_timeout(deadline),
+                timeout=deferral_timeout(deadline),
                 method_name=self.submit_again.__name__,
                 kwargs={"deadline": deadline, "submission": self._decision},
             )
@@ -249,10 +246,6 @@ class SubmittingOperator(KillableOperator):
             # Deferred tasks have stored this argument under the name "turn".
             kwargs={"turn": attempt + 1, "deadline": deadline, "submission": self._decision},
         )
-
-    @staticmethod
-    def _deferral_timeout(deadline: float | None) -> timedelta | None:
-        return None if deadline is None else timedelta(seconds=max(0.0, deadline - time.time())) + GRACE
 
     def _note_on_twins(self) -> str:
         """Return a sentence about submissions without a reply, which no kill can cancel; or nothing."""

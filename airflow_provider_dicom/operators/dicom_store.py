@@ -199,7 +199,7 @@ class DicomStoreExportOperator(LongRunningOperator):
         self._check_submission()
         for warning in self.export_request.warnings():
             self.log.warning(warning)
-        return self._submit(context, self._deadline(context))
+        return self._submit(context, self.execution_deadline(context))
 
     def _check_submission(self) -> None:
         if self._decision is not None:

@@ -60,11 +60,11 @@ def main(fd: int, arguments: dict[str, Any]) -> None:
     try:
         result = _run_execute_callable(context, task.execute, task)
     except TaskDeferred:
-        print("DEFERRED")
+        sys.stdout.write("DEFERRED\n")
     except BaseException as error:  # whatever it is: the test looks at it
-        print(f"{type(error).__name__}: {error}")
+        sys.stdout.write(f"{type(error).__name__}: {error}\n")
     else:
-        print(f"RESULT {json.dumps(result)}")
+        sys.stdout.write(f"RESULT {json.dumps(result)}\n")
 
 
 if __name__ == "__main__":

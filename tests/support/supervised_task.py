@@ -52,7 +52,7 @@ class SupervisedTask:
         self._before_answer = before_answer
         self._channel, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - our own module
+            self._process = subprocess.Popen(
                 [
                     sys.executable,
                     "-m",

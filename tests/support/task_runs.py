@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 IS_AIRFLOW_2 = chosen_release().is_second
 
 if IS_AIRFLOW_2:
+    from airflow.exceptions import AirflowRescheduleException
     from airflow.models.taskinstance import set_current_context  # type: ignore[attr-defined]
 else:
     from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
+    from airflow.sdk.exceptions import AirflowRescheduleException
     from airflow.sdk.execution_time.context import set_current_context
 
 try:
@@ -53,7 +55,13 @@ class TaskInstance:
     try_number: int = 1
     start_date: datetime = field(default_factory=lambda: datetime.now(UTC))
     next_method: str | None = None
+    first_reschedule: datetime | None = None
     xcoms: dict[str, Any] = field(default_factory=dict)
+
+    def get_first_reschedule_date(self, context: object) -> datetime | None:
+        """Return the time of a sensor's first reschedule."""
+        del context
+        return self.first_reschedule
 
     def xcom_push(self, key: str, value: object) -> None:
         """Store an XCom; like Airflow, as JSON."""
@@ -153,19 +161,39 @@ class TaskRun:
             task.resume_execution(deferral.method_name, kwargs, self.context)
         return next_deferral.value
 
-    def run_under_timeout(self, task: BaseOperator) -> Any:
+    def run_with_reschedules(self, task: BaseOperator) -> Any:
+        """
+        Run a sensor's try to its end with all its triggers and reschedules, each step under Airflow's alarm.
+
+        :param task: the sensor.
+        """
+        step: Callable[..., Any] = task.execute
+        while True:
+            try:
+                return self.run_under_timeout(task, step)
+            except AirflowRescheduleException:
+                self.ti.first_reschedule = self.ti.first_reschedule or datetime.now(UTC)
+            except TaskDeferred as deferral:
+                event = asyncio.run(run_trigger(through_the_database(deferral.trigger)))
+                kwargs = {**(deferral.kwargs or {}), "event": event}
+                step = functools.partial(task.resume_execution, deferral.method_name, kwargs)
+
+    def run_under_timeout(self, task: BaseOperator, step: Callable[..., Any] | None = None) -> Any:
         """
         Run a try that does not defer, while Airflow's alarm enforces its ``execution_timeout``.
 
         :param task: the task.
+        :param step: what is run instead of ``execute``; it is given the context.
         """
+        step = step or task.execute
         if _run_execute_callable is not None:
-            return _run_execute_callable(self.context, task.execute, task)
+            return _run_execute_callable(self.context, step, task)
         # Before Airflow 3.3 this is a part of a longer function.
-        assert task.execution_timeout is not None
+        if task.execution_timeout is None:
+            return step(context=self.context)
         try:
             with timeout(task.execution_timeout.total_seconds()):
-                return task.execute(self.context)
+                return step(context=self.context)
         except AirflowTaskTimeout:
             task.on_kill()
             raise

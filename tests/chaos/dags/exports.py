@@ -10,11 +10,11 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import DAG
 
-from airflow_provider_dicom.operators import _long_running
+from airflow_provider_dicom.operators import _base
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
 
 # As with the other thresholds of the rig: what is late is missed within seconds.
-_long_running.GRACE = timedelta(seconds=10)
+_base.GRACE = timedelta(seconds=10)
 
 PARAMS = {
     "dataset": "",
