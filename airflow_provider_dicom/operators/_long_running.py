@@ -61,6 +61,11 @@ class LongRunningOperator(SubmittingOperator):
         super().__init__(**kwargs)
         self._latest_operation: Operation | None = None
 
+    @property
+    def submitted_operation_name(self) -> str | None:
+        """The full name of the Operation that the task has submitted or waits for; None before that."""
+        return self._latest_operation["name"] if self._latest_operation else None
+
     def execute_complete(
         self,
         context: Context,
@@ -150,6 +155,7 @@ class LongRunningOperator(SubmittingOperator):
         return self._finish(operation, context)
 
     def _publish_name(self, operation_name: str, context: Context) -> None:
+        self._latest_operation = self._latest_operation or {"name": operation_name}
         try:
             context["ti"].xcom_push(key=OPERATION_NAME_KEY, value=operation_name)
             if not (self.deferrable and BUILDS_LINKS_ON_WORKER):
