@@ -131,7 +131,7 @@ class DicomStoreExportTrigger(BaseTrigger):
         else:
             event = _event_of_end(operation)
         if record is not None:
-            await record.close()
+            await record.close(event["operation"])
         yield TriggerEvent(event)
 
     def _progress_record(self) -> ProgressRecord | None:
