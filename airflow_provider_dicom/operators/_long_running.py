@@ -34,6 +34,8 @@ from airflow_provider_dicom.links.dicom_store import store_links
 from airflow_provider_dicom.longrunning.outcome import describe_cancellation, describe_speed
 from airflow_provider_dicom.longrunning.polling import OperationWatch
 from airflow_provider_dicom.longrunning.progress import Throttle, write_from_worker
+from airflow_provider_dicom.operators._submission import task_state_store
+from airflow_provider_dicom.operators._submission_record import SubmissionRecords
 from airflow_provider_dicom.operators._submitting import SubmittingOperator
 from airflow_provider_dicom.results import OPERATION_NAME_KEY
 
@@ -111,7 +113,9 @@ class LongRunningOperator(SubmittingOperator):
             if next_method == self.submit_again.__name__:  # nothing was submitted
                 raise
             operation_name = self._deferred_operation(context)
-            self._latest_operation = {"name": operation_name} if operation_name else None
+            if operation_name is None:
+                raise self._ended_before_submission(error) from error
+            self._latest_operation = {"name": operation_name}
             if is_deferral_timeout(error):
                 raise self._timed_out(
                     DicomExportTimeoutError(
@@ -123,11 +127,22 @@ class LongRunningOperator(SubmittingOperator):
                 operation_name=operation_name,
             ) from error
 
+    @staticmethod
+    def _ended_before_submission(error: Exception) -> DicomExportError:
+        kind = DicomExportTimeoutError if is_deferral_timeout(error) else DicomExportError
+        return kind(
+            f"The deferral ended ({error}) while the task was waiting to submit. This try is not known to "
+            "have submitted anything."
+        )
+
     def _deferred_operation(self, context: Context) -> str | None:
         task_instance = context["ti"]
         operation_name: str | None = task_instance.xcom_pull(
             task_ids=self.task_id, key=OPERATION_NAME_KEY, map_indexes=task_instance.map_index
         )
+        if operation_name is None and self.durable:  # Airflow may not have stored the XCom
+            records = SubmissionRecords(task_state_store(context), self.state_key)
+            operation_name = records.only_operation()
         return operation_name
 
     def on_kill(self) -> None:

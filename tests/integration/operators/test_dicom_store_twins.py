@@ -177,7 +177,8 @@ def test_table_that_a_lost_submission_has_filled_is_an_error_of_its_own(
     table: str,
 ) -> None:
     if not listed:
-        control.settings(denied_permissions=["healthcare.operations.list"])
+        # The first export is over when its reply is lost: nobody waits for it.
+        control.settings(advance="immediate", denied_permissions=["healthcare.operations.list"])
     control.fault("export", count=1, reset="after")
     task_run = TaskRun()
     with pytest.raises(exceptions.DicomExportDestinationNotEmptyError) as error:
@@ -299,3 +300,39 @@ def test_xcom_that_cannot_be_written_does_not_lose_the_operation(
     (name,) = accepted_exports(control, store)
     assert (result["operation_name"], task_run.record["operation_name"]) == (name, name)
     assert f"the task goes on with {name}: the API server is away" in printed()
+
+
+@pytest.mark.parametrize("has_xcom", [True, False])
+@pytest.mark.parametrize("timed_out", [True, False])
+def test_end_of_a_deferral_names_the_operation_without_its_xcom(
+    timed_out: bool,
+    has_xcom: bool,
+    operator: ExportOperatorFactory,
+    control: Control,
+    store: DicomStoreName,
+    instances: list[Uids],
+) -> None:
+    control.settings(advance="manual")
+    task_run = TaskRun()
+    task_run.run_until_deferred(operator())
+    (name,) = accepted_exports(control, store)
+    if not has_xcom:
+        task_run.ti.xcoms.clear()
+    with pytest.raises(exceptions.DicomExportError) as error:
+        task_run.end_deferral(operator(), timed_out=timed_out)
+    assert error.value.operation_name == name
+    assert name in str(error.value)
+    assert request_count(control, "operations.cancel") == timed_out
+    control.step()
+
+
+@pytest.mark.parametrize("timed_out", [True, False])
+def test_end_of_a_pause_before_a_submission_says_that_nothing_is_known_to_be_submitted(
+    timed_out: bool, operator: ExportOperatorFactory, control: Control
+) -> None:
+    control.fault("export", status=429)
+    task_run = TaskRun()
+    task_run.run_until_deferred(operator())
+    kind = exceptions.DicomExportTimeoutError if timed_out else exceptions.DicomExportError
+    with pytest.raises(kind, match="while the task was waiting to submit"):
+        task_run.end_deferral(operator(), timed_out=timed_out)
