@@ -237,7 +237,8 @@ def test_cell_of_the_table(
     before = tries.accepted()
     control.reset_requests()
     what = cell.split(", ")
-    result, error = None, None
+    result: Any = None
+    error: exceptions.DicomExportError | None = None
     try:
         result = tries.task_run.run(tries.task(**tries.changes))
     except exceptions.DicomExportError as caught:

@@ -44,10 +44,10 @@ def test_submission_is_recorded_for_a_month_and_appended_rows_for_ever(
     append: bool, retention: timedelta
 ) -> None:
     task = SubmittingTask(append=append)
-    retentions: list[timedelta | None] = []
+    retentions: list[object] = []
     keep = task.state.set
 
-    def set_(key: str, value: object, *, retention: timedelta | None = None) -> None:
+    def set_(key: str, value: object, *, retention: object = None) -> None:
         retentions.append(retention)
         keep(key, value)
 
@@ -59,9 +59,9 @@ def test_submission_is_recorded_for_a_month_and_appended_rows_for_ever(
 
 @pytest.mark.airflow("3.3", "task state")
 def test_airflow_never_expires_what_is_kept_for_ever() -> None:
-    from airflow.sdk import NEVER_EXPIRE as AIRFLOWS
+    from airflow.sdk.execution_time import context
 
-    assert AIRFLOWS is NEVER_EXPIRE
+    assert context.NEVER_EXPIRE is NEVER_EXPIRE
 
 
 def test_submission_is_recorded_with_the_operation() -> None:
