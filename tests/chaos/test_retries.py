@@ -52,7 +52,7 @@ def _run_and_clear(scene: Scene) -> str:
 
 
 @pytest.mark.scenario("cleared after success: Cloud Storage", "exported again")
-def test_cleared_after_success(scenes: dict[str, Scene]) -> None:
+def test_task_that_is_cleared_after_success_exports_again(scenes: dict[str, Scene]) -> None:
     scene = scenes["cleared-after-success"]
     name = _run_and_clear(scene)
     scene.wait_until("the second submission", lambda: len(scene.accepted()) == 2)
@@ -63,7 +63,9 @@ def test_cleared_after_success(scenes: dict[str, Scene]) -> None:
 @pytest.mark.scenario(
     "cleared after success: WRITE_EMPTY", "the earlier result with a warning, no new export"
 )
-def test_cleared_after_success_into_an_empty_table(scenes: dict[str, Scene], stage: Stage) -> None:
+def test_task_that_is_cleared_after_success_into_an_empty_table_returns_its_result(
+    scenes: dict[str, Scene], stage: Stage
+) -> None:
     scene = scenes["empty-cleared"]
     name = _run_and_clear(scene)
     if not stage.keeps_task_state:
@@ -79,7 +81,7 @@ def test_cleared_after_success_into_an_empty_table(scenes: dict[str, Scene], sta
 @pytest.mark.scenario(
     "WRITE_EMPTY: the reply to the submission is lost", "failed; the error says how to check"
 )
-def test_lost_reply_of_an_export_into_an_empty_table(scenes: dict[str, Scene]) -> None:
+def test_lost_reply_of_an_export_into_an_empty_table_says_how_to_check(scenes: dict[str, Scene]) -> None:
     scene = scenes["empty-lost"]
     lost = scene.wait_until("the submission", scene.accepted)[0]
     scene.wait_until("the task to wait for it", lambda: scene.waits_for(lost))
@@ -94,7 +96,9 @@ def test_lost_reply_of_an_export_into_an_empty_table(scenes: dict[str, Scene]) -
 
 
 @pytest.mark.scenario("WRITE_APPEND: Airflow forgets the task's state, and a user clears", "refused")
-def test_forgotten_append(scenes: dict[str, Scene], stage: Stage) -> None:
+def test_append_export_is_refused_after_airflow_has_forgotten_the_first_try(
+    scenes: dict[str, Scene], stage: Stage
+) -> None:
     scene = scenes["append-forgotten"]
     name = scene.followed()
     scene.finish()
@@ -109,7 +113,9 @@ def test_forgotten_append(scenes: dict[str, Scene], stage: Stage) -> None:
 
 
 @pytest.mark.scenario("cleared with a changed request", "the old export is cancelled, the new one submitted")
-def test_changed_request(scenes: dict[str, Scene], stage: Stage) -> None:
+def test_changed_request_cancels_the_old_export_and_submits_the_new_one(
+    scenes: dict[str, Scene], stage: Stage
+) -> None:
     scene = scenes["changed-request"]
     old = scene.followed()
     stage.rest.call("POST", "variables", json={"key": "mime_type", "value": "application/dicom"})
