@@ -10,7 +10,6 @@ from airflow_provider_dicom.compat import context_not_resumed_in, task_state
 from airflow_provider_dicom.exceptions import DicomExportError
 from airflow_provider_dicom.operators._base import PollingOperator
 from airflow_provider_dicom.operators._kill import Cancellation, KillGuard, cancel
-from airflow_provider_dicom.results import OPERATION_NAME_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,11 +104,8 @@ class KillableOperator(PollingOperator):
                 self.log.info(self._cancel(operation_name).effect)
 
     def _deferred_operation(self, context: Context) -> str | None:
-        task_instance = context["ti"]
-        operation_name: str | None = task_instance.xcom_pull(
-            task_ids=self.task_id, key=OPERATION_NAME_KEY, map_indexes=task_instance.map_index
-        )
-        return operation_name
+        """Return the name of the Operation that a deferred task waits for."""
+        raise NotImplementedError
 
     def _cancel(self, operation_name: str) -> Cancellation:
         try:

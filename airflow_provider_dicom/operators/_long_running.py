@@ -34,6 +34,8 @@ from airflow_provider_dicom.longrunning.outcome import describe_speed
 from airflow_provider_dicom.longrunning.polling import OperationWatch
 from airflow_provider_dicom.longrunning.progress import Throttle, write_from_worker
 from airflow_provider_dicom.operators._base import deferral_timeout
+from airflow_provider_dicom.operators._submission import task_state_store
+from airflow_provider_dicom.operators._submission_record import SubmissionRecords
 from airflow_provider_dicom.operators._submitting import SubmittingOperator
 from airflow_provider_dicom.results import OPERATION_NAME_KEY
 
@@ -116,10 +118,7 @@ class LongRunningOperator(SubmittingOperator):
         except (TaskDeferralTimeout, TaskDeferralError) as error:
             operation_name = self._deferred_operation(context)
             if operation_name is None:
-                kind = DicomExportTimeoutError if is_deferral_timeout(error) else DicomExportError
-                raise kind(
-                    f"The deferral before the submission failed ({error}); nothing was submitted."
-                ) from error
+                raise self._ended_before_submission(error) from error
             self._latest_operation = {"name": operation_name}
             if is_deferral_timeout(error):
                 message = f"The deferral timed out. Operation: {operation_name}"
@@ -131,6 +130,24 @@ class LongRunningOperator(SubmittingOperator):
                 f"The trigger failed ({error}); the export itself goes on. Operation: {operation_name}",
                 operation_name=operation_name,
             ) from error
+
+    @staticmethod
+    def _ended_before_submission(error: Exception) -> DicomExportError:
+        kind = DicomExportTimeoutError if is_deferral_timeout(error) else DicomExportError
+        return kind(
+            f"The deferral ended ({error}) while the task was waiting to submit. This try is not known to "
+            "have submitted anything."
+        )
+
+    def _deferred_operation(self, context: Context) -> str | None:
+        task_instance = context["ti"]
+        operation_name: str | None = task_instance.xcom_pull(
+            task_ids=self.task_id, key=OPERATION_NAME_KEY, map_indexes=task_instance.map_index
+        )
+        if operation_name is None and self.durable:  # Airflow may not have stored the XCom
+            records = SubmissionRecords(task_state_store(context), self.state_key)
+            operation_name = records.only_operation()
+        return operation_name
 
     def _wait(
         self, hook: DicomStoreHook, submitted: SubmittedOperation, context: Context, deadline: float | None

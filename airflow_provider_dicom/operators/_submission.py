@@ -147,7 +147,9 @@ class Submitter:
             case Verdict.UNCERTAIN:
                 self._refuse_unless_repeatable(assessment.reason)
                 if record is not None:
-                    self._log.warning("%s. The export is repeatable.", assessment.reason)
+                    self._log.warning(
+                        "%s. Submitting again: the data cannot be duplicated.", assessment.reason
+                    )
         return self._running_twin(record) or self._submit(record)
 
     def _submit(self, record: SubmissionRecord | None) -> Step:

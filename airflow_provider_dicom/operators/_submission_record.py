@@ -139,6 +139,12 @@ class SubmissionRecords:
             if record["operation_name"] == operation_name:
                 self.write(key, {**record, "state": State.DELIVERED.value, "result": result})
 
+    def only_operation(self) -> str | None:
+        """Return the name of the only Operation that is not delivered; None if there is none, or more."""
+        records = (self.read() or {}).values()
+        names = [record["operation_name"] for record in records if state_of(record) is State.SUBMITTED]
+        return names[0] if len(names) == 1 else None
+
     def _write(self, records: dict[str, SubmissionRecord]) -> None:
         assert self._store is not None
         expires = bool(records) and all(map(is_repeatable, records.values()))
@@ -313,9 +319,9 @@ def unknown_time(*sources: Unknown | None) -> Unknown:
     :param sources: such times, from records and from earlier steps of the same try.
     """
     known = [source for source in sources if source is not None]
-    sinces = [since for source in known if (since := source["unknown_since"])]
-    untils = [until for source in known if (until := source["unknown_until"])]
-    return {"unknown_since": min(sinces, default=None), "unknown_until": max(untils, default=None)}
+    begins = [begin for source in known if (begin := source["unknown_since"])]
+    ends = [end for source in known if (end := source["unknown_until"])]
+    return {"unknown_since": min(begins, default=None), "unknown_until": max(ends, default=None)}
 
 
 def unknown_time_of(record: SubmissionRecord | None) -> Unknown:

@@ -249,7 +249,7 @@ class SubmittingOperator(KillableOperator):
 
     def _note_on_twins(self) -> str:
         """Return a sentence about submissions without a reply, which no kill can cancel; or nothing."""
-        if self._decision is None or self._decision["unknown_since"] is None:
+        if self._decision is None or self._decision["unknown_until"] is None:
             return ""
         dataset = DicomStoreName.parse(self._decision["dicom_store"]).dataset
         return (

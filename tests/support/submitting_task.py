@@ -178,7 +178,7 @@ class SubmittingTask:
 
     def deliver(self, operation_name: str, result: Any = None) -> None:
         """End the task with a result."""
-        self.records.deliver(operation_name, result or {"operation_name": operation_name})
+        self.records.deliver(operation_name, cast("Any", result or {"operation_name": operation_name}))
 
     @property
     def submissions(self) -> int:

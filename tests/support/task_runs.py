@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout, TaskDeferred, timeout
 
+from airflow_provider_dicom.operators.dicom_store import STATE_KEY
 from rig.releases import chosen_release
 from rig.triggers import through_the_database
 from tests.support.trigger_runs import run_trigger
@@ -107,29 +108,63 @@ class TaskRun:
         self.events: list[dict[str, Any]] = []
 
     @property
+    def record(self) -> dict[str, Any]:
+        """The only record of a submission in the task state."""
+        (record,) = self.context["task_state_store"].get(STATE_KEY).values()
+        return dict(record)
+
+    def change_record(self, **changes: Any) -> None:
+        """
+        Change the only record of a submission in the task state.
+
+        :param changes: the changes.
+        """
+        state = self.context["task_state_store"]
+        ((key, record),) = state.get(STATE_KEY).items()
+        state.set(STATE_KEY, {key: record | changes})
+
+    @property
     def operation_name(self) -> str:
         """The XCom with the Operation's name."""
         return str(self.ti.xcoms["operation_name"])
 
-    def run(self, task: BaseOperator) -> Any:
+    def run(self, task: BaseOperator, *, delivers: bool = True) -> Any:
         """
         Run a try to its end with all its triggers, and return the task's return value.
 
         :param task: the task.
+        :param delivers: the worker lives long enough to end the task, and not only its own code.
         """
-        step: Callable[[], Any] = functools.partial(task.execute, self.context)
+        return self._run_to_end(task, functools.partial(task.execute, self.context), delivers=delivers)
+
+    def resume(self, task: BaseOperator, deferral: TaskDeferred, event: object) -> Any:
+        """
+        Resume a deferred task with an event, and run it to its end.
+
+        :param task: the task.
+        :param deferral: the deferral that the event ends.
+        :param event: the payload of the trigger's event.
+        """
+        return self._run_to_end(task, self._resumption(task, deferral, event))
+
+    def _run_to_end(self, task: BaseOperator, step: Callable[[], Any], *, delivers: bool = True) -> Any:
         while True:
             try:
                 result = step()
-                # Airflow 3 leaves the result out.
-                task.post_execute(self.context)
+                if delivers:
+                    # Airflow 3 leaves the result out.
+                    task.post_execute(self.context)
                 return result
             except TaskDeferred as deferral:
                 self.deferrals.append(deferral)
                 event = asyncio.run(run_trigger(through_the_database(deferral.trigger)))
                 self.events.append(event)
-                kwargs = {**(deferral.kwargs or {}), "event": event}
-                step = functools.partial(task.resume_execution, deferral.method_name, kwargs, self.context)
+                step = self._resumption(task, deferral, event)
+
+    def _resumption(self, task: BaseOperator, deferral: TaskDeferred, event: object) -> Callable[[], Any]:
+        # Like Airflow, as JSON.
+        kwargs = {**json.loads(json.dumps(deferral.kwargs or {})), "event": event}
+        return functools.partial(task.resume_execution, deferral.method_name, kwargs, self.context)
 
     def begin_next_try(self) -> None:
         """Begin the next try, for a retry or after a clear; Airflow has deleted the XComs of the last one."""

@@ -195,7 +195,7 @@ def test_deferral_for_a_quota_that_fails_submits_nothing(
     task = operator()
     control.fault("export", status=429)
     task_run.run_until_deferred(task)
-    with pytest.raises(exceptions.DicomExportError, match="nothing was submitted"):
+    with pytest.raises(exceptions.DicomExportError, match="waiting to submit"):
         task_run.end_deferral(task, timed_out=False)
     assert accepted_exports(control, store) == []
 

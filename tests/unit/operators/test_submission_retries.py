@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
@@ -50,7 +51,7 @@ def test_failed_export_is_resubmitted_with_a_warning() -> None:
     (line,) = task.log.warnings
     assert "earlier try failed" in line
     assert "broke" in line
-    assert "The export is repeatable" in line
+    assert "Submitting again: the data cannot be duplicated" in line
 
 
 def test_failed_append_export_is_not_resubmitted() -> None:
@@ -228,7 +229,7 @@ def test_append_export_is_refused_after_another_request_for_the_same_table(chang
     if changes == "digest":
         task.submission = replace(task.submission, filter_digest="digest-2")
     else:
-        body = dict(task.submission.request.body or {})
+        body: dict[str, Any] = dict(task.submission.request.body or {})
         body["bigqueryDestination"] = {**body["bigqueryDestination"], "includeSourceStore": False}
         task.submission = replace(task.submission, request=replace(task.submission.request, body=body))
     with pytest.raises(
@@ -241,7 +242,10 @@ def test_append_export_is_refused_after_another_request_for_the_same_table(chang
 
 def test_append_export_whose_filter_file_cannot_be_read_reattaches() -> None:
     task = SubmittingTask(append=True)
-    body = {**(task.submission.request.body or {}), "filterConfig": {"resourcePathsGcsUri": "gs://b/f"}}
+    body: dict[str, Any] = {
+        **(task.submission.request.body or {}),
+        "filterConfig": {"resourcePathsGcsUri": "gs://b/f"},
+    }
     task.submission = replace(task.submission, request=replace(task.submission.request, body=body))
     name = task.attempt().operation["name"]
     task.submission = replace(task.submission, filter_digest=None)
