@@ -6,7 +6,6 @@ import asyncio
 from functools import cached_property
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
-import requests
 import tenacity
 from airflow.providers.common.compat.sdk import AirflowException
 from airflow.providers.google.common.hooks.base_google import (
@@ -212,10 +211,7 @@ class DicomStoreBaseHook(GoogleBaseHook):
     @cached_property
     def access(self) -> Access:
         """The endpoint and the credentials, as a transport needs them."""
-        # aiohttp's own way to find a proxy, trust_env, looks it up in a thread for every request.
-        url = self.endpoint.url
-        proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
-        return Access(self.endpoint, self.credentials, self.caller, proxy)
+        return Access.in_environment(self.endpoint, self.credentials, self.caller)
 
     @cached_property
     def _transport(self) -> SyncTransport:

@@ -39,7 +39,7 @@ def same_jitter() -> None:
 async def test_unreadable_counters_are_an_error_of_the_poll() -> None:
     polled = PolledDatasets()
     followed = polled.follow(1)
-    assert followed.on_response({"metadata": {"counter": {"failure": "many"}}}) is not None
+    assert followed.on_response({"name": "x", "metadata": {"counter": {"failure": "many"}}}) is not None
     assert "no readable counters" in polled.log.warnings[0]
     assert not followed.end.done()
 
