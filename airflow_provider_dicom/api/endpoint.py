@@ -99,7 +99,7 @@ def _emulator_url(host: str) -> str:
     parts = _split(host if "://" in host else f"http://{host}")
     if parts is None or parts.scheme != "http":
         raise DicomExportInvalidRequestError(
-            f"{EMULATOR_HOST}={without_userinfo(repr(host))} is not accepted; accepted: 'host:port'."
+            f"{EMULATOR_HOST}={_shown(host)} is not accepted; accepted: 'host:port'."
         )
     name = parts.hostname or ""
     named = os.environ.get(REMOTE_EMULATOR_HOSTS, "").lower().split(",")
@@ -151,5 +151,12 @@ def is_loopback(host: str) -> bool:
 
 
 def _invalid(parameter: str, value: object) -> DicomExportInvalidRequestError:
-    shown = without_userinfo(repr(value))
-    return DicomExportInvalidRequestError(f"{parameter}={shown} is not accepted; accepted: {_ACCEPTED}.")
+    return DicomExportInvalidRequestError(
+        f"{parameter}={_shown(value)} is not accepted; accepted: {_ACCEPTED}."
+    )
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, str) and "://" not in value and "@" in value:
+        value = f"...@{value.rpartition('@')[2]}"
+    return without_userinfo(repr(value))

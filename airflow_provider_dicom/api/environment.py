@@ -7,10 +7,11 @@ Neither reads ``.netrc``: a password from there would replace the access token.
 
 from __future__ import annotations
 
+import base64
 import os
 import ssl
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import requests.utils
 
@@ -53,6 +54,20 @@ def proxy_for(url: str) -> str | None:
             safe_to_resend=True,
         )
     return proxy
+
+
+def proxy_headers(proxy: str) -> dict[str, str]:
+    """
+    Return the headers for a proxy: its user name and password, if its URL holds them.
+
+    :param proxy: the proxy's URL.
+    """
+    parts = urlsplit(proxy)
+    if parts.username is None:
+        return {}
+    password = unquote(parts.password or "")
+    userinfo = base64.b64encode(f"{unquote(parts.username)}:{password}".encode())
+    return {"Proxy-Authorization": f"Basic {userinfo.decode()}"}
 
 
 def ca_bundle() -> str:

@@ -55,18 +55,15 @@ def describe_token_error(error: GoogleAuthError) -> str:
 
     :param error: google-auth's exception.
     """
-    from google.auth.exceptions import RefreshError
-
-    if not isinstance(error, RefreshError):
-        # Errors of the network; none of the others quotes an answer.
-        return f"{type(error).__name__}: {without_userinfo(str(error))}"
     explanation = [part for argument in error.args for part in _explanation(argument)]
-    words = ": ".join(dict.fromkeys(explanation)) or "the token endpoint's answer is not quoted"
+    words = ": ".join(dict.fromkeys(explanation)) or "the answer is not quoted"
     return f"{type(error).__name__}: {without_userinfo(words)}"
 
 
 def _explanation(argument: object) -> list[str]:
     """Return the texts in an argument of an exception that explain the error."""
+    if isinstance(argument, Exception):  # of the network
+        return [str(argument)]
     if isinstance(argument, str):
         answer = _json_object(argument)
         if answer is None:

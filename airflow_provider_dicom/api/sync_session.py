@@ -29,7 +29,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
 from airflow_provider_dicom.api.body import ACCEPT_ENCODING, Body, UnreadableBodyError
-from airflow_provider_dicom.api.environment import ca_bundle, proxy_for
+from airflow_provider_dicom.api.environment import ca_bundle, proxy_for, proxy_headers
 
 if TYPE_CHECKING:
     from typing import Self
@@ -141,6 +141,9 @@ class _Adapter(HTTPAdapter):
         manager: PoolManager = super().proxy_manager_for(*args, **kwargs)
         _use_watched_pools(manager)
         return manager
+
+    def proxy_headers(self, proxy: str) -> dict[str, str]:
+        return proxy_headers(proxy)
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
         exchange = _current.get()

@@ -100,7 +100,8 @@ def _certificate_error(error: object) -> ssl.SSLCertVerificationError | None:
     waiting = [error]
     while waiting:
         one = waiting.pop()
-        if isinstance(one, ssl.SSLCertVerificationError):
+        # aiohttp's own class is a subclass without the message.
+        if isinstance(one, ssl.SSLCertVerificationError) and hasattr(one, "verify_message"):
             return one
         if isinstance(one, BaseException) and one not in seen:
             seen.append(one)

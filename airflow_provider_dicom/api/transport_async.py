@@ -15,7 +15,7 @@ from yarl import URL
 
 from airflow_provider_dicom.api import responses
 from airflow_provider_dicom.api.body import ACCEPT_ENCODING, Body, UnreadableBodyError
-from airflow_provider_dicom.api.environment import ssl_context
+from airflow_provider_dicom.api.environment import proxy_headers, ssl_context
 from airflow_provider_dicom.api.transport import (
     CONNECT_TIMEOUT,
     READ_TIMEOUT,
@@ -135,15 +135,15 @@ class AsyncTransport:
     async def _exchange(
         self, access: Access, request: ApiRequest, headers: dict[str, str]
     ) -> tuple[int, Mapping[str, str], bytes]:
-        proxy, proxy_auth = _proxy(access.proxy)
         async with self._open_session().request(
             request.http_method,
             # The target is quoted already; yarl would quote it again in its own way.
             URL(access.endpoint.url + request.target, encoded=True),
             json=request.body,
             headers=headers,
-            proxy=proxy,
-            proxy_auth=proxy_auth,
+            # aiohttp's errors quote this URL.
+            proxy=None if access.proxy is None else URL(access.proxy).with_user(None),
+            proxy_headers=None if access.proxy is None else proxy_headers(access.proxy),
             ssl=await self._tls_settings(access),
             timeout=aiohttp.ClientTimeout(
                 total=request.max_seconds, sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT
@@ -189,12 +189,3 @@ class AsyncTransport:
                 with self._credential_errors.caching():
                     # Not thread-sensitive: that would queue all triggers of a triggerer on one thread.
                     await sync_to_async(refresh, thread_sensitive=False)(credentials)
-
-
-def _proxy(url: str | None) -> tuple[URL | None, aiohttp.BasicAuth | None]:
-    """Split a proxy's URL: aiohttp's errors quote the part without the password."""
-    if url is None:
-        return None, None
-    parsed = URL(url)
-    auth = aiohttp.BasicAuth(parsed.user or "", parsed.password or "") if parsed.user else None
-    return parsed.with_user(None), auth

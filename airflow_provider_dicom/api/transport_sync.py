@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import google.auth.transport.requests
 import requests
 import tenacity
-from google.auth.exceptions import GoogleAuthError
+from google.auth.exceptions import GoogleAuthError, RefreshError
 
 from airflow_provider_dicom.api import responses
 from airflow_provider_dicom.api.paging import Pages
@@ -26,6 +26,7 @@ from airflow_provider_dicom.api.transport import (
     needs_refresh,
     signature,
 )
+from airflow_provider_dicom.exceptions import DicomExportError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,4 +135,9 @@ def refresh(credentials: Credentials) -> None:
     :raises GoogleAuthError: if there is no token.
     """
     with BoundedSession() as session:
-        credentials.refresh(google.auth.transport.requests.Request(session))
+        try:
+            credentials.refresh(google.auth.transport.requests.Request(session))
+        except (GoogleAuthError, DicomExportError):
+            raise
+        except Exception as error:  # a credential source may raise anything, and quote a key
+            raise RefreshError(f"the credentials are unusable ({type(error).__name__})") from None

@@ -183,7 +183,7 @@ def test_invalid_emulator_host_is_refused(host: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HEALTHCARE_EMULATOR_HOST", host)
     with pytest.raises(DicomExportInvalidRequestError) as error:
         configured_endpoint(None)
-    assert f"HEALTHCARE_EMULATOR_HOST={without_userinfo(repr(host))}" in str(error.value)
+    assert "HEALTHCARE_EMULATOR_HOST=" in str(error.value)
     assert "accepted: 'host:port'" in str(error.value)
 
 
