@@ -24,7 +24,22 @@ if TYPE_CHECKING:
 #: Arguments of a process hold no NUL, and must be text in the file system's encoding.
 VALUES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)
 HOSTILE = st.sampled_from(
-    ["us;touch${IFS}X;", "$(touch X)", "`touch X`", "a'b", 'a"b', "a\nb", "--quiet", "", " ", "\\", "!!", "*", "~", "#"]
+    [
+        "us;touch${IFS}X;",
+        "$(touch X)",
+        "`touch X`",
+        "a'b",
+        'a"b',
+        "a\nb",
+        "--quiet",
+        "",
+        " ",
+        "\\",
+        "!!",
+        "*",
+        "~",
+        "#",
+    ]
 )
 #: Programs that print their arguments, each followed by a NUL; gcloud's inner call prints a number.
 PROGRAMS = """
@@ -40,7 +55,7 @@ gcloud() {
 def run(command: str, folder: Path) -> list[str]:
     """Run a command in a real shell, in an empty folder, and return gcloud's arguments."""
     result = subprocess.run(
-        ["sh", "-c", f"{PROGRAMS}\n{command}"],
+        ["/bin/sh", "-c", f"{PROGRAMS}\n{command}"],
         cwd=folder,
         capture_output=True,
         check=True,
@@ -56,9 +71,7 @@ def printed_commands(text: str) -> list[str]:
     """Return the commands in a message; each one ends its sentence, or its part of an enumeration."""
     starts = [match.start() for match in re.finditer(r"(?<=: )gcloud ", text)]
     ends = [*(text.rindex("; ", 0, start) if "; " in text[:start] else start for start in starts[1:]), None]
-    return [
-        text[start:end].partition(". See https")[0] for start, end in zip(starts, ends, strict=True)
-    ]
+    return [text[start:end].partition(". See https")[0] for start, end in zip(starts, ends, strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +81,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @settings(max_examples=60)
-@given(st.lists(VALUES | HOSTILE, max_size=3), st.dictionaries(st.sampled_from(["a", "b_c"]), VALUES | HOSTILE))
+@given(
+    st.lists(VALUES | HOSTILE, max_size=3), st.dictionaries(st.sampled_from(["a", "b_c"]), VALUES | HOSTILE)
+)
 def test_every_value_of_a_command_arrives_as_it_is(
     folder: Path, words: list[str], options: dict[str, str]
 ) -> None:
