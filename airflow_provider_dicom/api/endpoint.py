@@ -35,6 +35,11 @@ class Endpoint:
     url: str
     anonymous: bool = False
 
+    @property
+    def is_loopback(self) -> bool:
+        """The server is this machine."""
+        return is_loopback(urlsplit(self.url).hostname or "")
+
 
 def configured_endpoint(api_endpoint: str | None) -> Endpoint | None:
     """

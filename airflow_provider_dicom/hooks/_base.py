@@ -193,6 +193,33 @@ class DicomStoreBaseHook(GoogleBaseHook):
     ) -> None:
         self.close()
 
+    def refuse_unlisted_endpoint(self) -> None:
+        """
+        Refuse an ``api_endpoint`` that a DAG's user may have chosen, unless the connection lists it.
+
+        Loopback endpoints, and credentials that are anonymous, are not refused.
+
+        :raises DicomExportInvalidRequestError: if the connection's token must not be sent to the endpoint.
+        """
+        if self._get_field("is_anonymous"):
+            return
+        endpoint = configured_endpoint(self.api_endpoint)
+        listed = self._get_field(connection_type.ALLOWED_ENDPOINTS) or ""
+        allowed = [
+            *(listed.split(",") if isinstance(listed, str) else listed),
+            self._get_field("api_endpoint"),
+        ]
+        if endpoint is None or endpoint.anonymous or endpoint.is_loopback:
+            return
+        if endpoint not in [configured_endpoint(str(one).strip()) for one in allowed if one]:
+            raise DicomExportInvalidRequestError(
+                f"api_endpoint={endpoint.url!r} comes from a template, and the connection "
+                f"{self.gcp_conn_id!r} does not list it: whoever fills the template would choose where the "
+                "access token goes; accepted: an endpoint as literal text in the DAG, or one that the "
+                "connection names as its api_endpoint or among its "
+                f"{connection_type.ALLOWED_ENDPOINTS}."
+            )
+
     @cached_property
     def endpoint(self) -> Endpoint:
         """

@@ -75,7 +75,7 @@ def test_missing_permission_of_the_caller_names_role_resource_and_command(
 
 
 @given(PROJECTS, LOCATIONS)
-def test_ids_are_quoted_in_the_command(project: str, location: str) -> None:
+def test_ids_are_quoted_in_the_command_that_grants_a_role(project: str, location: str) -> None:
     dataset = DatasetName(project, location, "放射線科")
     text = explain_caller(
         permissions.EXPORT, dataset, DicomStoreName(dataset, "Röntgen"), "o'hara@example.org"
