@@ -73,7 +73,7 @@ class ConnectedOperator(BaseOperator):
             return False
         if not getattr(self, "_BaseOperator__from_mapped", False):
             return True
-        definition = self.dag.task_dict.get(self.task_id) if self.has_dag() else None
+        definition = self.dag.task_dict.get(self.task_id) if self._dag is not None else None
         literals = getattr(definition, "partial_kwargs", {})
         return bool(literals.get("api_endpoint") == self.api_endpoint)
 

@@ -152,7 +152,7 @@ def test_token_answer_without_a_token_is_not_quoted(kind: str, status: str, body
             connection.send(answer(json.dumps(body).encode(), status=status))
 
     with RawServer(serve) as server:
-        credentials = Credentials(  # type: ignore[no-untyped-call]
+        credentials = Credentials(
             None, refresh_token="r", token_uri=f"{server.url}/token", client_id="i", client_secret=SECRET
         )
         with pytest.raises(exceptions.DicomExportError, match="no access token") as error:
@@ -169,7 +169,7 @@ def test_explanation_of_a_token_endpoint_is_quoted(kind: str) -> None:
             connection.send(answer(json.dumps(body).encode(), status="400 Bad"))
 
     with RawServer(serve) as server:
-        credentials = Credentials(  # type: ignore[no-untyped-call]
+        credentials = Credentials(
             None, refresh_token="r", token_uri=f"{server.url}/token", client_id="i", client_secret="s"
         )
         with pytest.raises(exceptions.DicomExportAuthenticationError) as error:

@@ -41,7 +41,7 @@ def rendered(
     """Return a task whose endpoint has been rendered, as Airflow renders it: on the task itself."""
     with DAG("dag", start_date=datetime(2026, 1, 1, tzinfo=UTC), schedule=None):
         task = kind(task_id="task", api_endpoint=template, **arguments)
-    task.render_template_fields({"params": {"endpoint": value}})  # type: ignore[arg-type]
+    task.render_template_fields({"params": {"endpoint": value}})
     assert task.api_endpoint == value
     return task
 
@@ -118,7 +118,9 @@ def test_endpoint_that_is_mapped_is_refused(kind: type[ConnectedOperator], argum
         kind.partial(task_id="task", **arguments).expand(api_endpoint=[EVIL])
         kind.partial(task_id="literal", api_endpoint=EVIL, **arguments).expand(impersonation_chain=["a@b"])
     task = dag.task_dict["task"].unmap({"api_endpoint": EVIL})
+    assert isinstance(task, kind)
     with pytest.raises(DicomExportInvalidRequestError, match="whoever fills the template"):
         task.hook()
     literal = dag.task_dict["literal"].unmap({"impersonation_chain": "a@b"})
+    assert isinstance(literal, kind)
     assert literal.hook().api_endpoint == EVIL

@@ -90,7 +90,7 @@ def heads(server: RawServer) -> list[bytes]:
 
 
 def token() -> Credentials:
-    return Credentials(token="the-token")  # type: ignore[no-untyped-call]
+    return Credentials(token="the-token")
 
 
 def is_signed_by(head: bytes, token: str = "the-token") -> bool:
@@ -279,7 +279,7 @@ def test_token_request_uses_the_same_environment(
     """Both transports fetch tokens with the same function."""
     monkeypatch.setenv("SSL_CERT_FILE", str(ca_file))
     monkeypatch.setenv("HTTPS_PROXY", proxy.address)
-    credentials = Credentials(  # type: ignore[no-untyped-call]
+    credentials = Credentials(
         None, refresh_token="r", token_uri=f"https://{HOST}/token", client_id="i", client_secret="s"
     )
     with pytest.raises(RefreshError, match="No access token"):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_dicom.api.methods import ApiRequest
     from airflow_provider_dicom.api_types import Operation
-    from airflow_provider_dicom.triggers._shared_poller import Followed
+    from airflow_provider_dicom.triggers._followed import Followed
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def test_403_that_no_role_lifts_names_none(error: GoogleAPICallError, advice: st
 def test_object_without_an_md5_is_compared_by_its_crc(is_same: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """As Cloud Storage answers under a customer's key."""
     content = b"/studies/1\n" if is_same else b"/studies/2\n"
-    checksum = google_crc32c.Checksum(content).digest()  # type: ignore[no-untyped-call]
+    checksum = google_crc32c.Checksum(content).digest()
     blob = SimpleNamespace(md5_hash=None, crc32c=base64.b64encode(checksum).decode(), reload=lambda: None)
     bucket = SimpleNamespace(blob=lambda name: blob)
     monkeypatch.setattr(GCSHook, "__init__", lambda self, **_: None)

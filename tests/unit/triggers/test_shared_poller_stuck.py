@@ -107,7 +107,7 @@ async def test_list_whose_pages_lead_back_is_replaced_by_gets() -> None:
         return {"operations": [], "nextPageToken": "again"}
 
     respond = polled.api.respond
-    polled.api.respond = endless  # type: ignore[method-assign, assignment]
+    polled.api.respond = endless  # type: ignore[method-assign]
     followed = [polled.follow(number, end=5) for number in range(10)]
     await polled.until(31)
     assert all(one.end.done() for one in followed)
