@@ -65,11 +65,29 @@ class ConnectedOperator(BaseOperator):
         """Build the hook."""
         from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
 
-        return DicomStoreHook(**self.connection_arguments)
+        hook = DicomStoreHook(**self.connection_arguments)
+        if not self._is_endpoint_literal():
+            hook.refuse_unlisted_endpoint()
+        return hook
+
+    def _is_endpoint_literal(self) -> bool:
+        """Tell whether the DAG's author chose the endpoint, not a template or a value that is mapped."""
+        if self.api_endpoint is None:
+            return True
+        if "api_endpoint" in self.__dict__.get("_templates", ()):
+            return False
+        if not getattr(self, "_BaseOperator__from_mapped", False):
+            return True
+        definition = self.dag.task_dict.get(self.task_id) if self._dag is not None else None
+        literals = getattr(definition, "partial_kwargs", {})
+        return bool(literals.get("api_endpoint") == self.api_endpoint)
 
     def unrendered(self) -> frozenset[str]:
         """Return the names of the parameters that are still templates."""
-        return frozenset(name for name in self.template_fields if is_template(getattr(self, name)))
+        names = frozenset(name for name in self.template_fields if is_template(getattr(self, name)))
+        # The first call is that of __init__: Airflow has rendered nothing yet.
+        self.__dict__.setdefault("_templates", names)
+        return names
 
     def connection_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
         """
@@ -154,6 +172,8 @@ class PollingOperator(ConnectedOperator):
         """
         from airflow_provider_dicom.triggers.dicom_store import DicomStoreExportTrigger
 
+        if not self._is_endpoint_literal():
+            self.hook().close()
         self.defer(
             trigger=DicomStoreExportTrigger(
                 operation_name,
