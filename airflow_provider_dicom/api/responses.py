@@ -17,11 +17,11 @@ from airflow_provider_dicom.api.shapes import checked, parse_json
 from airflow_provider_dicom.exceptions import (
     DicomExportAuthenticationError,
     DicomExportError,
-    DicomExportInvalidRequestError,
     DicomExportNotFoundError,
     DicomExportPermissionError,
-    DicomExportQuotaExhaustedError,
+    DicomExportTransientError,
     DicomExportUnavailableError,
+    error_of_status,
 )
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_dicom.api.methods import ApiRequest
 
-RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
 #: Statuses that mean that the server did not process the request. A 5xx does not mean that.
 _SAFE_TO_RESEND = frozenset({408, 425, 429})
 _LONGEST_QUOTE = 500
@@ -132,8 +131,8 @@ def _error(
     operation_name = request.operation_name
     # A conflict with another request; the API did nothing, and asks for the same request again.
     is_aborted = status == 409 and body.status == "ABORTED"
-    if status in RETRYABLE or is_aborted:
-        kind = DicomExportQuotaExhaustedError if status == 429 else DicomExportUnavailableError
+    kind = DicomExportUnavailableError if is_aborted else error_of_status(status)
+    if issubclass(kind, DicomExportTransientError):
         return kind(
             f"{text}{_quota_advice(request) if status == 429 else ''}",
             safe_to_resend=status in _SAFE_TO_RESEND or is_aborted,
@@ -147,26 +146,19 @@ def _error(
         )
     ):
         return DicomExportPermissionError(f"{text}. {agent}")
-    if status == 401:
-        return DicomExportAuthenticationError(
+    if kind is DicomExportAuthenticationError:
+        return kind(
             f"{text}. The credentials of the connection are not accepted, and a new token did not help: "
             "check the connection's key, impersonation chain and scopes (cloud-platform or -healthcare).",
             operation_name=operation_name,
         )
-    if status == 403:
+    if kind is DicomExportPermissionError:
         advice = explain_policy(body.reason, message, request.dataset.project_id) or explain_caller(
             request.permission, request.dataset, request.store, caller
         )
-        return DicomExportPermissionError(
-            f"{text}. {_export_goes_on(request)}{advice}", operation_name=operation_name
-        )
-    if status == 404:
-        return DicomExportNotFoundError(
-            f"{text}. {_not_found_advice(request)}", operation_name=operation_name
-        )
-    return DicomExportInvalidRequestError(
-        f"{text}. {_invalid_advice(request)}", operation_name=operation_name
-    )
+        return kind(f"{text}. {_export_goes_on(request)}{advice}", operation_name=operation_name)
+    advice = _not_found_advice(request) if kind is DicomExportNotFoundError else _invalid_advice(request)
+    return kind(f"{text}. {advice}", operation_name=operation_name)
 
 
 def _quota_advice(request: ApiRequest) -> str:

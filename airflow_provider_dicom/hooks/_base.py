@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import os
 from functools import cached_property
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
@@ -185,14 +184,6 @@ class DicomStoreBaseHook(GoogleBaseHook):
         """Close the HTTP session, if one was opened."""
         if "_transport" in self.__dict__:
             self._transport.close()
-
-    def twin(self) -> Self:
-        """
-        Return a hook for another thread: the same connection and credentials, but an HTTP session of its own.
-        """
-        twin = copy.copy(self)
-        twin.__dict__.pop("_transport", None)
-        return twin
 
     def __enter__(self) -> Self:
         return self

@@ -12,10 +12,10 @@ from airflow_provider_dicom.console import logs_url
 from airflow_provider_dicom.exceptions import (
     DicomExportCancelledError,
     DicomExportError,
-    DicomExportOperationFailedError,
     DicomExportPermissionError,
     DicomExportTooManyFailuresError,
     DicomExportUnavailableError,
+    error_of_operation,
 )
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ def outcome(
     :param earliest_submission: the time of an earlier submission that may have written the output, too.
     :raises DicomExportCancelledError: if the Operation was cancelled.
     :raises DicomExportPermissionError: if the Healthcare Service Agent lacks a role on bucket, table or file.
+    :raises DicomExportInvalidRequestError: if the Operation ended with a code that no retry mends.
+    :raises DicomExportNotFoundError: if the Operation ended because a resource does not exist.
     :raises DicomExportOperationFailedError: if the Operation ended with any other error.
     :raises DicomExportTooManyFailuresError: if more instances failed than ``max_failures`` allows.
     """
@@ -147,7 +149,7 @@ def _error(
     agent = explain_service_agent(message, operation["name"], destination=destination, source=filter_uri)
     if agent:
         return DicomExportPermissionError(f"{text}. {agent}", operation=operation)
-    return DicomExportOperationFailedError(text, operation=operation)
+    return error_of_operation(status.get("code"))(text, operation=operation)
 
 
 def _code_name(code: int | None) -> str:

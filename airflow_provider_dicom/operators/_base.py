@@ -8,10 +8,12 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypedDict, cast
 
-from airflow.providers.common.compat.sdk import Asset, BaseOperator
+from airflow.providers.common.compat.sdk import Asset, AssetAlias, BaseOperator
 
+from airflow_provider_dicom.api.destinations import asset_uri
 from airflow_provider_dicom.api.endpoint import api_endpoint_error
 from airflow_provider_dicom.api.resource_names import id_error
+from airflow_provider_dicom.compat import AssetRef
 from airflow_provider_dicom.exceptions import DicomExportError, DicomExportTimeoutError
 from airflow_provider_dicom.longrunning.progress import write_from_worker
 from airflow_provider_dicom.validation import is_template, max_failures_error, seconds_error
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from airflow_provider_dicom.api_types import Operation
+    from airflow_provider_dicom.compat import Log
     from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
     from airflow_provider_dicom.results import DicomExportResult
     from airflow_provider_dicom.triggers.dicom_store import ExportEvent
@@ -201,11 +204,10 @@ class PollingOperator(ConnectedOperator):
             return operation
         if event["status"] == "timeout":
             # The triggerer may have been away: the Operation may have ended before the deadline.
-            if (latest := self._final_state(operation["name"])).get("done"):
+            latest = self._final_state(operation["name"]) or operation
+            if latest.get("done"):
                 return latest
-            raise DicomExportTimeoutError(
-                event["message"] or "The deadline passed.", operation={**operation, **latest}
-            )
+            raise DicomExportTimeoutError(event["message"] or "The deadline passed.", operation=latest)
         # The trigger could not read the Operation. One more get either raises the error with all its details,
         # or shows that the API answers again.
         self.log.warning("The trigger gave up: %s", event["message"])
@@ -213,13 +215,13 @@ class PollingOperator(ConnectedOperator):
             operation = hook.get_operation(operation["name"])
         return operation if operation.get("done") else None
 
-    def _final_state(self, operation_name: str) -> Operation:
+    def _final_state(self, operation_name: str) -> Operation | None:
         try:
             with self.hook() as hook:
                 return hook.get_operation(operation_name)
         except DicomExportError as error:
             self.log.warning("The deadline has passed, and the export's state is not known: %s", error)
-            return {}
+            return None
 
     def _outcome(self, operation: Operation) -> DicomExportResult:
         """Return the result of a finished Operation, or raise its error."""
@@ -241,7 +243,7 @@ class PollingOperator(ConnectedOperator):
             is_accepted = True
         finally:
             write_from_worker(context["ti"], operation, is_accepted=is_accepted, log=self.log)
-        set_outlet_extra(context, self.outlets, result)
+        set_outlet_extra(context, self.outlets, result, log=self.log)
         return result
 
 
@@ -254,16 +256,26 @@ def deferral_timeout(deadline: float | None) -> timedelta | None:
     return None if deadline is None else timedelta(seconds=max(0.0, deadline - time.time())) + GRACE
 
 
-def set_outlet_extra(context: Context, outlets: Iterable[object], extra: Mapping[str, object]) -> None:
+def set_outlet_extra(
+    context: Context, outlets: Iterable[object], extra: Mapping[str, object], *, log: Log
+) -> None:
     """
     Write a result to the event of every asset that the task updates.
 
     Airflow drops what is written before a deferral: the process that ends the task has to call this function.
 
     :param context: the task's context.
-    :param outlets: the task's outlets.
+    :param outlets: the task's outlets; an alias stands for the asset of the result's destination.
     :param extra: the result.
+    :param log: the log for an asset that Airflow does not know.
     """
+    values = cast("dict[str, JsonValue]", dict(extra))
+    destination = extra.get("destination")
     for outlet in outlets:
-        if isinstance(outlet, Asset):
-            context["outlet_events"][outlet].extra.update(cast("dict[str, JsonValue]", extra))
+        try:
+            if isinstance(outlet, AssetAlias) and isinstance(destination, str):
+                context["outlet_events"][outlet].add(Asset(asset_uri(destination)), extra=values)
+            elif isinstance(outlet, (Asset, AssetRef)):
+                context["outlet_events"][outlet].extra.update(values)
+        except Exception as error:  # Airflow looks references up, and the task has its result
+            log.warning("The event of %s gets no result: %s", outlet, error)

@@ -21,6 +21,7 @@ Invariants:
 from __future__ import annotations
 
 import contextvars
+import copy
 import threading
 import time
 from queue import Empty, SimpleQueue
@@ -316,7 +317,10 @@ def cancel(hook: DicomStoreHook, operation_name: str) -> Cancellation:
     :param operation_name: the full name of the Operation.
     """
     try:
-        with hook.twin() as twin:
+        # Another thread needs an HTTP session of its own; the connection and the credentials are loaded.
+        twin = copy.copy(hook)
+        twin.__dict__.pop("_transport", None)
+        with twin:
             operation = twin.cancel_and_confirm(operation_name)
             return Cancellation(operation, describe_cancellation(operation))
     except Exception as error:  # credentials may raise anything, and the effect has to be known

@@ -181,7 +181,7 @@ class SubmittingOperator(KillableOperator):
 
     def _deliver_name(self, operation_name: str, context: Context) -> str:
         self._guard.follow(None)
-        set_outlet_extra(context, self.outlets, {OPERATION_NAME_KEY: operation_name})
+        set_outlet_extra(context, self.outlets, {OPERATION_NAME_KEY: operation_name}, log=self.log)
         self._delivery = operation_name, operation_name
         return operation_name
 
@@ -194,7 +194,7 @@ class SubmittingOperator(KillableOperator):
         self._publish_name(name, context)
         if not self.wait_for_completion or isinstance(result, str):
             return self._deliver_name(name, context)
-        set_outlet_extra(context, self.outlets, result)
+        set_outlet_extra(context, self.outlets, result, log=self.log)
         return result
 
     def _wait_for_predecessor(

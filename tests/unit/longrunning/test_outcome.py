@@ -6,10 +6,15 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
 from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_dicom import exceptions
+from airflow_provider_dicom.api import methods
+from airflow_provider_dicom.api.export_request import ExportRequest
+from airflow_provider_dicom.api.resource_names import DatasetName, DicomStoreName
+from airflow_provider_dicom.api.responses import decode
 from airflow_provider_dicom.longrunning.outcome import (
     allowed_failures,
     counters,
@@ -157,7 +162,7 @@ def test_permission_error_of_an_export_of_which_only_the_operation_is_known() ->
 )
 def test_error_of_the_operation_precedes_max_failures(code: int, named: str, max_failures: float) -> None:
     operation = ended({"success": 10}, {"code": code, "message": "it broke."})
-    with pytest.raises(exceptions.DicomExportOperationFailedError) as error:
+    with pytest.raises(exceptions.error_of_operation(code)) as error:
         outcome_of(operation, max_failures)
     for part in (
         f" failed with {named}: it broke. Part of the output may be there",
@@ -169,6 +174,37 @@ def test_error_of_the_operation_precedes_max_failures(code: int, named: str, max
         assert part in str(error.value)
     assert error.value.operation == operation
     assert error.value.operation_name == NAME
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(400, 3), (400, 9), (400, 11), (401, 16), (403, 7), (404, 5), (409, 6), (501, 12)],
+)
+def test_operation_and_request_that_end_with_the_same_code_raise_the_same_error(
+    status: int, code: int
+) -> None:
+    with pytest.raises(exceptions.DicomExportError) as refused:
+        decode(
+            methods.export(
+                DicomStoreName(DatasetName("p", "l", "d"), "s"),
+                ExportRequest(destination="gs://exports/nightly"),
+            ),
+            status,
+            {},
+            b'{"error": {"message": "no"}}',
+            None,
+        )
+    with pytest.raises(exceptions.DicomExportError) as failed:
+        outcome_of(ended({}, {"code": code, "message": "no"}))
+    assert type(failed.value) is type(refused.value)
+    assert failed.value.operation_name == NAME
+
+
+@pytest.mark.parametrize("code", [2, 4, 8, 10, 13, 14, 15, 99])
+def test_operation_that_failed_for_a_while_is_retried_as_a_failed_operation(code: int) -> None:
+    with pytest.raises(exceptions.DicomExportOperationFailedError) as error:
+        outcome_of(ended({}, {"code": code, "message": "no"}))
+    assert not isinstance(error.value, AirflowFailException)
 
 
 def test_error_of_the_operation_without_a_message() -> None:
