@@ -13,7 +13,7 @@ from airflow_provider_dicom.api import methods
 from airflow_provider_dicom.api.export_request import ExportRequest
 from airflow_provider_dicom.api.resource_names import DicomStoreName, OperationName
 from airflow_provider_dicom.exceptions import (
-    DicomExportOperationFailedError,
+    DicomExportError,
     DicomExportPermissionError,
     DicomExportUnavailableError,
 )
@@ -362,7 +362,7 @@ class DicomStoreExportOperator(LongRunningOperator):
                 filter_uri=request.filter_uri,
                 earliest_submission=earliest_snapshot(unknown),
             )
-        except DicomExportOperationFailedError as error:
+        except DicomExportError as error:
             dataset = OperationName.parse(operation["name"]).dataset
             explained = unknown["unknown_since"] and destination_error(
                 error,

@@ -190,8 +190,9 @@ def test_table_that_is_full_without_a_lost_submission_is_an_ordinary_error(
     operator: ExportOperatorFactory, instances: list[Uids], table: str
 ) -> None:
     TaskRun().run(operator(destination=table))
-    with pytest.raises(exceptions.DicomExportOperationFailedError, match="Already Exists"):
+    with pytest.raises(exceptions.DicomExportError, match="Already Exists") as error:
         TaskRun().run(operator(destination=table))
+    assert not isinstance(error.value, exceptions.DicomExportDestinationNotEmptyError)
 
 
 @both_modes
