@@ -13,7 +13,8 @@ from airflow_provider_dicom.api import methods
 from airflow_provider_dicom.api.export_request import ExportRequest
 from airflow_provider_dicom.api.resource_names import DicomStoreName, OperationName
 from airflow_provider_dicom.exceptions import (
-    DicomExportError,
+    DicomExportInvalidRequestError,
+    DicomExportOperationFailedError,
     DicomExportPermissionError,
     DicomExportUnavailableError,
 )
@@ -362,7 +363,7 @@ class DicomStoreExportOperator(LongRunningOperator):
                 filter_uri=request.filter_uri,
                 earliest_submission=earliest_snapshot(unknown),
             )
-        except DicomExportError as error:
+        except (DicomExportInvalidRequestError, DicomExportOperationFailedError) as error:
             dataset = OperationName.parse(operation["name"]).dataset
             explained = unknown["unknown_since"] and destination_error(
                 error,
