@@ -307,7 +307,7 @@ class Submitter:
             running = [operation for operation in self._twins() if not operation.get("done")]
         except DicomExportError as error:
             self._log.warning(
-                "The dataset's operations cannot be listed (%s), so that an earlier submission may run on.",
+                "The dataset's operations cannot be listed, so an earlier submission may run on unseen: %s",
                 error,
             )
             return None

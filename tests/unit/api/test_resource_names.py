@@ -115,6 +115,7 @@ def test_operation_name_is_parsed_into_the_ids_that_it_was_built_from(
         f"projects/{project}/locations/{location}/datasets/{dataset}/dicomStores/{last}"
     )
     assert OperationName.parse(str(operation)) == operation
+    assert DicomStoreName.parse(str(DicomStoreName(parent, last))) == DicomStoreName(parent, last)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +140,16 @@ def test_operation_name_is_parsed_into_the_ids_that_it_was_built_from(
 def test_invalid_operation_name_is_refused(name: str) -> None:
     with pytest.raises(DicomExportInvalidRequestError, match="accepted: "):
         OperationName.parse(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "dicomStores/s", "projects/p/locations/l/datasets/d/operations/s", "x/y/z", None, 3],
+    ids=repr,
+)
+def test_invalid_name_of_a_dicom_store_is_refused(name: str) -> None:
+    with pytest.raises(DicomExportInvalidRequestError, match="accepted: "):
+        DicomStoreName.parse(name)
 
 
 def test_all_invalid_ids_are_reported_at_once() -> None:
