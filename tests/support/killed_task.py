@@ -47,7 +47,7 @@ def main(fd: int, arguments: dict[str, Any]) -> None:
     polling.FIRST_PAUSE = 0.05
     if "execution_timeout" in arguments:
         arguments["execution_timeout"] = timedelta(seconds=arguments["execution_timeout"])
-    task_runner.SUPERVISOR_COMMS = CommsDecoder(socket=socket.socket(fileno=fd))  # type: ignore[attr-defined]
+    task_runner.SUPERVISOR_COMMS = CommsDecoder(socket=socket.socket(fileno=fd))
     task = DicomStoreExportOperator(task_id="export", **arguments)
     # Airflow's model validates what this task does not need, such as the DAG.
     ti = RuntimeTaskInstance.model_construct(

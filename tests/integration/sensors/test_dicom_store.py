@@ -107,7 +107,7 @@ def test_sensor_timeout_fails_or_skips_the_task_and_cancels_nothing(
     control.step()
 
 
-MODES = {
+MODES: dict[str, dict[str, Any]] = {
     "deferred": {"deferrable": True},
     "poke": {"deferrable": False},
     "reschedule": {"deferrable": False, "mode": "reschedule"},
@@ -270,7 +270,8 @@ def test_export_that_ended_while_the_triggerer_was_away_is_the_result_of_a_late_
     event = asyncio.run(run_trigger(deferral.trigger))
     assert event["status"] == "timeout"
     kwargs = {**(deferral.kwargs or {}), "event": event}
-    assert task.resume_execution(deferral.method_name, kwargs, task_run.context)["state"] == "SUCCEEDED"
+    result: Any = task.resume_execution(deferral.method_name, kwargs, task_run.context)
+    assert result["state"] == "SUCCEEDED"
 
 
 def test_airflow_task_timeout_passes_through_a_poke(sensor: SensorFactory, control: Control) -> None:
