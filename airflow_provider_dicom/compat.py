@@ -27,6 +27,14 @@ except ImportError:
             """
 
 
+try:
+    from airflow.sdk.definitions.asset import AssetRef
+except ImportError:
+
+    class AssetRef:  # type: ignore[no-redef]
+        """Stands in for Airflow 3's references to assets; Airflow 2 has none."""
+
+
 #: Airflow 2 cannot show a plugin's page beside a task's log.
 HAS_TASK_VIEWS = find_spec("airflow.sdk") is not None
 #: Airflow 3 builds a task's extra links on the worker and stores them; Airflow 2 builds them in the web
@@ -36,6 +44,7 @@ BUILDS_LINKS_ON_WORKER = hasattr(BaseOperatorLink, "xcom_key")
 __all__ = [
     "BUILDS_LINKS_ON_WORKER",
     "HAS_TASK_VIEWS",
+    "AssetRef",
     "Log",
     "TaskDeferralError",
     "TaskDeferralTimeout",
@@ -104,7 +113,8 @@ class TaskInstanceKey(Protocol):
 
 def task_state(task: TaskInstanceKey) -> str | None:
     """
-    Return a task's state from Airflow; for triggers, and off their event loop.
+    Return a task's state from Airflow; in triggers, off their event loop; on workers, never in a signal
+    handler.
 
     :param task: the task instance.
     """

@@ -12,12 +12,16 @@ The error hierarchy. Its root is an ``AirflowException``.
     |   |-- DicomExportQuotaExhaustedError      HTTP 429                                    retried
     |   `-- DicomExportUnavailableError         no answer, a 5xx, or an unreadable answer   retried
     |-- DicomExportSubmissionUnknownError       the reply to a submission was lost          retried
-    |   `-- DicomExportDuplicateRiskError       a resubmission could write rows twice       not retried
-    |-- DicomExportOperationFailedError         the Operation ended with an error           retried
+    |   |-- DicomExportDuplicateRiskError       a resubmission could write rows twice       not retried
+    |   `-- DicomExportDestinationNotEmptyError the lost submission may have filled it  not retried
+    |-- DicomExportOperationFailedError         the Operation ended with any other error    retried
     |-- DicomExportCancelledError               the Operation was cancelled                 retried
     |-- DicomExportTimeoutError                 the deadline passed                         retried
     |-- DicomExportTooManyFailuresError         more instances failed than max_failures     retried
     `-- DicomExportIncompleteError              instances are missing at the destination    retried
+
+An Operation that ends with a code that the API also answers requests with, such as NOT_FOUND, ends the task
+with the same error (``error_of_operation``); the error carries the Operation.
 
 "retried" means that Airflow applies the task's ``retries``; errors that are "not retried" are also
 ``AirflowFailException``, so that Airflow fails the task at once. The table above is about whole tasks:
@@ -55,7 +59,7 @@ class DicomExportError(AirflowException):
     ) -> None:
         super().__init__(message)
         self.operation = operation
-        self.operation_name = operation_name or (operation or {}).get("name")
+        self.operation_name = operation_name or (operation["name"] if operation else None)
 
     @property
     def message(self) -> str:
@@ -136,8 +140,15 @@ class DicomExportSubmissionUnknownError(DicomExportError):
     :param retry_after: the pause that the server asked for, in seconds.
     """
 
-    def __init__(self, message: str = "", *, retry_after: float | None = None) -> None:
-        super().__init__(message)
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        retry_after: float | None = None,
+        operation_name: str | None = None,
+        operation: Operation | None = None,
+    ) -> None:
+        super().__init__(message, operation_name=operation_name, operation=operation)
         self.retry_after = retry_after
 
 
@@ -145,8 +156,17 @@ class DicomExportDuplicateRiskError(DicomExportSubmissionUnknownError, AirflowFa
     """A resubmission could write the same rows twice: Airflow does not retry the task."""
 
 
+class DicomExportDestinationNotEmptyError(DicomExportSubmissionUnknownError, AirflowFailException):
+    """
+    The table has rows already, perhaps those of an earlier submission whose reply was lost: Airflow does not
+    retry the task.
+    """
+
+
 class DicomExportOperationFailedError(DicomExportError):
-    """The Operation ended with an error, possibly after it had written part of its output."""
+    """
+    The Operation ended with an error that a retry may mend, possibly after it had written part of its output.
+    """
 
 
 class DicomExportCancelledError(DicomExportError):
@@ -171,3 +191,50 @@ class DicomExportIncompleteError(DicomExportError):
     def __init__(self, message: str = "", *, result: DicomExportCheckResult | None = None) -> None:
         super().__init__(message)
         self.result = result
+
+
+#: The error of each ``google.rpc.Code``, by its HTTP status and its number: the same whether the API answers
+#: a request with it or an Operation ends with it. The errors of codes that no retry mends are not retried.
+_CODES: tuple[tuple[int, int, type[DicomExportError]], ...] = (
+    (400, 3, DicomExportInvalidRequestError),  # INVALID_ARGUMENT
+    (400, 9, DicomExportInvalidRequestError),  # FAILED_PRECONDITION
+    (400, 11, DicomExportInvalidRequestError),  # OUT_OF_RANGE
+    (401, 16, DicomExportAuthenticationError),  # UNAUTHENTICATED
+    (403, 7, DicomExportPermissionError),  # PERMISSION_DENIED
+    (404, 5, DicomExportNotFoundError),  # NOT_FOUND
+    (409, 6, DicomExportInvalidRequestError),  # ALREADY_EXISTS
+    (429, 8, DicomExportQuotaExhaustedError),  # RESOURCE_EXHAUSTED
+    (500, 2, DicomExportUnavailableError),  # UNKNOWN
+    (500, 13, DicomExportUnavailableError),  # INTERNAL
+    (500, 15, DicomExportUnavailableError),  # DATA_LOSS
+    (501, 12, DicomExportInvalidRequestError),  # UNIMPLEMENTED
+    (503, 14, DicomExportUnavailableError),  # UNAVAILABLE
+    (504, 4, DicomExportUnavailableError),  # DEADLINE_EXCEEDED
+)
+_BY_STATUS = {status: error for status, _, error in _CODES} | dict.fromkeys(
+    (408, 425, 502),
+    DicomExportUnavailableError,  # statuses of HTTP alone
+)
+_BY_CODE = {code: error for _, code, error in _CODES}
+
+
+def error_of_status(status: int) -> type[DicomExportError]:
+    """
+    Return the error that an HTTP status stands for.
+
+    :param status: the status of the API's answer.
+    """
+    return _BY_STATUS.get(status, DicomExportInvalidRequestError)
+
+
+def error_of_operation(code: int | None) -> type[DicomExportError]:
+    """
+    Return the error of an Operation that ended with a ``google.rpc.Code``.
+
+    An Operation has no answer that could be better at the next attempt: what is transient for a request is
+    the failure of that Operation.
+
+    :param code: the code.
+    """
+    error = _BY_CODE.get(code or 0, DicomExportOperationFailedError)
+    return DicomExportOperationFailedError if issubclass(error, DicomExportTransientError) else error

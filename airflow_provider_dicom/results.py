@@ -12,7 +12,12 @@ PROGRESS_KEY = "progress"
 
 
 class DicomExportResult(TypedDict):
-    """The result of a finished export: return value and XCom, the same in every mode."""
+    """
+    The result of a finished export: return value and XCom, the same in every mode.
+
+    ``snapshot_time`` is the time up to which everything stored is certainly in the output: the
+    ``create_time``, or an earlier time if the reply to a submission was lost, which may have written last.
+    """
 
     operation_name: str
     dicom_store: str | None
@@ -24,6 +29,7 @@ class DicomExportResult(TypedDict):
     create_time: str | None
     end_time: str | None
     logs_url: str
+    snapshot_time: str | None
 
 
 class DicomSelection(TypedDict):

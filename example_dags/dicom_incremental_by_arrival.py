@@ -62,7 +62,7 @@ with DAG(
         filter_uri="gs://{{ params.bucket }}/filters/by_arrival/{{ ds }}.txt",
         high_water_mark=MARK,
         # The next night exports instances that arrive while the table is written.
-        until="{{ ti.xcom_pull(task_ids='refresh_table')['create_time'] }}",
+        until=refresh.output,
     )
     export = DicomStoreExportOperator(
         task_id="export",

@@ -14,4 +14,5 @@ RESULT_KEYS = {
     "create_time",
     "end_time",
     "logs_url",
+    "snapshot_time",
 }

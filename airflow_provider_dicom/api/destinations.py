@@ -142,3 +142,16 @@ def _is_table_id(table_id: str) -> bool:
 
 def _invalid(parameter: str, uri: object, problem: str, accepted: str) -> DicomExportInvalidRequestError:
     return DicomExportInvalidRequestError(f"{parameter}={uri!r} {problem}; accepted: {accepted}.")
+
+
+def asset_uri(destination: str) -> str:
+    """
+    Return the URI of the asset that a destination is to Airflow, as the Google provider defines it.
+
+    :param destination: ``gs://bucket/prefix`` or ``bq://project.dataset.table``.
+    :raises DicomExportInvalidRequestError: if it is neither.
+    """
+    parsed = parse_destination(destination)
+    if isinstance(parsed, GcsUri):
+        return destination
+    return f"bigquery://{parsed.project_id}/{parsed.dataset_id}/{parsed.table_id}"

@@ -121,6 +121,24 @@ class ExportRequest:
     include_source_store: bool | None = None
     filter_uri: str | None = None
 
+    @classmethod
+    def of_body(cls, body: ExportBody) -> ExportRequest:
+        """
+        Read the options from the body of a request.
+
+        :param body: the body.
+        """
+        gcs, table = body.get("gcsDestination", {}), body.get("bigqueryDestination", {})
+        is_flattened, is_json = "schemaFlattened" in table, "schemaJson" in table
+        return cls(
+            destination=gcs.get("uriPrefix") or table.get("tableUri") or "",
+            mime_type=gcs.get("mimeType"),
+            write_disposition=table.get("writeDisposition"),
+            bigquery_schema="flattened" if is_flattened else "json" if is_json else None,
+            include_source_store=table.get("includeSourceStore"),
+            filter_uri=body["filterConfig"]["resourcePathsGcsUri"] if "filterConfig" in body else None,
+        )
+
     def validation_errors(self, unrendered: frozenset[str] = frozenset()) -> Iterator[str]:
         """
         Yield one sentence for each validation error.
@@ -174,6 +192,11 @@ class ExportRequest:
         if self.write_disposition != "WRITE_APPEND":
             return None
         return f"{self.write_disposition} could then write the same rows to {self.destination} twice"
+
+    @property
+    def overwrites(self) -> bool:
+        """Whether a later export replaces what an earlier one wrote."""
+        return self.destination.startswith("gs://") or self.write_disposition == "WRITE_TRUNCATE"
 
     def body(self) -> ExportBody:
         """

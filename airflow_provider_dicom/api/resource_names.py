@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import shlex
 import unicodedata
 from dataclasses import dataclass
 
+from airflow_provider_dicom.api.commands import gcloud
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 from airflow_provider_dicom.validation import raise_if_invalid
 
@@ -14,13 +14,17 @@ MAX_ID_LENGTH = 256
 MAX_UID_LENGTH = 64
 UID_PATTERN = r"[0-9]+(?:\.[0-9]+)*"
 _FORBIDDEN = frozenset("/?#%")
-_OPERATION_NAME = re.compile(
-    r"projects/(?P<project_id>[^/]+)/locations/(?P<location>[^/]+)/datasets/(?P<dataset_id>[^/]+)"
-    r"/operations/(?P<operation_id>[^/]+)"
-)
+_IN_DATASET = r"projects/(?P<project_id>[^/]+)/locations/(?P<location>[^/]+)/datasets/(?P<dataset_id>[^/]+)"
+_OPERATION_NAME = re.compile(rf"{_IN_DATASET}/operations/(?P<operation_id>[^/]+)")
+_STORE_NAME = re.compile(rf"{_IN_DATASET}/dicomStores/(?P<dicom_store_id>[^/]+)")
+#: Ids for which Google documents a grammar; older projects are shorter than new ones may be.
+_GRAMMARS = {
+    "project_id": re.compile(r"(?:[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?:)?[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"),
+    "location": re.compile(r"[a-z](?:[a-z0-9-]*[a-z0-9])?"),
+}
 _ACCEPTED = {
-    "project_id": "a project id",
-    "location": "a location such as 'us-central1'",
+    "project_id": "a project id: lowercase letters, digits and '-', after 'DOMAIN:' if the project has one",
+    "location": "a location such as 'us-central1': lowercase letters, digits and '-'",
     "operation_id": "the id of an operation",
 }
 _ACCEPTED_IN_NAMES = "letters and digits of any script, '_', '-' and '.', 1 to 256 characters"
@@ -54,13 +58,15 @@ def _id_problem(parameter: str, value: object) -> str | None:
     for character in value:
         if not _is_allowed(parameter, character):
             return f"contains {character!r}"
-    return None
+    grammar = _GRAMMARS.get(parameter)
+    return "is not one" if grammar is not None and not grammar.fullmatch(value) else None
 
 
 def _is_allowed(parameter: str, character: str) -> bool:
-    if parameter in _ACCEPTED:
-        # Google documents no grammar for these ids: only characters that change the meaning of a URL are
-        # refused.
+    if parameter in _GRAMMARS:
+        return character in "-.:" or (character.isascii() and (character.islower() or character.isdigit()))
+    if parameter == "operation_id":
+        # Google documents no grammar: only characters that change the meaning of a URL are refused.
         return character not in _FORBIDDEN and unicodedata.category(character)[0] not in "ZC"
     return character in "_-." or unicodedata.category(character)[0] in "LN"
 
@@ -105,9 +111,13 @@ class DatasetName:
     @property
     def list_operations_command(self) -> str:
         """The command that lists the dataset's Operations, for error messages."""
-        return (
-            f"gcloud healthcare operations list --dataset={shlex.quote(self.dataset_id)} "
-            f"--location={shlex.quote(self.location)} --project={shlex.quote(self.project_id)}"
+        return gcloud(
+            "healthcare",
+            "operations",
+            "list",
+            dataset=self.dataset_id,
+            location=self.location,
+            project=self.project_id,
         )
 
 
@@ -129,6 +139,23 @@ class DicomStoreName:
 
     def __str__(self) -> str:
         return f"{self.dataset}/dicomStores/{self.dicom_store_id}"
+
+    @classmethod
+    def parse(cls, name: str) -> DicomStoreName:
+        """
+        Parse the full name of a DICOM store.
+
+        :param name: ``projects/P/locations/L/datasets/D/dicomStores/S``.
+        :raises DicomExportInvalidRequestError: if the name has another form.
+        """
+        match = _STORE_NAME.fullmatch(name) if isinstance(name, str) else None
+        if match is None:
+            raise DicomExportInvalidRequestError(
+                f"dicom_store={name!r} is not the name of a DICOM store; "
+                "accepted: 'projects/PROJECT/locations/LOCATION/datasets/DATASET/dicomStores/STORE'."
+            )
+        dataset = DatasetName(match["project_id"], match["location"], match["dataset_id"])
+        return cls(dataset, match["dicom_store_id"])
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow_provider_dicom import connection_type
 from airflow_provider_dicom.api import methods
 from airflow_provider_dicom.api.dicomweb import MAX_SEARCH_LIMIT, search_pages
+from airflow_provider_dicom.api.paging import Pages
 from airflow_provider_dicom.api.resource_names import OperationName
 from airflow_provider_dicom.exceptions import (
     DicomExportError,
     DicomExportSubmissionUnknownError,
     DicomExportTransientError,
-    DicomExportUnavailableError,
 )
 from airflow_provider_dicom.hooks._base import DicomStoreBaseAsyncHook, DicomStoreBaseHook
 from airflow_provider_dicom.lineage.datasets import report_export
 from airflow_provider_dicom.longrunning.polling import CONFIRMATION_PAUSES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
     from airflow_provider_dicom.api.dicomweb import SearchFilters, SearchLevel
     from airflow_provider_dicom.api.export_request import ExportRequest
@@ -97,9 +97,7 @@ class DicomStoreHook(DicomStoreBaseHook):
     def _submit(self, request: ApiRequest) -> Operation:
         """Submit a long-running operation of any kind, with the same guarantee."""
         try:
-            operation = cast("Operation", self._send(request))
-            if not operation.get("name"):
-                raise DicomExportUnavailableError("the response holds no name of an operation")
+            return cast("Operation", self._send(request))
         except DicomExportTransientError as error:
             if error.safe_to_resend:
                 raise
@@ -109,7 +107,6 @@ class DicomStoreHook(DicomStoreBaseHook):
                 f"{request.dataset.list_operations_command}",
                 retry_after=error.retry_after,
             ) from error
-        return operation
 
     def get_operation(self, operation_name: str, *, num_retries: int | None = None) -> Operation:
         """
@@ -125,15 +122,18 @@ class DicomStoreHook(DicomStoreBaseHook):
             "Operation", self._send(methods.get_operation(OperationName.parse(operation_name)), num_retries)
         )
 
-    def wait_for_operation(self, watch: OperationWatch) -> Operation:
+    def wait_for_operation(
+        self, watch: OperationWatch, *, sleep: Callable[[float], object] = time.sleep
+    ) -> Operation:
         """
         Poll an Operation until it is done, and return it.
 
         :param watch: the state of polling, which decides the pauses and when to give up.
+        :param sleep: waits for a number of seconds between two polls; it may raise an error to end the wait.
         :raises DicomExportError: if the watch gives up.
         """
         while True:
-            time.sleep(watch.next_pause())
+            sleep(watch.next_pause())
             try:
                 operation = self.get_operation(watch.operation_name, num_retries=0)
                 if watch.record_response(operation):
@@ -334,13 +334,12 @@ class DicomStoreAsyncHook(DicomStoreBaseAsyncHook[DicomStoreHook]):
         :raises DicomExportError: if the API refuses.
         """
         request = methods.list_operations(dataset, filter_=filter_, page_size=page_size)
-        while True:
-            page = cast("OperationPage", await self._send(request))
+        pages = Pages(request)
+        while pages.request is not None:
+            page = cast("OperationPage", await self._send(pages.request))
             for operation in page.get("operations", []):
                 yield operation
-            if not (token := page.get("nextPageToken")):
-                return
-            request = request.page(token)
+            pages.advance(page)
 
     async def cancel_operation(self, operation_name: str) -> None:
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
 
@@ -26,6 +26,15 @@ class _Export(Protocol):
     destination: str
 
 
+@runtime_checkable
+class SubmitsExports(Protocol):
+    """An operator that knows its Operation."""
+
+    @property
+    def submitted_operation_name(self) -> str | None:
+        """The full name of the Operation; None before the submission."""
+
+
 class _ExportLink(BaseOperatorLink):
     """A link of one submitted export."""
 
@@ -43,6 +52,9 @@ class _ExportLink(BaseOperatorLink):
         """
         if not BUILDS_LINKS_ON_WORKER:
             return XCom.get_value(key=self.xcom_key, ti_key=ti_key) or ""
+        if isinstance(operator, SubmitsExports):
+            # The process that ran the task. Airflow logs an error for an XCom that is not there (yet).
+            return self.address(operator, operator.submitted_operation_name)
         return self.address(operator, XCom.get_value(key=OPERATION_NAME_KEY, ti_key=ti_key))
 
     def address(self, operator: BaseOperator, operation_name: str | None) -> str:

@@ -12,10 +12,10 @@ from airflow_provider_dicom.console import logs_url
 from airflow_provider_dicom.exceptions import (
     DicomExportCancelledError,
     DicomExportError,
-    DicomExportOperationFailedError,
     DicomExportPermissionError,
     DicomExportTooManyFailuresError,
     DicomExportUnavailableError,
+    error_of_operation,
 )
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def outcome(
     dicom_store: str | None = None,
     destination: str | None = None,
     filter_uri: str | None = None,
+    earliest_submission: str | None = None,
 ) -> DicomExportResult:
     """
     Turn a finished Operation into the export's result, or raise the error that it ended with.
@@ -92,8 +93,11 @@ def outcome(
     :param dicom_store: the full name of the DICOM store, if it is known.
     :param destination: the URI of the destination, if it is known.
     :param filter_uri: the URI of the filter file, if there is one.
+    :param earliest_submission: the time of an earlier submission that may have written the output, too.
     :raises DicomExportCancelledError: if the Operation was cancelled.
     :raises DicomExportPermissionError: if the Healthcare Service Agent lacks a role on bucket, table or file.
+    :raises DicomExportInvalidRequestError: if the Operation ended with a code that no retry mends.
+    :raises DicomExportNotFoundError: if the Operation ended because a resource does not exist.
     :raises DicomExportOperationFailedError: if the Operation ended with any other error.
     :raises DicomExportTooManyFailuresError: if more instances failed than ``max_failures`` allows.
     """
@@ -123,7 +127,14 @@ def outcome(
         "create_time": metadata.get("createTime"),
         "end_time": metadata.get("endTime"),
         "logs_url": logs_url(operation),
+        "snapshot_time": _earlier(metadata.get("createTime"), earliest_submission),
     }
+
+
+def _earlier(created: str | None, other: str | None) -> str | None:
+    if created is None or other is None:
+        return created if other is None else other
+    return min(created, other, key=datetime.fromisoformat)
 
 
 def _error(
@@ -138,7 +149,7 @@ def _error(
     agent = explain_service_agent(message, operation["name"], destination=destination, source=filter_uri)
     if agent:
         return DicomExportPermissionError(f"{text}. {agent}", operation=operation)
-    return DicomExportOperationFailedError(text, operation=operation)
+    return error_of_operation(status.get("code"))(text, operation=operation)
 
 
 def _code_name(code: int | None) -> str:

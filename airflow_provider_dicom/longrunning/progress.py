@@ -4,11 +4,14 @@ Progress records: the XCom that the tab "DICOM export" shows while an export run
 Invariants:
 
 - A record is written only if the counters have changed, and at most once in ``RECORD_PAUSE`` per export.
-- A trigger's records are written in one background task and one thread per event loop, so that a thousand
-  exports do not occupy a thousand threads; polls and events never wait for them. Only the newest record of an
-  export is written: a newer one replaces one that still waits.
-- The task's own record of the end is the last one: ``ProgressRecord.close`` discards what waits, and waits at
-  most ``LAST_RECORD`` for a write that is under way.
+- A trigger's records are written one after the other by one background task per event loop, so that a
+  thousand exports do not occupy a thousand threads; polls and events never wait for them. Only the newest
+  record of an export is written: a newer one replaces one that still waits.
+- A write that takes longer than ``SLOW_WRITE`` does not hold up the records of other exports; at most
+  ``MAX_SLOW_WRITES`` go on beside the current one. Two writes of one export never overlap.
+- A record of the end is the last one: ``ProgressRecord.close`` discards what waits, and waits at most
+  ``LAST_RECORD`` for a write that is under way. A write that takes even longer may replace the task's own
+  record of the end, and is followed by the end as the API returned it.
 - A record that cannot be written is logged once per outage, and fails nothing.
 """
 
@@ -17,7 +20,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import math
+import threading
 import time
 import weakref
 from datetime import UTC, datetime
@@ -39,6 +44,9 @@ RECORD_PAUSE = 15.0
 MESSAGE_LENGTH = 2000
 #: How long the end of an export waits for a record that is being written, in seconds.
 LAST_RECORD = 5.0
+#: How long a write may hold up others, in seconds, and the number of longer ones that may be under way.
+SLOW_WRITE = 5.0
+MAX_SLOW_WRITES = 4
 
 _NOT_STORED = "The progress could not be stored for the web interface: %s"
 
@@ -136,8 +144,7 @@ class ProgressRecord:
         self._write = write
         self._throttle = Throttle()
         self._next: Progress | None = None
-        self._written = asyncio.Event()
-        self._written.set()
+        self._under_way: asyncio.Future[None] | None = None
 
     def on_response(self, operation: Operation) -> None:
         """
@@ -145,8 +152,10 @@ class ProgressRecord:
 
         :param operation: the running Operation as the API returned it.
         """
-        if not self._throttle.should_record(operation):
-            return
+        if self._throttle.should_record(operation):
+            self._schedule(operation)
+
+    def _schedule(self, operation: Operation) -> None:
         self._next = progress_of(operation)
         loop = asyncio.get_running_loop()
         writer = _writers.get(loop) or _writers.setdefault(loop, _RecordWriter())
@@ -156,23 +165,31 @@ class ProgressRecord:
         """Discard the record that waits to be written."""
         self._next = None
 
-    async def close(self) -> None:
-        """Discard the record that waits, and wait for the one that is being written."""
-        self.discard()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LAST_RECORD):
-                await self._written.wait()
+    async def close(self, operation: Operation) -> None:
+        """
+        Discard the record that waits, and wait for the one that is being written.
 
-    async def write(self) -> None:
-        """Write the newest record, if one waits."""
-        progress, self._next = self._next, None
-        if progress is None:
+        :param operation: the Operation as the API returned it last.
+        """
+        self.discard()
+        if self._under_way is None:
             return
-        self._written.clear()
-        try:
-            await asyncio.to_thread(self._write, progress)
-        finally:
-            self._written.set()
+        await asyncio.wait({self._under_way}, timeout=LAST_RECORD)
+        if self._under_way is not None and operation.get("done"):
+            self._schedule(operation)
+
+    def start_write(self) -> asyncio.Future[None] | None:
+        """Begin to write the newest record, if one waits and no other is being written."""
+        if self._next is None or self._under_way is not None:
+            return None
+        progress, self._next = self._next, None
+        self._under_way = _run_in_thread(functools.partial(self._write, progress))
+        return self._under_way
+
+    def end_write(self) -> bool:
+        """Note the end of a write, and tell whether another record waits."""
+        self._under_way = None
+        return self._next is not None
 
 
 class _RecordWriter:
@@ -180,6 +197,7 @@ class _RecordWriter:
 
     def __init__(self) -> None:
         self._waiting: dict[ProgressRecord, None] = {}
+        self._under_way: set[asyncio.Future[None]] = set()
         self._task: asyncio.Task[None] | None = None
         self._has_failed = False
 
@@ -196,14 +214,48 @@ class _RecordWriter:
         while self._waiting:
             record = next(iter(self._waiting))
             del self._waiting[record]
-            try:
-                await record.write()
-            except Exception as error:  # Airflow may raise anything here, and polling must go on
-                if not self._has_failed:
-                    record.log.warning(_NOT_STORED, error)
-                self._has_failed = True
-            else:
-                self._has_failed = False
+            if (write := record.start_write()) is None:
+                continue
+            self._under_way.add(write)
+            write.add_done_callback(functools.partial(self._end_write, record))
+            await asyncio.wait({write}, timeout=SLOW_WRITE)
+            while len(self._under_way) > MAX_SLOW_WRITES:
+                await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
+
+    def _end_write(self, record: ProgressRecord, write: asyncio.Future[None]) -> None:
+        self._under_way.discard(write)
+        if record.end_write():
+            self.schedule(record)
+        if (error := write.exception()) is not None and not self._has_failed:
+            record.log.warning(_NOT_STORED, error)
+        self._has_failed = error is not None
+
+
+def _run_in_thread(call: Callable[[], None]) -> asyncio.Future[None]:
+    """
+    Run a call that may hang in a thread of its own, which holds up neither the event loop's other threads nor
+    the end of the process.
+    """
+    loop = asyncio.get_running_loop()
+    end: asyncio.Future[None] = loop.create_future()
+
+    def settle(error: Exception | None) -> None:
+        if error is None:
+            end.set_result(None)
+        else:
+            end.set_exception(error)
+
+    def run() -> None:
+        error = None
+        try:
+            call()
+        except Exception as caught:  # Airflow may raise anything here
+            error = caught
+        with contextlib.suppress(RuntimeError):  # the event loop has ended
+            loop.call_soon_threadsafe(settle, error)
+
+    threading.Thread(target=run, name="dicom-export-progress", daemon=True).start()
+    return end
 
 
 def write_from_worker(

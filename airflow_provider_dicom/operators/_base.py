@@ -4,28 +4,36 @@ What operators and sensor share: the connection, the validation of parameters, t
 
 from __future__ import annotations
 
+import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypedDict, cast
 
-from airflow.providers.common.compat.sdk import Asset, BaseOperator
+from airflow.providers.common.compat.sdk import Asset, AssetAlias, BaseOperator
 
+from airflow_provider_dicom.api.destinations import asset_uri
 from airflow_provider_dicom.api.endpoint import api_endpoint_error
 from airflow_provider_dicom.api.resource_names import id_error
-from airflow_provider_dicom.exceptions import DicomExportTimeoutError
+from airflow_provider_dicom.compat import AssetRef
+from airflow_provider_dicom.exceptions import DicomExportError, DicomExportTimeoutError
 from airflow_provider_dicom.longrunning.progress import write_from_worker
 from airflow_provider_dicom.validation import is_template, max_failures_error, seconds_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from datetime import timedelta
     from typing import NoReturn
 
     from airflow.providers.common.compat.sdk import Context
     from pydantic import JsonValue
 
     from airflow_provider_dicom.api_types import Operation
+    from airflow_provider_dicom.compat import Log
     from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
     from airflow_provider_dicom.results import DicomExportResult
     from airflow_provider_dicom.triggers.dicom_store import ExportEvent
+
+
+#: How long after the deadline Airflow itself ends a deferral that its trigger did not end.
+GRACE = timedelta(minutes=2)
 
 
 class ConnectionArguments(TypedDict):
@@ -60,11 +68,29 @@ class ConnectedOperator(BaseOperator):
         """Build the hook."""
         from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
 
-        return DicomStoreHook(**self.connection_arguments)
+        hook = DicomStoreHook(**self.connection_arguments)
+        if not self._is_endpoint_literal():
+            hook.refuse_unlisted_endpoint()
+        return hook
+
+    def _is_endpoint_literal(self) -> bool:
+        """Tell whether the DAG's author chose the endpoint, not a template or a value that is mapped."""
+        if self.api_endpoint is None:
+            return True
+        if "api_endpoint" in self.__dict__.get("_templates", ()):
+            return False
+        if not getattr(self, "_BaseOperator__from_mapped", False):
+            return True
+        definition = self.dag.task_dict.get(self.task_id) if self._dag is not None else None
+        literals = getattr(definition, "partial_kwargs", {})
+        return bool(literals.get("api_endpoint") == self.api_endpoint)
 
     def unrendered(self) -> frozenset[str]:
         """Return the names of the parameters that are still templates."""
-        return frozenset(name for name in self.template_fields if is_template(getattr(self, name)))
+        names = frozenset(name for name in self.template_fields if is_template(getattr(self, name)))
+        # The first call is that of __init__: Airflow has rendered nothing yet.
+        self.__dict__.setdefault("_templates", names)
+        return names
 
     def connection_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
         """
@@ -113,6 +139,19 @@ class PollingOperator(ConnectedOperator):
             yield error
         yield from self.connection_errors(unrendered)
 
+    def execution_deadline(self, context: Context) -> float | None:
+        """
+        Return the time at which ``execution_timeout`` is over, in seconds since the epoch.
+
+        Airflow does not enforce it while a task is deferred.
+
+        :param context: the task's context.
+        """
+        if self.execution_timeout is None:
+            return None
+        start = context["ti"].start_date
+        return (start.timestamp() if start else time.time()) + self.execution_timeout.total_seconds()
+
     def defer_until_done(
         self,
         operation_name: str,
@@ -121,6 +160,7 @@ class PollingOperator(ConnectedOperator):
         cancel_on_kill: bool,
         timeout: timedelta | None,
         kwargs: dict[str, object],
+        method_name: str = "execute_complete",
     ) -> NoReturn:
         """
         Free the worker slot until the Operation is done.
@@ -130,10 +170,13 @@ class PollingOperator(ConnectedOperator):
             given.
         :param cancel_on_kill: cancel the Operation when the task is killed.
         :param timeout: the time after which Airflow itself ends the deferral.
-        :param kwargs: further arguments of ``execute_complete``.
+        :param kwargs: further arguments of the method that resumes.
+        :param method_name: the name of the method that resumes.
         """
         from airflow_provider_dicom.triggers.dicom_store import DicomStoreExportTrigger
 
+        if not self._is_endpoint_literal():
+            self.hook().close()
         self.defer(
             trigger=DicomStoreExportTrigger(
                 operation_name,
@@ -142,7 +185,7 @@ class PollingOperator(ConnectedOperator):
                 cancel_on_kill=cancel_on_kill,
                 **self.connection_arguments,
             ),
-            method_name="execute_complete",
+            method_name=method_name,
             kwargs=kwargs,
             timeout=timeout,
         )
@@ -157,16 +200,28 @@ class PollingOperator(ConnectedOperator):
         :raises DicomExportError: if the Operation cannot be read.
         """
         operation = event["operation"]
-        if event["status"] == "timeout":
-            raise DicomExportTimeoutError(event["message"] or "The deadline passed.", operation=operation)
         if operation.get("done"):
             return operation
+        if event["status"] == "timeout":
+            # The triggerer may have been away: the Operation may have ended before the deadline.
+            latest = self._final_state(operation["name"]) or operation
+            if latest.get("done"):
+                return latest
+            raise DicomExportTimeoutError(event["message"] or "The deadline passed.", operation=latest)
         # The trigger could not read the Operation. One more get either raises the error with all its details,
         # or shows that the API answers again.
         self.log.warning("The trigger gave up: %s", event["message"])
         with self.hook() as hook:
             operation = hook.get_operation(operation["name"])
         return operation if operation.get("done") else None
+
+    def _final_state(self, operation_name: str) -> Operation | None:
+        try:
+            with self.hook() as hook:
+                return hook.get_operation(operation_name)
+        except DicomExportError as error:
+            self.log.warning("The deadline has passed, and the export's state is not known: %s", error)
+            return None
 
     def _outcome(self, operation: Operation) -> DicomExportResult:
         """Return the result of a finished Operation, or raise its error."""
@@ -188,20 +243,39 @@ class PollingOperator(ConnectedOperator):
             is_accepted = True
         finally:
             write_from_worker(context["ti"], operation, is_accepted=is_accepted, log=self.log)
-        set_outlet_extra(context, self.outlets, result)
+        set_outlet_extra(context, self.outlets, result, log=self.log)
         return result
 
 
-def set_outlet_extra(context: Context, outlets: Iterable[object], extra: Mapping[str, object]) -> None:
+def deferral_timeout(deadline: float | None) -> timedelta | None:
+    """
+    Return the time after which Airflow itself ends a deferral, in case no triggerer does.
+
+    :param deadline: the time at which the trigger gives up, in seconds since the epoch; never if not given.
+    """
+    return None if deadline is None else timedelta(seconds=max(0.0, deadline - time.time())) + GRACE
+
+
+def set_outlet_extra(
+    context: Context, outlets: Iterable[object], extra: Mapping[str, object], *, log: Log
+) -> None:
     """
     Write a result to the event of every asset that the task updates.
 
     Airflow drops what is written before a deferral: the process that ends the task has to call this function.
 
     :param context: the task's context.
-    :param outlets: the task's outlets.
+    :param outlets: the task's outlets; an alias stands for the asset of the result's destination.
     :param extra: the result.
+    :param log: the log for an asset that Airflow does not know.
     """
+    values = cast("dict[str, JsonValue]", dict(extra))
+    destination = extra.get("destination")
     for outlet in outlets:
-        if isinstance(outlet, Asset):
-            context["outlet_events"][outlet].extra.update(cast("dict[str, JsonValue]", extra))
+        try:
+            if isinstance(outlet, AssetAlias) and isinstance(destination, str):
+                context["outlet_events"][outlet].add(Asset(asset_uri(destination)), extra=values)
+            elif isinstance(outlet, (Asset, AssetRef)):
+                context["outlet_events"][outlet].extra.update(values)
+        except Exception as error:  # Airflow looks references up, and the task has its result
+            log.warning("The event of %s gets no result: %s", outlet, error)

@@ -8,57 +8,50 @@ Invariants:
 - The task ends with the Operation's outcome, or with an error that carries the Operation's name.
 - A 429 of the submission pauses the task, deferred, without using up a retry; the deadline limits the pauses.
 - The deadline is ``execution_timeout`` after the task's start; it travels through every deferral. Airflow
-  itself ends a deferral ``GRACE`` later, in case no triggerer runs.
+  itself ends a deferral ``GRACE`` later, in case no triggerer runs. Nothing is submitted after the deadline,
+  and an Operation that turns out to be done when the task gives up counts with its outcome.
 - An Operation that was cancelled together with the try that submitted it is no outcome of a later try: the
   later try submits again.
 """
 
 from __future__ import annotations
 
-import itertools
-import time
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from airflow_provider_dicom.api.retry import quota_backoff
 from airflow_provider_dicom.api_types import is_cancelled
 from airflow_provider_dicom.compat import (
     BUILDS_LINKS_ON_WORKER,
     TaskDeferralError,
     TaskDeferralTimeout,
-    context_not_resumed_in,
     is_deferral_timeout,
 )
 from airflow_provider_dicom.exceptions import (
     DicomExportError,
-    DicomExportQuotaExhaustedError,
     DicomExportTimeoutError,
 )
 from airflow_provider_dicom.links.dicom_store import store_links
-from airflow_provider_dicom.longrunning.outcome import describe_cancellation, describe_speed
+from airflow_provider_dicom.longrunning.outcome import describe_speed
 from airflow_provider_dicom.longrunning.polling import OperationWatch
 from airflow_provider_dicom.longrunning.progress import Throttle, write_from_worker
-from airflow_provider_dicom.operators._base import PollingOperator, set_outlet_extra
-from airflow_provider_dicom.operators._submission import Submitter
+from airflow_provider_dicom.operators._base import deferral_timeout
+from airflow_provider_dicom.operators._submission import task_state_store
+from airflow_provider_dicom.operators._submission_record import SubmissionRecords
+from airflow_provider_dicom.operators._submitting import SubmittingOperator
 from airflow_provider_dicom.results import OPERATION_NAME_KEY
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
     from typing import Any, NoReturn
 
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_dicom.api_types import Operation
     from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
-    from airflow_provider_dicom.operators._submission import Submission, SubmittedOperation
+    from airflow_provider_dicom.operators._submission_types import Decision, SubmittedOperation
     from airflow_provider_dicom.results import DicomExportResult
     from airflow_provider_dicom.triggers.dicom_store import ExportEvent
 
-#: How long after the deadline Airflow itself ends a deferral that its trigger did not end.
-GRACE = timedelta(minutes=2)
 
-
-class LongRunningOperator(PollingOperator):
+class LongRunningOperator(SubmittingOperator):
     """
     An operator that submits a long-running operation and waits for its end.
 
@@ -66,44 +59,14 @@ class LongRunningOperator(PollingOperator):
     ``execute`` validates the parameters and calls ``_submit``.
     """
 
-    wait_for_completion: bool
-    deferrable: bool
-    durable: bool
-    cancel_on_kill: bool
-
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._running_operation: str | None = None
         self._latest_operation: Operation | None = None
-        self._is_resumed = False
 
-    def _submission(self, hook: DicomStoreHook) -> AbstractContextManager[Submission]:
-        """
-        Prepare the submission.
-
-        :param hook: the hook.
-        :raises AirflowSkipException: if there is nothing to submit.
-        """
-        raise NotImplementedError
-
-    def submit_again(
-        self,
-        context: Context,
-        event: object = None,
-        turn: int = 0,
-        deadline: float | None = None,
-        **_of_a_newer_version: object,
-    ) -> DicomExportResult | str:
-        """
-        Submit again after a pause, because a quota was exhausted.
-
-        :param context: the task's context.
-        :param event: the trigger's event, which carries no information.
-        :param turn: the number of pauses before this submission.
-        :param deadline: the time at which the task gives up, in seconds since the epoch; never if not given.
-        :raises DicomExportError: if the Operation fails, or cannot be submitted or polled.
-        """
-        return self._submit(context, deadline, turn)
+    @property
+    def submitted_operation_name(self) -> str | None:
+        """The full name of the Operation that the task has submitted or waits for; None before that."""
+        return self._latest_operation["name"] if self._latest_operation else None
 
     def execute_complete(
         self,
@@ -111,6 +74,7 @@ class LongRunningOperator(PollingOperator):
         event: ExportEvent,
         reattached: bool = False,
         deadline: float | None = None,
+        submission: Decision | None = None,
         **_of_a_newer_version: object,
     ) -> DicomExportResult | str:
         """
@@ -120,19 +84,23 @@ class LongRunningOperator(PollingOperator):
         :param event: the trigger's event.
         :param reattached: an earlier try submitted the Operation.
         :param deadline: the time at which the task gives up, in seconds since the epoch; never if not given.
+        :param submission: what the first rendering of the templates decided.
         :raises DicomExportError: if the Operation failed, or cannot be polled.
         """
-        self._running_operation = event["operation"]["name"]
+        self._decision = submission
         self._latest_operation = event["operation"]
-        try:
-            operation = self.operation_of(event)
-        except DicomExportTimeoutError as error:
-            raise self._timed_out(error) from None
-        if operation is None:
-            return self._defer(event["operation"]["name"], deadline, reattached=reattached)
-        if reattached and is_cancelled(operation):
-            return self._submit_after_cancellation(operation, context, deadline)
-        return self._finish(operation, context)
+        with self._guarded(context) as guard:
+            if not event["operation"].get("done"):
+                guard.follow(event["operation"]["name"])
+            try:
+                operation = self.operation_of(event)
+            except DicomExportTimeoutError as error:
+                return self._give_up(error, context)
+            if operation is None:
+                return self._defer(event["operation"]["name"], deadline, reattached=reattached)
+            if reattached and is_cancelled(operation):
+                return self._submit_after_cancellation(operation, context, deadline)
+            return self._finish(operation, context)
 
     def resume_execution(
         self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context
@@ -148,108 +116,73 @@ class LongRunningOperator(PollingOperator):
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except (TaskDeferralTimeout, TaskDeferralError) as error:
-            if next_method == self.submit_again.__name__:  # nothing was submitted
-                raise
             operation_name = self._deferred_operation(context)
-            self._latest_operation = {"name": operation_name} if operation_name else None
+            if operation_name is None:
+                raise self._ended_before_submission(error) from error
+            self._latest_operation = {"name": operation_name}
             if is_deferral_timeout(error):
-                raise self._timed_out(
-                    DicomExportTimeoutError(
-                        f"The deferral timed out. Operation: {operation_name}", operation_name=operation_name
-                    )
-                ) from error
+                message = f"The deferral timed out. Operation: {operation_name}"
+                return self.execute_complete(
+                    context,
+                    {"status": "timeout", "operation": {"name": operation_name}, "message": message},
+                )
             raise DicomExportError(
                 f"The trigger failed ({error}); the export itself goes on. Operation: {operation_name}",
                 operation_name=operation_name,
             ) from error
+
+    @staticmethod
+    def _ended_before_submission(error: Exception) -> DicomExportError:
+        kind = DicomExportTimeoutError if is_deferral_timeout(error) else DicomExportError
+        return kind(
+            f"The deferral ended ({error}) while the task was waiting to submit. This try is not known to "
+            "have submitted anything."
+        )
 
     def _deferred_operation(self, context: Context) -> str | None:
         task_instance = context["ti"]
         operation_name: str | None = task_instance.xcom_pull(
             task_ids=self.task_id, key=OPERATION_NAME_KEY, map_indexes=task_instance.map_index
         )
+        if operation_name is None and self.durable:  # Airflow may not have stored the XCom
+            records = SubmissionRecords(task_state_store(context), self.state_key)
+            operation_name = records.only_operation()
         return operation_name
-
-    def on_kill(self) -> None:
-        """Cancel the Operation that this task has submitted or waits for."""
-        operation_name = self._running_operation
-        if not self._is_resumed and (context := context_not_resumed_in()) is not None:
-            operation_name = self._deferred_operation(context)
-        if operation_name is not None and self.cancel_on_kill:
-            self.log.info(self._cancel(operation_name))
-
-    def _deadline(self, context: Context) -> float | None:
-        if self.execution_timeout is None:
-            return None
-        start = context["ti"].start_date
-        return (start.timestamp() if start else time.time()) + self.execution_timeout.total_seconds()
-
-    def _submit(
-        self, context: Context, deadline: float | None, first_attempt: int = 0
-    ) -> DicomExportResult | str:
-        for attempt in itertools.count(first_attempt):
-            with self.hook() as hook:
-                try:
-                    submitted = self._attach(hook, context)
-                except DicomExportQuotaExhaustedError as error:
-                    refusal = error
-                else:
-                    return self._wait(hook, submitted, context, deadline)
-            self._wait_for_quota(refusal, attempt, deadline)
-        raise AssertionError("itertools.count() ended")
-
-    def _attach(self, hook: DicomStoreHook, context: Context) -> SubmittedOperation:
-        with self._submission(hook) as submission:
-            return Submitter(
-                submission,
-                hook=hook,
-                context=context,
-                log=self.log,
-                judge=self._outcome,
-                durable=self.durable,
-            ).attach()
-
-    def _wait_for_quota(
-        self, refusal: DicomExportQuotaExhaustedError, attempt: int, deadline: float | None
-    ) -> None:
-        pause = quota_backoff(attempt, refusal.retry_after)
-        if deadline is not None and time.time() + pause > deadline:
-            raise DicomExportTimeoutError(
-                f"{refusal}. The quota stayed exhausted until the deadline; nothing was submitted."
-            ) from refusal
-        self.log.warning("%s. Nothing was submitted; trying again in %.0f s.", refusal, pause)
-        if not self.deferrable:
-            time.sleep(pause)
-            return
-        from airflow.providers.common.compat.standard.triggers import TimeDeltaTrigger
-
-        self.defer(
-            trigger=TimeDeltaTrigger(timedelta(seconds=pause)),
-            method_name=self.submit_again.__name__,
-            # Deferred tasks have stored this argument under the name "turn".
-            kwargs={"turn": attempt + 1, "deadline": deadline},
-        )
 
     def _wait(
         self, hook: DicomStoreHook, submitted: SubmittedOperation, context: Context, deadline: float | None
     ) -> DicomExportResult | str:
         operation = self._latest_operation = submitted.operation
-        name = self._running_operation = operation["name"]
-        context["ti"].xcom_push(key=OPERATION_NAME_KEY, value=name)
-        if not (self.deferrable and BUILDS_LINKS_ON_WORKER):
-            store_links(self, context["ti"], name)
+        name = operation["name"]
+        self._guard.follow(None if operation.get("done") else name)
+        self._publish_name(name, context)
         if not self.wait_for_completion:
-            self._running_operation = None
-            set_outlet_extra(context, self.outlets, {OPERATION_NAME_KEY: name})
-            return name
+            self._guard.check(asks=True)
+            return self._deliver_name(name, context)
         if operation.get("done"):
             return self._finish(operation, context)
         if self.deferrable:
             return self._defer(name, deadline, reattached=submitted.reattached)
-        operation = self._wait_on_worker(hook, name, context, deadline)
+        try:
+            operation = self._wait_on_worker(hook, name, context, deadline)
+        except DicomExportTimeoutError as error:
+            return self._give_up(error, context)
         if submitted.reattached and is_cancelled(operation):
             return self._submit_after_cancellation(operation, context, deadline)
         return self._finish(operation, context)
+
+    def _publish_name(self, operation_name: str, context: Context) -> None:
+        self._latest_operation = self._latest_operation or {"name": operation_name}
+        try:
+            context["ti"].xcom_push(key=OPERATION_NAME_KEY, value=operation_name)
+            if not (self.deferrable and BUILDS_LINKS_ON_WORKER):
+                store_links(self, context["ti"], operation_name)
+        except Exception as error:  # Airflow may raise anything here, and the export runs
+            self.log.warning(
+                "Airflow did not store the XCom with the operation's name; the task goes on with %s: %s",
+                operation_name,
+                error,
+            )
 
     def _submit_after_cancellation(
         self, cancelled: Operation, context: Context, deadline: float | None
@@ -274,23 +207,19 @@ class LongRunningOperator(PollingOperator):
             log=self.log,
             on_progress=record_progress,
         )
-        try:
-            return hook.wait_for_operation(watch)
-        except DicomExportTimeoutError as error:
-            raise self._timed_out(error) from None
+        return hook.wait_for_operation(watch, sleep=self._guard.sleep)
 
     def _defer(self, operation_name: str, deadline: float | None, *, reattached: bool) -> NoReturn:
-        timeout = None if deadline is None else timedelta(seconds=max(0.0, deadline - time.time())) + GRACE
         self.defer_until_done(
             operation_name,
             deadline=deadline,
             cancel_on_kill=self.cancel_on_kill,
-            timeout=timeout,
-            kwargs={"reattached": reattached, "deadline": deadline},
+            timeout=deferral_timeout(deadline),
+            kwargs={"reattached": reattached, "deadline": deadline, "submission": self._decision},
         )
 
     def _finish(self, operation: Operation, context: Context) -> DicomExportResult:
-        self._running_operation = None
+        self._guard.follow(None)
         self._latest_operation = operation
         result = self.record_outcome(operation, context)
         self.log.info(
@@ -303,21 +232,18 @@ class LongRunningOperator(PollingOperator):
             result["destination"],
             result["operation_name"],
         )
+        self._delivery = result["operation_name"], result
         return result
 
-    def _timed_out(self, error: DicomExportTimeoutError) -> DicomExportTimeoutError:
-        if not self.cancel_on_kill or error.operation_name is None:
-            effect = "The export itself goes on."
-        else:
-            effect = self._cancel(error.operation_name)
-        return DicomExportTimeoutError(
-            f"{error}. {effect}", operation=error.operation, operation_name=error.operation_name
-        )
-
-    def _cancel(self, operation_name: str) -> str:
-        """Cancel the Operation, and return a sentence about the effect."""
-        try:
-            with self.hook() as hook:
-                return describe_cancellation(hook.cancel_and_confirm(operation_name))
-        except DicomExportError as error:
-            return f"The operation could not be cancelled and may go on: {error}"
+    def _give_up(self, error: DicomExportTimeoutError, context: Context) -> DicomExportResult:
+        """Cancel the Operation at the deadline, and raise; return the result if it had ended before that."""
+        name = error.operation_name
+        effect = "The export itself goes on."
+        if self.cancel_on_kill and name is not None:
+            operation, effect = self._cancel(name)
+            if operation is not None and operation.get("done") and not is_cancelled(operation):
+                self.log.info("%s. %s", error, effect)
+                return self._finish(operation, context)
+        raise DicomExportTimeoutError(
+            f"{error}. {effect}{self._note_on_twins()}", operation=error.operation, operation_name=name
+        ) from None

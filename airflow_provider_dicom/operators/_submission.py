@@ -1,28 +1,28 @@
 """
 Submission of a long-running operation at most once, across the tries of a task.
 
-Airflow 3.3 keeps task state: values that outlive a try. A submission is recorded there under a key of its
-method. Invariants:
+Airflow 3.3 keeps task state: values that outlive a try. Submissions are recorded there
+(``_submission_record.py``). Invariants:
 
-1. The record is written before the request is sent, without the Operation's name (an intent), and again with
-   the name as soon as the API has answered.
-2. A request that the API certainly did not accept removes its intent. An intent that is left means that the
-   submission may have been accepted.
-3. A later try with a record re-attaches to the recorded Operation: running, or finished with an accepted
-   outcome. It submits again only if the request has changed, or if the earlier submission is lost, gone or
-   failed and the submission is repeatable: a second one leaves the same data as the first one alone.
-4. A submission that is not repeatable (``WRITE_APPEND``) is never sent while it is uncertain whether an
-   earlier one wrote rows; that is refused with ``DicomExportDuplicateRiskError``. Without task state (Airflow
-   below 3.3), every retry is uncertain.
+1. The record is written before the request is sent, as an intent, and again with the Operation's name as
+   soon as the API has answered. That the API certainly did not accept a request is recorded as well.
+2. A later try with a record re-attaches to the recorded Operation: running, or finished with an accepted
+   outcome that was not delivered yet. It submits again only if the request has changed, if the earlier
+   submission is lost, gone or failed and the submission is repeatable, or if the result was delivered and
+   the new export overwrites it.
+3. A submission that is not repeatable (``WRITE_APPEND``) is never sent while it is uncertain whether an
+   earlier one wrote rows; that is refused with ``DicomExportDuplicateRiskError``.
+4. A repeatable submission is sent only after the Operation that it replaces has ended, and after all
+   Operations that a submission without a reply may have started, as far as the account may list Operations:
+   what ends later would overwrite what the new export writes. The API does not say which DICOM store an
+   Operation is for: a listed Operation is waited for, but never adopted, and never cancelled.
 5. An attempt that was superseded by another one cannot read its own intent back; it submits nothing.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict, cast
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, cast
 
 import tenacity
 
@@ -31,165 +31,43 @@ from airflow_provider_dicom.exceptions import (
     DicomExportDuplicateRiskError,
     DicomExportError,
     DicomExportNotFoundError,
+    DicomExportQuotaExhaustedError,
     DicomExportSubmissionUnknownError,
+    DicomExportTransientError,
 )
-from airflow_provider_dicom.longrunning.outcome import counters
+from airflow_provider_dicom.longrunning.outcome import counters, describe_cancellation
+from airflow_provider_dicom.operators._submission_record import (
+    State,
+    SubmissionRecord,
+    SubmissionRecords,
+    Unknown,
+    Verdict,
+    assess_operation,
+    assess_record,
+    is_operation_within,
+    state_of,
+    unknown_time,
+    unknown_time_of,
+    wrote_nothing,
+)
+from airflow_provider_dicom.operators._submission_types import (
+    DeliveredResult,
+    Predecessor,
+    QuotaRefusal,
+    SubmittedOperation,
+    destination_error,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_dicom.api.methods import ApiRequest
     from airflow_provider_dicom.api_types import Operation
     from airflow_provider_dicom.compat import Log
     from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
-
-#: The API keeps Operations for about as long after their end.
-RETENTION = timedelta(days=30)
-#: The largest difference between the clocks of a worker and of the API.
-CLOCK_SKEW = timedelta(minutes=5)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Submission:
-    """
-    The submission of a long-running operation, ready to be sent.
-
-    :param request: the request; later tries compare it with theirs.
-    :param send: sends the request, and returns the Operation.
-    :param state_key: the key of the record in the task state. Running deployments have stored it: it must
-        never be renamed.
-    :param api_method: the suffix of the Operation's ``apiMethodName``.
-    :param duplicate_risk: the damage that a second submission could do, to follow "because"; None if a second
-        submission leaves the same data as the first one alone.
-    :param filter_digest: a digest of the filter file's content; None without a filter file.
-    :param prepare: has to be called before the request is sent.
-    """
-
-    request: ApiRequest
-    send: Callable[[], Operation]
-    state_key: str
-    api_method: str
-    duplicate_risk: str | None
-    filter_digest: str | None = None
-    prepare: Callable[[], None] = lambda: None
-
-    @property
-    def repeatable(self) -> bool:
-        """Whether a second submission leaves the same data as the first one alone."""
-        return self.duplicate_risk is None
-
-
-class SubmissionRecord(TypedDict):
-    """The record of a submission in the task state; without an Operation's name it is only an intent."""
-
-    dicom_store: str
-    request: dict[str, object]
-    filter_digest: str | None
-    submitted_at: str
-    operation_name: str | None
-
-
-class TaskStateStore(Protocol):
-    """The part of Airflow's ``task_state_store`` (3.3+) that is used here."""
-
-    def get(self, key: str, default: object = None) -> object:
-        """Read a value."""
-
-    def set(self, key: str, value: object, *, retention: timedelta | None = None) -> None:
-        """Write a value."""
-
-    def delete(self, key: str) -> None:
-        """Delete a value."""
-
-
-@dataclass(frozen=True)
-class SubmittedOperation:
-    """
-    The Operation that the task waits for.
-
-    :param operation: the Operation as the API returned it last.
-    :param reattached: an earlier try submitted the Operation.
-    """
-
-    operation: Operation
-    reattached: bool
-
-
-class Verdict(Enum):
-    """What a try does about the submissions of earlier tries."""
-
-    SUBMIT = "nothing was submitted: submit"
-    LOOK_UP = "an Operation is recorded: read it, then decide"
-    REATTACH = "the recorded Operation serves this try"
-    REPLACE = "the request has changed: cancel the recorded Operation, then submit"
-    UNCERTAIN = "an earlier submission may have written data: submit if repeatable, else refuse"
-
-
-class Assessment(NamedTuple):
-    """A verdict, with the reason for an uncertain one as a sentence without its full stop."""
-
-    verdict: Verdict
-    reason: str = ""
-
-
-def assess_record(
-    record: SubmissionRecord | None, expected: SubmissionRecord, *, is_retry_without_task_state: bool
-) -> Assessment:
-    """
-    Decide by the record of an earlier try.
-
-    :param record: the record; None if there is none.
-    :param expected: the record that this try would write.
-    :param is_retry_without_task_state: Airflow keeps no records, and this is not the task's first try.
-    """
-    if record is None:
-        if is_retry_without_task_state:
-            return Assessment(
-                Verdict.UNCERTAIN,
-                "This is a retry, and this version of Airflow does not record what the earlier try submitted",
-            )
-        return Assessment(Verdict.SUBMIT)
-    if not is_same_request(record, expected):
-        return Assessment(Verdict.REPLACE)
-    if record["operation_name"] is None:
-        return Assessment(
-            Verdict.UNCERTAIN,
-            f"An earlier try began its submission at {record['submitted_at']} and ended before it could "
-            "record the operation",
-        )
-    return Assessment(Verdict.LOOK_UP)
-
-
-def assess_operation(operation: Operation | None, error: DicomExportError | None) -> Assessment:
-    """
-    Decide by the recorded Operation.
-
-    :param operation: the Operation; None if the API does not know it any more.
-    :param error: the error of the look-up, or of the finished Operation's outcome.
-    """
-    if operation is None:
-        return Assessment(
-            Verdict.UNCERTAIN, f"The operation of an earlier try does not exist any more: {error}"
-        )
-    if error is not None:
-        return Assessment(Verdict.UNCERTAIN, f"The operation of an earlier try failed: {error}")
-    return Assessment(Verdict.REATTACH)
-
-
-def is_same_request(record: SubmissionRecord, expected: SubmissionRecord) -> bool:
-    """
-    Tell whether two records are about the same request, with the same content of the filter file.
-
-    :param record: the record of an earlier try.
-    :param expected: the record that this try would write.
-    """
-    return (record["dicom_store"], record["request"], record.get("filter_digest")) == (
-        expected["dicom_store"],
-        expected["request"],
-        expected["filter_digest"],
-    )
+    from airflow_provider_dicom.operators._submission_record import Assessment, TaskStateStore
+    from airflow_provider_dicom.operators._submission_types import Step, Submission
 
 
 class Submitter:
@@ -202,6 +80,9 @@ class Submitter:
     :param log: the log.
     :param judge: raises a ``DicomExportError`` if a finished Operation is not accepted as a result.
     :param durable: record submissions, where Airflow keeps task state.
+    :param unknown: the time in which submissions of this try may have been accepted, although their reply was
+        lost.
+    :param follow: is given the name of an earlier try's Operation before the API is asked about it.
     """
 
     def __init__(
@@ -213,68 +94,96 @@ class Submitter:
         log: Log,
         judge: Callable[[Operation], object],
         durable: bool,
+        unknown: Unknown | None = None,
+        follow: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._submission = submission
         self._request = submission.request
         self._hook = hook
+        self._context = context
         self._log = log
         self._judge = judge
-        self._state = cast("TaskStateStore | None", context.get("task_state_store")) if durable else None
-        self._is_retry_without_task_state = durable and self._state is None and context["ti"].try_number > 1
+        self._follow = follow
+        self._records = SubmissionRecords(
+            task_state_store(context) if durable else None, submission.state_key
+        )
+        self._may_be_forgotten = self._reason_to_doubt() if durable and context["ti"].try_number > 1 else None
+        #: The time in which submissions may have been accepted that the task does not know.
+        self.unknown: Unknown = unknown_time(unknown)
 
-    def attach(self) -> SubmittedOperation:
+    def attach(self) -> Step:
         """
         Re-attach to the Operation of an earlier try, or submit.
 
+        :return: the Operation to wait for, or what stands against a submission at the moment.
         :raises DicomExportDuplicateRiskError: if a submission could write the same rows twice.
         :raises DicomExportError: if the submission fails, or the recorded Operation cannot be read.
         """
-        record = self._read_record()
-        operation = None
+        records = self._records.read()
+        record = (records or {}).get(self._submission.record_key)
+        may_be_forgotten = self._may_be_forgotten if records is None else None
+        forgotten = None if may_be_forgotten is None else _since_run_start(self._context)
+        self.unknown = unknown_time(unknown_time_of(record), forgotten, self.unknown)
         assessment = assess_record(
-            record, self._intent(), is_retry_without_task_state=self._is_retry_without_task_state
+            record,
+            self._intent(),
+            overwrites=self._submission.overwrites,
+            may_be_forgotten=may_be_forgotten,
         )
-        if assessment.verdict is Verdict.LOOK_UP and record is not None:
-            operation, assessment = self._look_up(str(record["operation_name"]))
-        if assessment.verdict is Verdict.REATTACH and operation is not None:
-            self._log.info("Re-attached to %s of an earlier try: %s.", operation["name"], counters(operation))
-            return SubmittedOperation(operation, reattached=True)
-        if record is not None and assessment.verdict is Verdict.REPLACE:
-            self._log.warning(
-                "The request has changed since an earlier try, which submitted %s.", record["operation_name"]
-            )
-            self._cancel(record["operation_name"])
-        if assessment.verdict is Verdict.UNCERTAIN:
-            self._refuse_unless_repeatable(assessment.reason, record)
-            if record is not None:
-                self._log.warning("%s. Submitting again: the data cannot be duplicated.", assessment.reason)
-        return SubmittedOperation(self.submit(), reattached=False)
+        operation = None
+        if record is not None and assessment.verdict is Verdict.LOOK_UP:
+            operation, assessment = self._look_up(record)
+        match assessment.verdict:
+            case Verdict.REATTACH if operation is not None:
+                self._log.info(
+                    "Re-attached to %s of an earlier try: %s.", operation["name"], counters(operation)
+                )
+                return SubmittedOperation(operation, reattached=True)
+            case Verdict.RETURN if record is not None:
+                return self._deliver_again(record)
+            case Verdict.REPLACE if record is not None:
+                if not self._has_ended(record):
+                    return Predecessor(str(record["operation_name"]), is_own=True)
+            case Verdict.UNCERTAIN:
+                self._refuse_unless_repeatable(assessment.reason)
+                if record is not None:
+                    self._log.warning(
+                        "%s. Submitting again: the data cannot be duplicated.", assessment.reason
+                    )
+        return self._running_twin(record) or self._submit(record)
 
-    def submit(self) -> Operation:
-        """
-        Submit, and record the submission.
-
-        :raises DicomExportDuplicateRiskError: if the reply was lost, and a second submission could write rows
-            twice.
-        :raises DicomExportError: if the submission fails.
-        """
+    def _submit(self, record: SubmissionRecord | None) -> Step:
+        """Submit, and record the submission."""
         self._submission.prepare()
         intent = self._intent()
         self._write_record(intent)
-        if self._state is not None and self._read_record() != intent:
+        if self._records.are_kept and self._own_record() != intent:
             raise DicomExportError("Another attempt of this task has taken over; nothing was submitted.")
-        operation = self._send()
+        try:
+            operation = self._send(intent)
+        except DicomExportSubmissionUnknownError:
+            raise
+        except DicomExportError as error:
+            self._record_refusal(record, intent)
+            if isinstance(error, DicomExportQuotaExhaustedError):
+                return QuotaRefusal(error)
+            if self._submission.only_into_empty and self.unknown["unknown_since"] is not None:
+                explained = destination_error(
+                    error,
+                    destination=self._request.destination,
+                    list_operations_command=self._request.dataset.list_operations_command,
+                )
+                raise explained or error from error.__cause__
+            raise
+        if isinstance(operation, Predecessor):
+            return operation
         name = operation["name"]
         self._log.info("Submitted the request to %s. Operation: %s", self._request.action, name)
-        try:
-            self._write_record({**intent, "operation_name": name})
-        except Exception as error:  # Airflow may raise anything here, and the name must not be lost with it
-            self._log.warning(
-                "Airflow did not store the operation's name, so a retry cannot re-attach to %s: %s",
-                name,
-                error,
-            )
-        return operation
+        self._note(
+            {**intent, **self.unknown, "operation_name": name, "state": State.SUBMITTED.value},
+            f"the operation's name, so a retry cannot re-attach to {name}",
+        )
+        return SubmittedOperation(operation, reattached=False)
 
     def _intent(self) -> SubmissionRecord:
         return {
@@ -283,9 +192,13 @@ class Submitter:
             "filter_digest": self._submission.filter_digest,
             "submitted_at": datetime.now(UTC).isoformat(),
             "operation_name": None,
+            "state": State.INTENT.value,
+            "repeatable": self._submission.repeatable,
+            "unknown_since": self.unknown["unknown_since"],
+            "unknown_until": self.unknown["unknown_until"],
         }
 
-    def _send(self) -> Operation:
+    def _send(self, intent: SubmissionRecord) -> Operation | Predecessor:
         def may_repeat(error: BaseException) -> bool:
             return isinstance(error, DicomExportSubmissionUnknownError) and self._submission.repeatable
 
@@ -293,6 +206,22 @@ class Submitter:
             error = retry_state.outcome.exception() if retry_state.outcome else None
             self._log.warning("%s. Submitting again: the data cannot be duplicated.", error)
 
+        def send() -> Operation | Predecessor:
+            if attempts and (twin := self._running_twin(intent)):
+                return twin
+            attempts.append(datetime.now(UTC).isoformat())
+            try:
+                return self._submission.send()
+            except DicomExportSubmissionUnknownError:
+                lost: Unknown = {
+                    "unknown_since": attempts[-1],
+                    "unknown_until": datetime.now(UTC).isoformat(),
+                }
+                self.unknown = unknown_time(lost, self.unknown)
+                self._note({**intent, **self.unknown}, "that a reply was lost")
+                raise
+
+        attempts: list[str] = []
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(may_repeat),
             stop=tenacity.stop_after_attempt(self._hook.num_retries + 1),
@@ -301,43 +230,106 @@ class Submitter:
             reraise=True,
         )
         try:
-            return retrying(self._submission.send)
+            return retrying(send)
         except DicomExportSubmissionUnknownError as error:
-            self._refuse_unless_repeatable(str(error), None)
-            raise
-        except DicomExportError:
-            # Certainly not accepted: a later try must not take the intent for a submission.
-            if self._state is not None:
-                self._state.delete(self._submission.state_key)
+            self._refuse_unless_repeatable(str(error), list_operations=False)
             raise
 
-    def _look_up(self, name: str) -> tuple[Operation | None, Assessment]:
+    def _record_refusal(self, record: SubmissionRecord | None, intent: SubmissionRecord) -> None:
+        """Record that the last request was not accepted; what an earlier one may have written is kept."""
+        if record is None or wrote_nothing(record):
+            record = {**intent, "state": State.NOT_ACCEPTED.value}
+        self._note({**record, **self.unknown}, "that nothing was accepted")
+
+    def _look_up(self, record: SubmissionRecord) -> tuple[Operation | None, Assessment]:
+        name = str(record["operation_name"])
+        self._follow(name)
         try:
-            operation = self._hook.get_operation(name)
+            operation = self._hook.get_operation(name, num_retries=0)
         except DicomExportNotFoundError as error:
             return None, assess_operation(None, error)
+        except DicomExportTransientError as error:
+            # Whoever polls has more patience: only the submission must not be repeated.
+            self._log.warning("%s. The export itself goes on; polling continues.", str(error).rstrip("."))
+            operation = {"name": name}
         if operation.get("done"):
             try:
                 self._judge(operation)
             except DicomExportError as error:
                 return operation, assess_operation(operation, error)
-        return operation, assess_operation(operation, None)
+        is_delivered = state_of(record) is State.DELIVERED
+        return operation, assess_operation(
+            operation, None, export_again=is_delivered and self._submission.overwrites
+        )
 
-    def _cancel(self, name: str | None) -> None:
-        if name is None:
-            return
+    def _deliver_again(self, record: SubmissionRecord) -> DeliveredResult:
+        name = str(record["operation_name"])
+        age = datetime.now(UTC) - datetime.fromisoformat(record["submitted_at"])
+        self._log.warning(
+            "An earlier try has delivered the result of %s, which was submitted at %s (%s ago). It is "
+            "returned again, because the write disposition overwrites nothing. To export again on purpose, "
+            "empty the table, then run the task with durable=False, or in a new run.",
+            name,
+            record["submitted_at"],
+            str(age).partition(".")[0],
+        )
+        return DeliveredResult(name, record.get("result", name))
+
+    def _has_ended(self, record: SubmissionRecord) -> bool:
+        """Cancel the Operation of a request that has changed, and tell whether it has ended."""
+        name = str(record["operation_name"])
+        self._log.warning("The request has changed since an earlier try, which submitted %s.", name)
+        self._follow(name)
         try:
-            if not self._hook.get_operation(name).get("done"):
-                self._hook.cancel_operation(name)
-                self._log.info("Requested the cancellation of %s.", name)
+            if self._hook.get_operation(name, num_retries=0).get("done"):
+                return True
+        except DicomExportNotFoundError:
+            return True
+        except DicomExportTransientError as error:
+            self._log.warning("%s. Waiting for the end of the operation.", str(error).rstrip("."))
+            return False
+        try:
+            operation = self._hook.cancel_and_confirm(name)
         except DicomExportError as error:
             self._log.warning("%s could not be cancelled and may go on: %s", name, error)
+            return False
+        self._log.info("%s", describe_cancellation(operation))
+        return bool(operation.get("done"))
 
-    def _refuse_unless_repeatable(self, reason: str, record: SubmissionRecord | None) -> None:
+    def _running_twin(self, record: SubmissionRecord | None) -> Predecessor | None:
+        """Find a running Operation that a submission without a reply may have started."""
+        if self.unknown["unknown_until"] is None:
+            return None
+        if record is not None and record.get("unknown_until") is None:
+            # Later Operations are those of others: the end of the time must not move.
+            self._write_record({**record, **self.unknown})
+        try:
+            running = [operation for operation in self._twins() if not operation.get("done")]
+        except DicomExportError as error:
+            self._log.warning(
+                "The dataset's operations cannot be listed, so an earlier submission may run on unseen: %s",
+                error,
+            )
+            return None
+        if not running:
+            return None
+        names = ", ".join(operation["name"] for operation in running)
+        self._log.warning("An earlier submission, whose reply was lost, may be one of: %s.", names)
+        return Predecessor(running[0]["name"], is_own=False)
+
+    def _twins(self) -> Iterator[Operation]:
+        recorded = {record["operation_name"] for record in (self._records.read() or {}).values()}
+        for operation in self._hook.list_operations(self._request.dataset):
+            if operation["name"] not in recorded and is_operation_within(
+                operation, self.unknown, self._submission.api_method
+            ):
+                yield operation
+
+    def _refuse_unless_repeatable(self, reason: str, *, list_operations: bool = True) -> None:
         if self._submission.repeatable:
             return
-        if record is not None and record["operation_name"] is None:
-            reason += self._operations_since(record["submitted_at"])
+        if list_operations and self.unknown["unknown_until"] is not None:
+            reason += self._operations_since()
         raise DicomExportDuplicateRiskError(
             f"{reason.rstrip('.')}. Nothing was submitted again, because {self._submission.duplicate_risk}. "
             f"Check the dataset's operations ({self._request.dataset.list_operations_command}) and the "
@@ -345,41 +337,47 @@ class Submitter:
             "run."
         )
 
-    def _operations_since(self, submitted_at: str) -> str:
-        since = datetime.fromisoformat(submitted_at) - CLOCK_SKEW
+    def _operations_since(self) -> str:
         try:
-            names = [
-                operation["name"]
-                for operation in self._hook.list_operations(self._request.dataset)
-                if is_operation_since(operation, since, self._submission.api_method)
-            ]
+            names = [operation["name"] for operation in self._twins()]
         except DicomExportError:
             return ""
         return f" (operations of this kind in the dataset since then: {', '.join(names) or 'none'})"
 
-    def _read_record(self) -> SubmissionRecord | None:
-        if self._state is None:
-            return None
-        return cast("SubmissionRecord | None", self._state.get(self._submission.state_key))
+    def _reason_to_doubt(self) -> str:
+        if not self._records.are_kept:
+            return (
+                "This is a retry, and this version of Airflow does not record what the earlier try submitted"
+            )
+        return (
+            "This is a later try, and Airflow has no record of what the earlier tries submitted "
+            "(clear_on_success, a clean-up or the retention of the task state removes records)"
+        )
+
+    def _own_record(self) -> SubmissionRecord | None:
+        return (self._records.read() or {}).get(self._submission.record_key)
+
+    def _note(self, record: SubmissionRecord, what: str) -> None:
+        """Write a record after the request was sent: nothing that it led to may be lost with the record."""
+        try:
+            self._write_record(record)
+        except Exception as error:  # Airflow may raise anything here
+            self._log.warning("Airflow did not store %s: %s", what, error)
 
     def _write_record(self, record: SubmissionRecord) -> None:
-        if self._state is not None:
-            self._state.set(self._submission.state_key, record, retention=RETENTION)
+        self._records.write(self._submission.record_key, record)
 
 
-def is_operation_since(operation: Operation, since: datetime, api_method: str) -> bool:
+def task_state_store(context: Context) -> TaskStateStore | None:
     """
-    Tell whether an Operation was created by a method at or after a time.
+    Return the store of a task's state; None where Airflow has none.
 
-    :param operation: the Operation as the API returned it.
-    :param since: the time.
-    :param api_method: the suffix of the Operation's ``apiMethodName``; an Operation without that field
-        matches.
+    :param context: the task's context.
     """
-    metadata = operation.get("metadata", {})
-    created = metadata.get("createTime")
-    return (
-        metadata.get("apiMethodName", api_method).endswith(api_method)
-        and created is not None
-        and datetime.fromisoformat(created) >= since
-    )
+    return cast("TaskStateStore | None", context.get("task_state_store"))
+
+
+def _since_run_start(context: Context) -> Unknown:
+    """Return the time since which tries that Airflow has forgotten may have submitted."""
+    start = getattr(context.get("dag_run"), "start_date", None)
+    return {"unknown_since": start.isoformat() if start else None, "unknown_until": None}

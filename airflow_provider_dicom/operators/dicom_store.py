@@ -5,19 +5,30 @@ from __future__ import annotations
 import warnings
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowSkipException
 
 from airflow_provider_dicom.api import methods
 from airflow_provider_dicom.api.export_request import ExportRequest
 from airflow_provider_dicom.api.resource_names import DicomStoreName, OperationName
-from airflow_provider_dicom.exceptions import DicomExportPermissionError
+from airflow_provider_dicom.exceptions import (
+    DicomExportInvalidRequestError,
+    DicomExportOperationFailedError,
+    DicomExportPermissionError,
+    DicomExportUnavailableError,
+)
 from airflow_provider_dicom.links.dicom_store import EXPORT_LINKS
 from airflow_provider_dicom.longrunning.outcome import outcome
 from airflow_provider_dicom.operators._long_running import LongRunningOperator
-from airflow_provider_dicom.operators._submission import Submission
-from airflow_provider_dicom.selection.filter_file import FilterFile, resource_path_errors, stored_filter
+from airflow_provider_dicom.operators._submission_record import earliest_snapshot, unknown_time
+from airflow_provider_dicom.operators._submission_types import Submission, destination_error
+from airflow_provider_dicom.selection.filter_file import (
+    FilterFile,
+    read_filter,
+    resource_path_errors,
+    stored_filter,
+)
 from airflow_provider_dicom.validation import raise_if_invalid
 
 if TYPE_CHECKING:
@@ -28,11 +39,13 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from airflow.providers.openlineage.extractors import OperatorLineage
 
+    from airflow_provider_dicom.api.export_request import ExportBody
     from airflow_provider_dicom.api_types import Operation
     from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
+    from airflow_provider_dicom.operators._submission_types import Decision
     from airflow_provider_dicom.results import DicomExportResult
 
-#: The key of the submission's record in the task state. Running deployments have stored it: never rename it.
+#: The key of the records in the task state. Running deployments have stored it: never rename it.
 STATE_KEY = "dicom_export"
 
 
@@ -41,11 +54,13 @@ class PreparedFilter(NamedTuple):
     The filter of an export.
 
     :param digest: a digest of the filter file's content; None without a filter.
+    :param is_written: the task itself writes the file.
     :param prepare: has to be called before the submission.
     """
 
-    digest: str | None
-    prepare: Callable[[], None]
+    digest: str | None = None
+    is_written: bool = False
+    prepare: Callable[[], None] = lambda: None
 
 
 class DicomStoreExportOperator(LongRunningOperator):
@@ -102,6 +117,7 @@ class DicomStoreExportOperator(LongRunningOperator):
     )
     operator_extra_links = EXPORT_LINKS
     ui_color = "#e8f0fe"
+    state_key = STATE_KEY
 
     def __init__(
         self,
@@ -161,7 +177,9 @@ class DicomStoreExportOperator(LongRunningOperator):
 
     @property
     def export_request(self) -> ExportRequest:
-        """The options of the export."""
+        """The options of the export, as the first rendering of the templates decided them."""
+        if self._decision is not None:
+            return ExportRequest.of_body(cast("ExportBody", self._decision["request"]))
         return ExportRequest(
             destination=self.destination,
             mime_type=self.mime_type,
@@ -178,13 +196,20 @@ class DicomStoreExportOperator(LongRunningOperator):
         :param context: the task's context.
         :raises DicomExportError: if the export fails, or cannot be submitted or polled.
         """
-        raise_if_invalid(self._validation_errors(frozenset()))
+        self._begin(context)
+        self._check_submission()
         for warning in self.export_request.warnings():
             self.log.warning(warning)
+        return self._submit(context, self.execution_deadline(context))
+
+    def _check_submission(self) -> None:
+        if self._decision is not None:
+            raise_if_invalid((*self.export_request.validation_errors(), *self.polling_errors(frozenset())))
+            return
+        raise_if_invalid(self._validation_errors(frozenset()))
         if self.resource_paths is not None and not self.resource_paths:
             # An empty filter must never export the whole store.
             raise AirflowSkipException("resource_paths is empty: there is nothing to export.")
-        return self._submit(context, self._deadline(context))
 
     def get_openlineage_facets_on_start(self) -> OperatorLineage[Dataset, RunFacet]:
         """Describe the export to OpenLineage as far as the task's parameters tell."""
@@ -249,29 +274,60 @@ class DicomStoreExportOperator(LongRunningOperator):
 
     @contextmanager
     def _submission(self, hook: DicomStoreHook) -> Iterator[Submission]:
-        store = hook.dicom_store_name(self.location, self.dataset_id, self.dicom_store_id, self.project_id)
-        request = self.export_request
-        with self._filter() as filter_:
+        decision, request = self._decision, self.export_request
+        store = (
+            hook.dicom_store_name(self.location, self.dataset_id, self.dicom_store_id, self.project_id)
+            if decision is None
+            else DicomStoreName.parse(decision["dicom_store"])
+        )
+        with (
+            self._filter(request.filter_uri)
+            if decision is None
+            else self._decided_filter(decision) as filter_
+        ):
             yield Submission(
                 request=methods.export(store, request),
                 send=partial(hook.export, store, request),
                 state_key=STATE_KEY,
                 api_method="ExportDicomData",
                 duplicate_risk=request.duplicate_risk,
+                overwrites=request.overwrites,
                 filter_digest=filter_.digest,
+                is_filter_written=filter_.is_written,
                 prepare=filter_.prepare,
             )
 
     @contextmanager
-    def _filter(self) -> Iterator[PreparedFilter]:
+    def _filter(self, filter_uri: str | None) -> Iterator[PreparedFilter]:
         """Prepare the filter, and skip the task if the filter selects nothing."""
-        if self.filter_uri is None:
-            yield PreparedFilter(None, lambda: None)
+        if filter_uri is None:
+            yield PreparedFilter()
         elif self.resource_paths is None:
-            yield PreparedFilter(self._digest_of_stored_filter(self.filter_uri), lambda: None)
+            yield PreparedFilter(self._digest_of_stored_filter(filter_uri))
         else:
             with FilterFile.of(self.resource_paths) as file:
-                yield PreparedFilter(file.digest, partial(self._upload, file, self.filter_uri))
+                yield PreparedFilter(file.digest, True, partial(self._upload, file, filter_uri))
+
+    @contextmanager
+    def _decided_filter(self, decision: Decision) -> Iterator[PreparedFilter]:
+        """Return to the filter that the first rendering of the templates decided."""
+        filter_uri, digest = self.export_request.filter_uri, decision["filter_digest"]
+        if filter_uri is None:
+            yield PreparedFilter()
+        elif not decision["is_filter_written"]:
+            yield PreparedFilter(self._digest_of_stored_filter(filter_uri) or digest)
+        else:
+            # The paths may render to others by now: what counts is the file written of the first ones.
+            paths = read_filter(
+                filter_uri, gcp_conn_id=self.gcp_conn_id, impersonation_chain=self.impersonation_chain
+            )
+            with FilterFile.of(paths) as file:
+                if file.digest != digest:
+                    raise DicomExportUnavailableError(
+                        f"The filter file {filter_uri} has changed since this task wrote it. Another process "
+                        "writes to the same object; nothing was submitted."
+                    )
+                yield PreparedFilter(digest, is_written=True)
 
     def _upload(self, file: FilterFile, filter_uri: str) -> None:
         file.upload(filter_uri, gcp_conn_id=self.gcp_conn_id, impersonation_chain=self.impersonation_chain)
@@ -291,13 +347,29 @@ class DicomStoreExportOperator(LongRunningOperator):
         return stored.digest
 
     def _store_of(self, operation: Operation) -> DicomStoreName:
+        if self._decision is not None:
+            return DicomStoreName.parse(self._decision["dicom_store"])
         return DicomStoreName(OperationName.parse(operation["name"]).dataset, self.dicom_store_id)
 
     def _outcome(self, operation: Operation) -> DicomExportResult:
-        return outcome(
-            operation,
-            max_failures=self.max_failures,
-            dicom_store=str(self._store_of(operation)),
-            destination=self.destination,
-            filter_uri=self.filter_uri,
-        )
+        request = self.export_request
+        unknown = unknown_time(self._decision)
+        try:
+            return outcome(
+                operation,
+                max_failures=self.max_failures,
+                dicom_store=str(self._store_of(operation)),
+                destination=request.destination,
+                filter_uri=request.filter_uri,
+                earliest_submission=earliest_snapshot(unknown),
+            )
+        except (DicomExportInvalidRequestError, DicomExportOperationFailedError) as error:
+            dataset = OperationName.parse(operation["name"]).dataset
+            explained = unknown["unknown_since"] and destination_error(
+                error,
+                destination=request.destination,
+                list_operations_command=dataset.list_operations_command,
+            )
+            if not explained or request.overwrites:
+                raise
+            raise explained from error

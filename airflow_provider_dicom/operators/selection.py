@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_dicom.results import DicomSelection
+    from airflow_provider_dicom.results import DicomExportResult, DicomSelection
 
 
 class SelectionOperator(ConnectedOperator):
@@ -211,8 +211,8 @@ class DicomMetadataQueryOperator(SelectionOperator):
         (templated).
     :param high_water_mark: the Airflow Variable with the time up to which everything has been exported;
         without a value, everything is selected (templated).
-    :param until: the end of the selection, an RFC 3339 time: the start of the export that filled the table,
-        or the end of the data interval; ``settling_time`` before now if not given (templated).
+    :param until: the end of the selection, an RFC 3339 time such as the end of the data interval, or the
+        result of the export that filled the table; ``settling_time`` before now if not given (templated).
     :param settling_time: the time after which a streamed table holds everything that arrived, in seconds.
     :param level: ``"studies"`` or ``"series"`` select the whole studies or series of the instances that
         arrived, ``"instances"`` the instances alone (templated).
@@ -242,7 +242,7 @@ class DicomMetadataQueryOperator(SelectionOperator):
         table: str,
         filter_uri: str,
         high_water_mark: str,
-        until: str | None = None,
+        until: str | DicomExportResult | None = None,
         settling_time: float = 900.0,
         level: SearchLevel = "instances",
         project_id: str | None = None,
@@ -320,13 +320,16 @@ class DicomHighWaterMarkOperator(BaseOperator):
     The high-water mark never moves backwards, and never past an instance that was not exported.
 
     :param high_water_mark: the name of the Airflow Variable (templated).
-    :param selection: the output of the :class:`DicomMetadataQueryOperator` (templated).
+    :param selection: the output of the :class:`DicomMetadataQueryOperator`, or of an export of everything,
+        whose ``snapshot_time`` becomes the mark (templated).
     """
 
     template_fields: Sequence[str] = ("high_water_mark", "selection")
     ui_color = "#e8f0fe"
 
-    def __init__(self, *, high_water_mark: str, selection: DicomSelection, **kwargs: Any) -> None:
+    def __init__(
+        self, *, high_water_mark: str, selection: DicomSelection | DicomExportResult, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.high_water_mark = high_water_mark
         self.selection = selection

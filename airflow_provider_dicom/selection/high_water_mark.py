@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from airflow_provider_dicom.compat import read_variable
 from airflow_provider_dicom.exceptions import DicomExportError, DicomExportInvalidRequestError
 
 if TYPE_CHECKING:
-    from airflow_provider_dicom.results import DicomSelection
+    from airflow_provider_dicom.results import DicomExportResult, DicomSelection
 
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
 
@@ -18,10 +19,14 @@ def parse_time(value: object, parameter: str) -> datetime:
     """
     Parse a time.
 
-    :param value: an RFC 3339 string, or an aware ``datetime``.
+    :param value: an RFC 3339 string, an aware ``datetime``, or the result of an export, which stands for the
+        time up to which everything stored is in its output.
     :param parameter: the name of the parameter or Variable, for the error message.
     :raises DicomExportInvalidRequestError: if the value is neither.
     """
+    if isinstance(value, Mapping) and "create_time" in value:
+        # Results of the first version have no snapshot time.
+        value = value.get("snapshot_time") or value["create_time"]
     try:
         time = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
     except ValueError:
@@ -42,23 +47,31 @@ def read_mark(name: str) -> datetime | None:
     :raises DicomExportInvalidRequestError: if the Variable does not hold a time.
     """
     value = read_variable(name)
-    return None if value is None else parse_time(value, f"Variable {name}")
+    try:
+        return None if value is None else parse_time(value, f"Variable {name}")
+    except DicomExportInvalidRequestError:
+        # The value is not quoted: the name may be that of another Variable, which holds a secret.
+        raise DicomExportInvalidRequestError(
+            f"The Variable {name} does not hold a time; accepted: a time with its offset, such as "
+            "'2026-03-29T02:00:00Z'."
+        ) from None
 
 
-def advance_mark(name: str, selection: DicomSelection) -> datetime:
+def advance_mark(name: str, selection: DicomSelection | DicomExportResult) -> datetime:
     """
     Move a high-water mark forward to the end of an exported selection, and return the mark.
 
     :param name: the name of the Airflow Variable.
-    :param selection: the selection that was exported.
+    :param selection: the selection that was exported, or the result of an export of everything.
     :raises DicomExportInvalidRequestError: if the selection has no times.
     :raises DicomExportError: if the mark lies before the selection: the instances in between would never be
         exported.
     """
     from airflow.providers.common.compat.sdk import Variable
 
-    since = None if selection["since"] is None else parse_time(selection["since"], "since")
-    until = parse_time(selection["until"], "until")
+    begin = selection.get("since")
+    since = None if begin is None else parse_time(begin, "since")
+    until = parse_time(selection.get("until", selection), "until")
     mark = read_mark(name)
     if (mark or _BEGINNING) < (since or _BEGINNING):
         raise DicomExportError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn, cast
 
 import tenacity
@@ -10,11 +11,13 @@ from airflow.providers.common.compat.sdk import (
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
+    AirflowTaskTimeout,
     BaseSensorOperator,
     PokeReturnValue,
 )
 
 from airflow_provider_dicom.api.resource_names import OperationName
+from airflow_provider_dicom.compat import TaskDeferralError, TaskDeferralTimeout, is_deferral_timeout
 from airflow_provider_dicom.exceptions import (
     DicomExportError,
     DicomExportTimeoutError,
@@ -22,7 +25,7 @@ from airflow_provider_dicom.exceptions import (
 )
 from airflow_provider_dicom.longrunning.outcome import outcome
 from airflow_provider_dicom.longrunning.polling import MAX_CONSECUTIVE_ERRORS
-from airflow_provider_dicom.operators._base import PollingOperator
+from airflow_provider_dicom.operators._base import PollingOperator, deferral_timeout
 from airflow_provider_dicom.validation import parse_errors, raise_if_invalid
 
 if TYPE_CHECKING:
@@ -44,8 +47,8 @@ class DicomStoreExportSensor(PollingOperator, BaseSensorOperator):
     """
     Waits until an Operation that was started elsewhere is done, and returns its result.
 
-    The sensor never cancels the Operation, because it did not start it. ``timeout`` and ``soft_fail`` work as
-    in any sensor.
+    The sensor never cancels the Operation, because it did not start it. ``timeout``, ``execution_timeout``,
+    ``soft_fail`` and ``never_fail`` work as in a sensor that does not defer.
 
     https://cloud.google.com/healthcare-api/docs/reference/rest/v1/projects.locations.datasets.operations/get
 
@@ -93,9 +96,10 @@ class DicomStoreExportSensor(PollingOperator, BaseSensorOperator):
         :raises DicomExportError: if the export failed, or cannot be polled.
         """
         raise_if_invalid(self._validation_errors(frozenset()))
-        if not self.deferrable:
-            return cast("DicomExportResult", super().execute(context))
-        return self._defer(deadline=time.time() + self.timeout)
+        with self._soft_failures():
+            if not self.deferrable:
+                return cast("DicomExportResult", super().execute(context))
+            return self._defer(context, time.time() + self.timeout)
 
     def execute_complete(
         self,
@@ -109,25 +113,75 @@ class DicomStoreExportSensor(PollingOperator, BaseSensorOperator):
 
         :param context: the task's context.
         :param event: the trigger's event.
-        :param deadline: the time at which the sensor gives up, in seconds since the epoch; ``timeout`` from
+        :param deadline: the time at which ``timeout`` is over, in seconds since the epoch; ``timeout`` from
             now if not given.
         :raises DicomExportError: if the export failed, or cannot be polled.
         :raises AirflowSensorTimeout: if ``timeout`` passed first.
+        :raises DicomExportTimeoutError: if ``execution_timeout`` passed first.
         :raises AirflowSkipException: if ``soft_fail`` or ``never_fail`` turns the failure into a skip.
         """
+        with self._soft_failures():
+            return self._complete(context, event, deadline)
+
+    def _complete(self, context: Context, event: ExportEvent, deadline: float | None) -> DicomExportResult:
         try:
             operation = self.operation_of(event)
-            if operation is not None:
-                return self.record_outcome(operation, context)
         except DicomExportTimeoutError as error:
+            if self.execution_timeout is not None and self.execution_timeout.total_seconds() < self.timeout:
+                raise
+            raise AirflowSensorTimeout(str(error)) from error
+        if operation is None:
+            return self._defer(context, deadline or time.time() + self.timeout)
+        return self.record_outcome(operation, context)
+
+    def resume_execution(
+        self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context
+    ) -> object:
+        """
+        Resume after a deferral, with the same outcome as without deferrals.
+
+        :param next_method: the name of the method that resumes.
+        :param next_kwargs: the method's arguments.
+        :param context: the task's context.
+        """
+        with self._soft_failures():
+            try:
+                # Not Airflow's own method for sensors, where soft_fail skips for more errors than in a poke.
+                return super(BaseSensorOperator, self).resume_execution(next_method, next_kwargs, context)
+            except (TaskDeferralTimeout, TaskDeferralError) as error:
+                if not is_deferral_timeout(error):
+                    raise DicomExportError(
+                        f"The trigger failed ({error}); the export itself goes on. "
+                        f"Operation: {self.operation_name}",
+                        operation_name=self.operation_name,
+                    ) from error
+                message = f"The deferral timed out. Operation: {self.operation_name}"
+                return self._complete(
+                    context,
+                    {"status": "timeout", "operation": {"name": self.operation_name}, "message": message},
+                    None,
+                )
+
+    @contextmanager
+    def _soft_failures(self) -> Iterator[None]:
+        """Skip the task for the errors for which Airflow skips it in a poke."""
+        try:
+            yield
+        except AirflowSkipException:
+            raise
+        except (AirflowSensorTimeout, AirflowTaskTimeout, AirflowFailException) as error:
             if self.soft_fail or self.never_fail:
                 raise AirflowSkipException(str(error)) from error
-            raise AirflowSensorTimeout(str(error)) from error
-        except DicomExportError as error:
-            if self.never_fail or (self.soft_fail and isinstance(error, AirflowFailException)):
+            raise
+        except DicomExportTimeoutError as error:
+            # What AirflowTaskTimeout is to a task that does not defer.
+            if self.soft_fail or self.never_fail:
                 raise AirflowSkipException(str(error)) from error
             raise
-        return self._defer(deadline or time.time() + self.timeout)
+        except Exception as error:
+            if self.never_fail:
+                raise AirflowSkipException(str(error)) from error
+            raise
 
     def poke(self, context: Context) -> PokeReturnValue:
         """
@@ -149,12 +203,14 @@ class DicomStoreExportSensor(PollingOperator, BaseSensorOperator):
     def _outcome(self, operation: Operation) -> DicomExportResult:
         return outcome(operation, max_failures=self.max_failures)
 
-    def _defer(self, deadline: float) -> NoReturn:
+    def _defer(self, context: Context, deadline: float) -> NoReturn:
+        execution_deadline = self.execution_deadline(context)
+        earliest = deadline if execution_deadline is None else min(deadline, execution_deadline)
         self.defer_until_done(
             self.operation_name,
-            deadline=deadline,
+            deadline=earliest,
             cancel_on_kill=False,
-            timeout=None,
+            timeout=deferral_timeout(earliest),
             kwargs={"deadline": deadline},
         )
 

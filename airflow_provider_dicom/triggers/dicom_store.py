@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 #: Airflow 3.3+ calls ``on_kill``; older versions cancel the trigger's task for every reason, without a call.
 _AIRFLOW_TELLS_KILLS = hasattr(BaseTrigger, "on_kill")
+#: How long one question about the task's state may take, and the pauses before it is asked again, in seconds:
+#: a few minutes, because an API server that restarts is away for less.
+STATE_TIMEOUT = 30.0
+STATE_PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 60.0)
 _cancellations: set[asyncio.Task[None]] = set()
 
 
@@ -127,7 +131,7 @@ class DicomStoreExportTrigger(BaseTrigger):
         else:
             event = _event_of_end(operation)
         if record is not None:
-            await record.close()
+            await record.close(event["operation"])
         yield TriggerEvent(event)
 
     def _progress_record(self) -> ProgressRecord | None:
@@ -148,8 +152,7 @@ class DicomStoreExportTrigger(BaseTrigger):
 
     async def _cancel_unless_handed_over(self) -> None:
         try:
-            # Not thread-sensitive: that would queue all triggers of a triggerer on one thread.
-            if await sync_to_async(self._is_handed_over, thread_sensitive=False)():
+            if await self._ask_until_known():
                 self.log.info("%s goes on under another triggerer.", self.operation_name)
                 return
             async with self._hook() as hook:
@@ -158,6 +161,30 @@ class DicomStoreExportTrigger(BaseTrigger):
             self.log.warning("%s could not be cancelled and may go on: %s", self.operation_name, error)
             return
         self.log.info("%s", describe_cancellation(operation))
+
+    async def _ask_until_known(self) -> bool:
+        """
+        Ask Airflow whether the task goes on under another triggerer, again after each of ``STATE_PAUSES``.
+
+        :raises Exception: Airflow's last error, if it cannot be asked.
+        """
+        # Not thread-sensitive: that would queue all triggers of a triggerer on one thread.
+        ask = sync_to_async(self._is_handed_over, thread_sensitive=False)
+        for pause in STATE_PAUSES:
+            try:
+                async with asyncio.timeout(STATE_TIMEOUT):
+                    return await ask()
+            except Exception as error:  # Airflow may raise anything here
+                self.log.warning(
+                    "Airflow does not say whether a user ended the task (%s). Asking again in %.0f s, before "
+                    "%s is cancelled.",
+                    _one_line(error),
+                    pause,
+                    self.operation_name,
+                )
+            await asyncio.sleep(pause)
+        async with asyncio.timeout(STATE_TIMEOUT):
+            return await ask()
 
     def _is_handed_over(self) -> bool:
         """
@@ -177,6 +204,10 @@ class DicomStoreExportTrigger(BaseTrigger):
             impersonation_chain=self.impersonation_chain,
             api_endpoint=self.api_endpoint,
         )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _event_of_error(error: DicomExportError, operation_name: str) -> ExportEvent:

@@ -89,6 +89,9 @@ def test_kill_of_all_workers_duplicates_no_data(stage: Stage, bigquery: BigQuery
         named.assert_submitted_again(kept, "RUNNING")
 
     unnamed.wait_for_try(2)
+    if stage.keeps_task_state:
+        unnamed.wait_until("the second try to wait for the first export", lambda: unnamed.waits_for(lost[0]))
+        unnamed.step(lost[0])
     unnamed.wait_until("the second submission", lambda: len(unnamed.accepted()) == 2)
     assert unnamed.accepted()[0] == lost[0]
     unnamed.finish()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import requests
 
+from airflow_provider_dicom.operators.dicom_store import STATE_KEY
 from rig.airflow import FINISHED, is_exit_known
 from rig.contract import RESULT_KEYS
 from rig.control import Control
@@ -144,6 +145,11 @@ class Scene:
         )
         return str(self.operation_name(map_index))
 
+    def waits_for(self, name: str, map_index: int = -1) -> bool:
+        """Whether the task waits for the end of an Operation before it submits."""
+        is_said = f"Waiting for the end of {name}" in self.logs(map_index)
+        return is_said and self.may_end(map_index)
+
     def may_end(self, map_index: int = -1) -> bool:
         """Whether the export may end: the task polls on a worker, or the scheduler knows of its deferral."""
         task = self.task(map_index)
@@ -212,6 +218,11 @@ class Scene:
     def clear(self, map_index: int = -1) -> None:
         """Clear the task as a user does."""
         self.stage.cluster.clear(self.dag_id, self.run_id, "export", map_index)
+
+    def forget_task_state(self) -> None:
+        """Delete what Airflow keeps between the tries of the task, as a clean-up does."""
+        task = f"dags/{self.dag_id}/dagRuns/{self.run_id}/taskInstances/export"
+        self.rest.call("DELETE", f"{task}/state-store/{STATE_KEY}", params={"map_index": -1})
 
     # -- the Healthcare API
 

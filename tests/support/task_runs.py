@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout, TaskDeferred, timeout
 
+from airflow_provider_dicom.operators.dicom_store import STATE_KEY
 from rig.releases import chosen_release
 from rig.triggers import through_the_database
 from tests.support.trigger_runs import run_trigger
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
 IS_AIRFLOW_2 = chosen_release().is_second
 
 if IS_AIRFLOW_2:
+    from airflow.exceptions import AirflowRescheduleException
     from airflow.models.taskinstance import set_current_context  # type: ignore[attr-defined]
 else:
     from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
+    from airflow.sdk.exceptions import AirflowRescheduleException
     from airflow.sdk.execution_time.context import set_current_context
 
 try:
@@ -46,12 +49,20 @@ both_modes = pytest.mark.parametrize(
 class FakeTaskInstance:
     """The part of a task instance that the provider uses."""
 
+    dag_id: str = "dag"
+    run_id: str = "run"
     task_id: str = "export"
     map_index: int = -1
     try_number: int = 1
     start_date: datetime = field(default_factory=lambda: datetime.now(UTC))
     next_method: str | None = None
+    first_reschedule: datetime | None = None
     xcoms: dict[str, Any] = field(default_factory=dict)
+
+    def get_first_reschedule_date(self, context: object) -> datetime | None:
+        """Return the time of a sensor's first reschedule."""
+        del context
+        return self.first_reschedule
 
     def xcom_push(self, key: str, value: object) -> None:
         """Store an XCom; like Airflow, as JSON."""
@@ -97,26 +108,63 @@ class TaskRun:
         self.events: list[dict[str, Any]] = []
 
     @property
+    def record(self) -> dict[str, Any]:
+        """The only record of a submission in the task state."""
+        (record,) = self.context["task_state_store"].get(STATE_KEY).values()
+        return dict(record)
+
+    def change_record(self, **changes: Any) -> None:
+        """
+        Change the only record of a submission in the task state.
+
+        :param changes: the changes.
+        """
+        state = self.context["task_state_store"]
+        ((key, record),) = state.get(STATE_KEY).items()
+        state.set(STATE_KEY, {key: record | changes})
+
+    @property
     def operation_name(self) -> str:
         """The XCom with the Operation's name."""
         return str(self.ti.xcoms["operation_name"])
 
-    def run(self, task: BaseOperator) -> Any:
+    def run(self, task: BaseOperator, *, delivers: bool = True) -> Any:
         """
         Run a try to its end with all its triggers, and return the task's return value.
 
         :param task: the task.
+        :param delivers: the worker lives long enough to end the task, and not only its own code.
         """
-        step: Callable[[], Any] = functools.partial(task.execute, self.context)
+        return self._run_to_end(task, functools.partial(task.execute, self.context), delivers=delivers)
+
+    def resume(self, task: BaseOperator, deferral: TaskDeferred, event: object) -> Any:
+        """
+        Resume a deferred task with an event, and run it to its end.
+
+        :param task: the task.
+        :param deferral: the deferral that the event ends.
+        :param event: the payload of the trigger's event.
+        """
+        return self._run_to_end(task, self._resumption(task, deferral, event))
+
+    def _run_to_end(self, task: BaseOperator, step: Callable[[], Any], *, delivers: bool = True) -> Any:
         while True:
             try:
-                return step()
+                result = step()
+                if delivers:
+                    # Airflow 3 leaves the result out.
+                    task.post_execute(self.context)
+                return result
             except TaskDeferred as deferral:
                 self.deferrals.append(deferral)
                 event = asyncio.run(run_trigger(through_the_database(deferral.trigger)))
                 self.events.append(event)
-                kwargs = {**(deferral.kwargs or {}), "event": event}
-                step = functools.partial(task.resume_execution, deferral.method_name, kwargs, self.context)
+                step = self._resumption(task, deferral, event)
+
+    def _resumption(self, task: BaseOperator, deferral: TaskDeferred, event: object) -> Callable[[], Any]:
+        # Like Airflow, as JSON.
+        kwargs = {**json.loads(json.dumps(deferral.kwargs or {})), "event": event}
+        return functools.partial(task.resume_execution, deferral.method_name, kwargs, self.context)
 
     def begin_next_try(self) -> None:
         """Begin the next try, for a retry or after a clear; Airflow has deleted the XComs of the last one."""
@@ -148,19 +196,39 @@ class TaskRun:
             task.resume_execution(deferral.method_name, kwargs, self.context)
         return next_deferral.value
 
-    def run_under_timeout(self, task: BaseOperator) -> Any:
+    def run_with_reschedules(self, task: BaseOperator) -> Any:
+        """
+        Run a sensor's try to its end with all its triggers and reschedules, each step under Airflow's alarm.
+
+        :param task: the sensor.
+        """
+        step: Callable[..., Any] = task.execute
+        while True:
+            try:
+                return self.run_under_timeout(task, step)
+            except AirflowRescheduleException:
+                self.ti.first_reschedule = self.ti.first_reschedule or datetime.now(UTC)
+            except TaskDeferred as deferral:
+                event = asyncio.run(run_trigger(through_the_database(deferral.trigger)))
+                kwargs = {**(deferral.kwargs or {}), "event": event}
+                step = functools.partial(task.resume_execution, deferral.method_name, kwargs)
+
+    def run_under_timeout(self, task: BaseOperator, step: Callable[..., Any] | None = None) -> Any:
         """
         Run a try that does not defer, while Airflow's alarm enforces its ``execution_timeout``.
 
         :param task: the task.
+        :param step: what is run instead of ``execute``; it is given the context.
         """
+        step = step or task.execute
         if _run_execute_callable is not None:
-            return _run_execute_callable(self.context, task.execute, task)
+            return _run_execute_callable(self.context, step, task)
         # Before Airflow 3.3 this is a part of a longer function.
-        assert task.execution_timeout is not None
+        if task.execution_timeout is None:
+            return step(context=self.context)
         try:
             with timeout(task.execution_timeout.total_seconds()):
-                return task.execute(self.context)
+                return step(context=self.context)
         except AirflowTaskTimeout:
             task.on_kill()
             raise

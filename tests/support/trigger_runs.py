@@ -13,7 +13,7 @@ from airflow.triggers.base import BaseTrigger
 from rig.releases import chosen_release
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import pytest
 
@@ -57,23 +57,29 @@ def set_task_instance(trigger: BaseTrigger, task_instance: object) -> None:
 
 
 def patch_task_state(
-    monkeypatch: pytest.MonkeyPatch, state: str, operation_name: str | None
+    monkeypatch: pytest.MonkeyPatch, state: str | Callable[[], str], operation_name: str | None
 ) -> SimpleNamespace:
     """
     Let Airflow return a state and an XCom of a task instance, and return the key of that task instance.
 
     :param monkeypatch: pytest's fixture.
-    :param state: the state.
+    :param state: the state, or what returns it.
     :param operation_name: the value of the XCom; None if there is none.
     """
+
+    def current() -> str:
+        return state if isinstance(state, str) else state()
+
     if IS_AIRFLOW_2:
         # The provider reads the state from the database.
         @contextlib.contextmanager
         def create_session() -> Iterator[SimpleNamespace]:
-            yield SimpleNamespace(scalar=lambda _: state)
+            yield SimpleNamespace(scalar=lambda _: current())
 
         monkeypatch.setattr("airflow.utils.session.create_session", create_session)
     else:
-        monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", lambda **_: {"run": {"export_7": state}})
+        monkeypatch.setattr(
+            RuntimeTaskInstance, "get_task_states", lambda **_: {"run": {"export_7": current()}}
+        )
     monkeypatch.setattr(XCom, "get_one", lambda **_: operation_name)
     return SimpleNamespace(dag_id="dag", run_id="run", task_id="export", map_index=7)

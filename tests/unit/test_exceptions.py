@@ -27,6 +27,7 @@ OPERATION: Operation = {
 NOT_RETRIED = {
     exceptions.DicomExportInvalidRequestError,
     exceptions.DicomExportNotFoundError,
+    exceptions.DicomExportDestinationNotEmptyError,
     exceptions.DicomExportDuplicateRiskError,
 }
 

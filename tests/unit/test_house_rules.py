@@ -212,7 +212,12 @@ def test_templated_fields_are_assigned_unchanged() -> None:
 
 
 def test_every_deferral_passes_the_whole_connection() -> None:
-    deferrals = [call for module in MODULES for call in calls(ast.parse(module.read_text()), "defer")]
+    deferrals = [
+        call
+        for module in MODULES
+        for call in calls(ast.parse(module.read_text()), "defer")
+        if ast.unparse(call.func) != "super().defer"
+    ]
     assert deferrals
     for deferral in deferrals:
         (trigger,) = [keyword.value for keyword in deferral.keywords if keyword.arg == "trigger"]

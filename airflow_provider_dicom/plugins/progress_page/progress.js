@@ -62,13 +62,25 @@ async function getIfThere(path) {
   }
 }
 
+// Any task may write an XCom of this name: what is no progress record of an export counts as none.
+function progressRecord(value) {
+  let record = value;
+  try {
+    if (typeof value === "string") record = JSON.parse(value);
+  } catch {
+    return null;
+  }
+  if (typeof record !== "object" || record === null || !Object.hasOwn(STATES, record.state)) return null;
+  if (typeof record.operation_name !== "string" || !record.operation_name.includes("/operations/")) return null;
+  return ["success", "failure", "pending"].every((key) => Number.isFinite(record[key])) ? record : null;
+}
+
 async function load({ path, mapIndex }) {
   const [task, entry] = await Promise.all([
     get(mapIndex < 0 ? path : `${path}/${mapIndex}`),
     getIfThere(`${path}/xcomEntries/progress?map_index=${mapIndex}&deserialize=false&stringify=false`),
   ]);
-  const value = entry?.value;
-  const progress = typeof value === "string" ? JSON.parse(value) : (value ?? null);
+  const progress = progressRecord(entry?.value);
   // Airflow stores the links shortly after the deferral.
   if (progress && (links.of !== progress.operation_name || Object.values(links.urls).includes(null))) {
     const answer = await getIfThere(`${path}/links?map_index=${mapIndex}`);

@@ -10,11 +10,11 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import DAG
 
-from airflow_provider_dicom.operators import _long_running
+from airflow_provider_dicom.operators import _base
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
 
 # Short, like the other thresholds of the rig, so that the test takes seconds.
-_long_running.GRACE = timedelta(seconds=10)
+_base.GRACE = timedelta(seconds=10)
 
 PARAMS = {
     "dataset": "",
@@ -68,9 +68,19 @@ with DAG(dag_id="append", schedule=None, params=PARAMS):
         bigquery_schema="flattened",
     )
 
+with DAG(dag_id="empty", schedule=None, params=PARAMS):
+    DicomStoreExportOperator(
+        **WHERE,
+        destination="{{ params.destination }}",
+        write_disposition="WRITE_EMPTY",
+        bigquery_schema="flattened",
+    )
+
 with DAG(dag_id="by_variable", schedule=None, params=PARAMS):
     DicomStoreExportOperator(
-        **WHERE, destination="{{ params.destination }}{{ var.value.get('folder', 'first') }}/"
+        **WHERE,
+        destination="{{ params.destination }}",
+        mime_type="{{ var.value.get('mime_type', 'application/octet-stream; transfer-syntax=*') }}",
     )
 
 with DAG(dag_id="mapped", schedule=None, params=PARAMS, max_active_tasks=400) as mapped:

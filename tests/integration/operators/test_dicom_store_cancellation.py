@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from airflow_provider_dicom import exceptions
+from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
 from rig.servers import wait_for
 from tests.support.healthcare_requests import accepted_exports, request_count
 from tests.support.task_runs import TaskRun, both_modes, set_current_context
+from tests.support.trigger_runs import patch_task_state, run_trigger
 
 if TYPE_CHECKING:
     from airflow_provider_dicom.api.resource_names import DicomStoreName
-    from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
     from rig.control import Control
     from rig.dicom_files import Uids
     from tests.integration.operators.conftest import ExportOperatorFactory
@@ -68,8 +70,12 @@ def test_airflow_timeout_on_the_worker_cancels_the_export_if_cancel_on_kill(
 
 
 def test_kill_during_a_poll_on_the_worker_cancels_the_export(
-    operator: ExportOperatorFactory, control: Control, instances: list[Uids]
+    operator: ExportOperatorFactory,
+    control: Control,
+    instances: list[Uids],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    patch_task_state(monkeypatch, "failed", None)
     control.settings(advance="manual")
     task = operator(deferrable=False)
     # As in Airflow's task runner: a signal handler calls on_kill, between any two instructions.
@@ -90,14 +96,108 @@ def test_kill_during_a_poll_on_the_worker_cancels_the_export(
     assert request_count(control, "operations.cancel") == 1
 
 
-def test_kill_before_or_after_the_export_cancels_nothing(
+def test_kill_after_the_export_cancels_nothing(
     operator: ExportOperatorFactory, control: Control, instances: list[Uids]
 ) -> None:
     task = operator(deferrable=False)
-    task.on_kill()
     TaskRun().run(task)
     task.on_kill()
     assert request_count(control, "operations.cancel") == 0
+
+
+@both_modes
+def test_kill_before_the_task_begins_submits_nothing(
+    deferrable: bool,
+    operator: ExportOperatorFactory,
+    control: Control,
+    store: DicomStoreName,
+    instances: list[Uids],
+) -> None:
+    task = operator(deferrable=deferrable)
+    task.on_kill()
+    with pytest.raises(exceptions.DicomExportCancelledError, match="nothing was submitted"):
+        TaskRun().run(task)
+    assert accepted_exports(control, store) == []
+
+
+def test_deferral_timeout_of_a_finished_export_returns_its_result(
+    operator: ExportOperatorFactory, control: Control, instances: list[Uids]
+) -> None:
+    control.settings(advance="manual")
+    task_run = TaskRun()
+    task = operator()
+    task_run.run_until_deferred(task)
+    # No triggerer ran; the export went on.
+    control.step()
+    assert task_run.end_deferral(task, timed_out=True)["state"] == "SUCCEEDED"
+    assert request_count(control, "operations.cancel") == 0
+
+
+@pytest.mark.parametrize("cancel_on_kill", [True, False])
+def test_export_that_ended_while_the_triggerer_was_away_is_a_result_after_the_deadline(
+    cancel_on_kill: bool, operator: ExportOperatorFactory, control: Control, instances: list[Uids]
+) -> None:
+    control.settings(advance="manual")
+    task_run = TaskRun(start_date=datetime.now(UTC) - timedelta(minutes=1))
+    task = operator(execution_timeout=timedelta(minutes=1, seconds=20), cancel_on_kill=cancel_on_kill)
+    deferral = task_run.run_until_deferred(task)
+    control.step()
+    # The trigger starts after the deadline.
+    deferral.trigger.deadline = datetime.now(UTC).timestamp() - 1
+    event = asyncio.run(run_trigger(deferral.trigger))
+    assert event["status"] == "timeout"
+    kwargs = {**(deferral.kwargs or {}), "event": event}
+    result: Any = task.resume_execution(deferral.method_name, kwargs, task_run.context)
+    assert (result["state"], result["success"]) == ("SUCCEEDED", 3)
+    assert request_count(control, "operations.cancel") == 0
+
+
+@both_modes
+def test_export_that_ends_before_its_cancellation_at_the_deadline_is_a_result(
+    deferrable: bool, operator: ExportOperatorFactory, control: Control, instances: list[Uids]
+) -> None:
+    control.settings(advance="manual")
+    task = operator(deferrable=deferrable, execution_timeout=timedelta(seconds=1))
+    # The export goes on although it is asked to stop, and the API tells of its end afterwards.
+    control.fault("operations.cancel", status=400, message="The operation has already completed.", count=1)
+    get_operation = DicomStoreHook.get_operation
+
+    def end_then_get(hook: DicomStoreHook, name: str, **options: Any) -> Any:
+        if request_count(control, "operations.cancel"):
+            control.step(name)
+        return get_operation(hook, name, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DicomStoreHook, "get_operation", end_then_get)
+        result = TaskRun().run(task)
+    assert (result["state"], result["success"]) == ("SUCCEEDED", 3)
+
+
+def test_nothing_is_submitted_after_the_deadline(
+    operator: ExportOperatorFactory, control: Control, store: DicomStoreName, instances: list[Uids]
+) -> None:
+    # The pause for a quota was longer than planned: the scheduler was down.
+    task_run = TaskRun()
+    task = operator(execution_timeout=timedelta(hours=1))
+    control.fault("export", status=429)
+    pause = task_run.run_until_deferred(task)
+    control.clear_faults()
+    kwargs = {**(pause.kwargs or {}), "deadline": datetime.now(UTC).timestamp() - 3600}
+    with pytest.raises(exceptions.DicomExportTimeoutError, match="nothing was submitted"):
+        task.resume_execution(pause.method_name, kwargs, task_run.context)
+    assert accepted_exports(control, store) == []
+
+
+def test_deferral_for_a_quota_that_fails_submits_nothing(
+    operator: ExportOperatorFactory, control: Control, store: DicomStoreName, instances: list[Uids]
+) -> None:
+    task_run = TaskRun()
+    task = operator()
+    control.fault("export", status=429)
+    task_run.run_until_deferred(task)
+    with pytest.raises(exceptions.DicomExportError, match="waiting to submit"):
+        task_run.end_deferral(task, timed_out=False)
+    assert accepted_exports(control, store) == []
 
 
 def test_deferral_timeout_of_airflow_cancels_the_export(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.api.resource_names import DicomStoreName
     from rig.control import Control
     from rig.dicom_files import Uids
-    from rig.servers import StorageEmulator
+    from rig.servers import BigQueryEmulator, StorageEmulator
     from tests.integration.operators.conftest import ExportOperatorFactory
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -82,5 +82,30 @@ def test_later_try_submits_again_only_if_the_content_of_the_filter_file_has_chan
     study = f"/studies/{instances[0].study}"
     for path, exports in ((study, 1), (study, 1), (f"{study}/series/{instances[0].series}", 2)):
         storage.write(bucket, FILTER_FILE, f"{path}\n".encode())
-        task_run.run(operator(filter_uri=f"gs://{bucket}/{FILTER_FILE}"))
+        task_run.run(operator(filter_uri=f"gs://{bucket}/{FILTER_FILE}"), delivers=False)
         assert len(accepted_exports(control, store)) == exports
+
+
+def test_selection_that_has_grown_between_two_tries_is_not_appended(
+    operator: ExportOperatorFactory,
+    instances: list[Uids],
+    bucket: str,
+    storage: StorageEmulator,
+    control: Control,
+    store: DicomStoreName,
+    bigquery: BigQueryEmulator,
+) -> None:
+    bigquery.create_dataset("test-project", "grown")
+    append = {"destination": "bq://test-project.grown.instances", "write_disposition": "WRITE_APPEND"}
+    filter_uri = f"gs://{bucket}/{FILTER_FILE}"
+    task_run = TaskRun()
+    storage.write(bucket, FILTER_FILE, f"{instances[0].path}\n".encode())
+    task_run.run(operator(filter_uri=filter_uri, **append))
+    for delivered in (True, False):
+        task_run.begin_next_try()
+        if not delivered:
+            task_run.change_record(state="submitted")
+        storage.write(bucket, FILTER_FILE, "".join(f"{each.path}\n" for each in instances).encode())
+        with pytest.raises(exceptions.DicomExportDuplicateRiskError, match="another request for the same"):
+            task_run.run(operator(filter_uri=filter_uri, **append))
+    assert len(accepted_exports(control, store)) == 1

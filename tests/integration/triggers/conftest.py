@@ -13,6 +13,8 @@ from tests.support.provider_fixtures import *  # noqa: F403
 from tests.support.trigger_runs import patch_task_state, set_task_instance
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from airflow_provider_dicom.api.resource_names import DicomStoreName
     from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
     from rig.dicom_files import Uids
@@ -37,7 +39,12 @@ class TaskTriggerFactory(Protocol):
     """Builds triggers of a task whose state and XCom Airflow knows."""
 
     def __call__(
-        self, operation_name: str, *, state: str, xcom: str | None = None, **changes: object
+        self,
+        operation_name: str,
+        *,
+        state: str | Callable[[], str],
+        xcom: str | None = None,
+        **changes: object,
     ) -> DicomStoreExportTrigger:
         """Build a trigger; ``xcom`` is the Operation's name in the XCom of the task."""
 
@@ -76,7 +83,7 @@ def task_trigger(trigger: TriggerFactory, monkeypatch: pytest.MonkeyPatch) -> Ta
     """Builds triggers of a task whose state and XCom Airflow knows."""
 
     def build(
-        operation_name: str, *, state: str, xcom: str | None = None, **changes: object
+        operation_name: str, *, state: str | Callable[[], str], xcom: str | None = None, **changes: object
     ) -> DicomStoreExportTrigger:
         built = trigger(operation_name, **changes)
         set_task_instance(built, patch_task_state(monkeypatch, state, xcom))

@@ -21,6 +21,28 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("quick")
 
 
+class Questions:
+    """
+    The answers of an Airflow that cannot be asked for a while.
+
+    :param state: the state of the task.
+    :param unanswered: the number of questions that fail.
+    :param after: how long a question takes to fail, in seconds.
+    """
+
+    def __init__(self, state: str, *, unanswered: int, after: float = 0.0) -> None:
+        self.count = 0
+        self._state, self._unanswered, self._after = state, unanswered, after
+
+    def __call__(self) -> str:
+        """Answer, or fail."""
+        self.count += 1
+        if self.count > self._unanswered:
+            return self._state
+        time.sleep(self._after)
+        raise RuntimeError("no answer")
+
+
 @pytest.mark.parametrize("state", ["failed", "success", "running", "up_for_retry"])
 async def test_kill_cancels_the_operation(
     state: str,
@@ -98,6 +120,56 @@ async def test_hand_over_and_cancel_on_kill_false_cancel_nothing(
     control.settings(advance="manual")
     await task_trigger(submit(), state=state, cancel_on_kill=cancel_on_kill).on_kill()
     assert request_count(control, "operations.cancel") == 0
+    control.step()
+
+
+@pytest.mark.parametrize("state", ["failed", "deferred"])
+async def test_airflow_is_asked_again_if_it_does_not_return_the_state_of_the_task(
+    state: str,
+    task_trigger: TaskTriggerFactory,
+    submit: ExportSubmitter,
+    control: Control,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    control.settings(advance="manual")
+    monkeypatch.setattr(trigger_module, "STATE_PAUSES", (0.05, 0.05, 0.05))
+    questions = Questions(state, unanswered=3)
+    await task_trigger(submit(), state=questions).on_kill()
+    assert questions.count == 4
+    assert request_count(control, "operations.cancel") == (state == "failed")
+    control.step()
+
+
+async def test_question_without_an_answer_is_asked_again(
+    task_trigger: TaskTriggerFactory,
+    submit: ExportSubmitter,
+    control: Control,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    control.settings(advance="manual")
+    monkeypatch.setattr(trigger_module, "STATE_PAUSES", (0.05,))
+    monkeypatch.setattr(trigger_module, "STATE_TIMEOUT", 0.2)
+    questions = Questions("failed", unanswered=1, after=0.6)
+    await task_trigger(submit(), state=questions).on_kill()
+    assert questions.count == 2
+    assert request_count(control, "operations.cancel") == 1
+
+
+async def test_nothing_is_cancelled_if_airflow_never_returns_the_state_of_the_task(
+    task_trigger: TaskTriggerFactory,
+    submit: ExportSubmitter,
+    control: Control,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    control.settings(advance="manual")
+    name = submit()
+    monkeypatch.setattr(trigger_module, "STATE_PAUSES", (0.05, 0.05))
+    questions = Questions("failed", unanswered=9)
+    await task_trigger(name, state=questions).on_kill()
+    assert questions.count == 3
+    assert request_count(control, "operations.cancel") == 0
+    assert f"{name} could not be cancelled and may go on: no answer" in capsys.readouterr().out
     control.step()
 
 

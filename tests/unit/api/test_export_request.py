@@ -303,3 +303,49 @@ def test_other_texts_are_not_well_formed_mime_types(text: str) -> None:
 )
 def test_only_dicom_has_one_file_for_each_instance(mime_type: str | None, is_one_file: bool) -> None:
     assert export_request.is_one_file_per_instance(mime_type) is is_one_file
+
+
+REQUESTS = [
+    *(
+        ExportRequest(destination=GCS, mime_type=mime_type, filter_uri=filter_uri)
+        for mime_type, filter_uri in product((None, "image/png"), (None, "gs://bucket/filter.txt"))
+    ),
+    *(
+        ExportRequest(
+            destination=TABLE,
+            write_disposition=disposition,
+            bigquery_schema=schema,
+            include_source_store=include,
+            filter_uri=filter_uri,
+        )
+        for disposition, schema, include, filter_uri in product(
+            (None, "WRITE_EMPTY", "WRITE_TRUNCATE", "WRITE_APPEND"),
+            (None, "flattened", "json"),
+            (None, True, False),
+            (None, "gs://bucket/filter.txt"),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=str)
+def test_options_are_read_back_from_the_body_of_a_request(request_: ExportRequest) -> None:
+    body: Any = body_of(request_)
+    assert ExportRequest.of_body(body) == request_
+
+
+@pytest.mark.parametrize(
+    ("destination", "disposition", "overwrites"),
+    [
+        (GCS, None, True),
+        (TABLE, "WRITE_TRUNCATE", True),
+        (TABLE, "WRITE_EMPTY", False),
+        (TABLE, "WRITE_APPEND", False),
+        (TABLE, None, False),
+    ],
+)
+def test_export_overwrites_objects_and_truncated_tables_only(
+    destination: str, disposition: str | None, overwrites: bool
+) -> None:
+    request = ExportRequest(destination=destination, write_disposition=disposition)
+    assert request.overwrites is overwrites

@@ -56,6 +56,8 @@ def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, xcom: d
         if not on_worker:
             links.store_links(task, task_instance, xcom["operation_name"])
             task = operator(dicom_store_id="{{ params.x }}", destination="{{ params.x }}")
+        else:
+            task._latest_operation = {"name": xcom["operation_name"]}
         return str(link().get_link(task, ti_key=TASK_INSTANCE))
 
     return address
@@ -107,10 +109,19 @@ def test_links_are_empty_without_a_valid_operation_name(
 
 def test_link_that_cannot_be_built_is_empty(xcom: dict[str, Any]) -> None:
     task = operator(destination="{{ params.x }}", dicom_store_id="{{ params.x }}")
+    task._latest_operation = {"name": NAME}
     assert links.DicomExportDestinationLink().get_link(task, ti_key=TASK_INSTANCE) == ""
     assert links.DicomStoreLink().get_link(task, ti_key=TASK_INSTANCE) == ""
     no_export: Any = object()
+    assert xcom["operation_name"] == NAME
     assert links.DicomExportDestinationLink().get_link(no_export, ti_key=TASK_INSTANCE) == ""
+
+
+def test_links_of_a_task_that_submitted_nothing_read_no_xcom(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Airflow logs an error for every XCom that is not there.
+    monkeypatch.setattr(XCom, "get_value", lambda **_: pytest.fail("an XCom was read"))
+    task = operator()
+    assert {link.get_link(task, ti_key=TASK_INSTANCE) for link in links.EXPORT_LINKS} == {""}
 
 
 def test_links_lead_to_the_console_of_the_configured_universe(

@@ -6,10 +6,15 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
 from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_dicom import exceptions
+from airflow_provider_dicom.api import methods
+from airflow_provider_dicom.api.export_request import ExportRequest
+from airflow_provider_dicom.api.resource_names import DatasetName, DicomStoreName
+from airflow_provider_dicom.api.responses import decode
 from airflow_provider_dicom.longrunning.outcome import (
     allowed_failures,
     counters,
@@ -92,6 +97,7 @@ def test_result_of_an_export_within_max_failures(
         "create_time": "2025-11-23T01:00:00.5Z",
         "end_time": "2025-11-23T02:00:00Z",
         "logs_url": LOGS,
+        "snapshot_time": "2025-11-23T01:00:00.5Z",
     }
     assert all(type(result[key]) is int for key in ("success", "failure", "pending"))
 
@@ -155,7 +161,7 @@ def test_permission_error_of_an_export_of_which_only_the_operation_is_known() ->
 )
 def test_error_of_the_operation_precedes_max_failures(code: int, named: str, max_failures: float) -> None:
     operation = ended({"success": 10}, {"code": code, "message": "it broke."})
-    with pytest.raises(exceptions.DicomExportOperationFailedError) as error:
+    with pytest.raises(exceptions.error_of_operation(code)) as error:
         outcome_of(operation, max_failures)
     assert str(error.value) == (
         f"The export of {STORE} to gs://exports/nightly failed with {named}: it broke. Part of the output "
@@ -163,6 +169,37 @@ def test_error_of_the_operation_precedes_max_failures(code: int, named: str, max
     )
     assert error.value.operation == operation
     assert error.value.operation_name == NAME
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(400, 3), (400, 9), (400, 11), (401, 16), (403, 7), (404, 5), (409, 6), (501, 12)],
+)
+def test_operation_and_request_that_end_with_the_same_code_raise_the_same_error(
+    status: int, code: int
+) -> None:
+    with pytest.raises(exceptions.DicomExportError) as refused:
+        decode(
+            methods.export(
+                DicomStoreName(DatasetName("p", "l", "d"), "s"),
+                ExportRequest(destination="gs://exports/nightly"),
+            ),
+            status,
+            {},
+            b'{"error": {"message": "no"}}',
+            None,
+        )
+    with pytest.raises(exceptions.DicomExportError) as failed:
+        outcome_of(ended({}, {"code": code, "message": "no"}))
+    assert type(failed.value) is type(refused.value)
+    assert failed.value.operation_name == NAME
+
+
+@pytest.mark.parametrize("code", [2, 4, 8, 10, 13, 14, 15, 99])
+def test_operation_that_failed_for_a_while_is_retried_as_a_failed_operation(code: int) -> None:
+    with pytest.raises(exceptions.DicomExportOperationFailedError) as error:
+        outcome_of(ended({}, {"code": code, "message": "no"}))
+    assert not isinstance(error.value, AirflowFailException)
 
 
 def test_error_of_the_operation_without_a_message() -> None:
@@ -296,3 +333,21 @@ def test_speed_of_an_operation_without_metadata_is_empty() -> None:
 def test_effect_of_a_cancellation_request(operation: Operation, effect: str) -> None:
     progress = "It had come to: 3 exported, 0 failed, 0 pending"
     assert describe_cancellation(operation) == f"{NAME} {effect}. {progress}"
+
+
+@pytest.mark.parametrize(
+    ("earliest", "created", "snapshot"),
+    [
+        (None, "2025-11-23T01:00:00.5Z", "2025-11-23T01:00:00.5Z"),
+        ("2025-11-23T00:30:00+00:00", "2025-11-23T01:00:00.5Z", "2025-11-23T00:30:00+00:00"),
+        ("2025-11-23T02:30:00+00:00", "2025-11-23T01:00:00.5Z", "2025-11-23T01:00:00.5Z"),
+        ("2025-11-23T00:30:00+00:00", None, "2025-11-23T00:30:00+00:00"),
+        (None, None, None),
+    ],
+)
+def test_snapshot_time_is_that_of_the_earliest_submission_that_may_have_written_the_output(
+    earliest: str | None, created: str | None, snapshot: str | None
+) -> None:
+    metadata: Any = {} if created is None else {"createTime": created}
+    result = outcome({"name": NAME, "done": True, "metadata": metadata}, earliest_submission=earliest)
+    assert result["snapshot_time"] == snapshot

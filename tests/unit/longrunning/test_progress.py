@@ -108,13 +108,90 @@ async def test_closed_record_drops_the_response_that_waits_to_be_stored(unthrott
     record.on_response(operation(1, 9))
     await asyncio.to_thread(begun.wait, 60)
     record.on_response(operation(2, 8))
-    closing = asyncio.create_task(record.close())
+    closing = asyncio.create_task(record.close(operation(3, 7)))
     await asyncio.sleep(0)
     assert not closing.done()
     gate.set()
     await closing
     await asyncio.sleep(0)
     assert [value["success"] for value in values] == [1]
+
+
+async def test_write_that_hangs_does_not_hold_up_other_records(
+    unthrottled: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "SLOW_WRITE", 0.05)
+    values: list[Progress] = []
+    gate = threading.Event()
+
+    def hang(value: Progress) -> None:
+        gate.wait(60)
+        values.append(value)
+
+    stuck = [ProgressRecord(hang, log=RecordedLog()) for _ in range(progress.MAX_SLOW_WRITES)]
+    for record in stuck:
+        record.on_response(operation(1, 9))
+    others = [ProgressRecord(values.append, log=RecordedLog()) for _ in range(3)]
+    for record in others:
+        record.on_response(operation(5, 5))
+    await wait_until_stored(values, 3)
+    assert [value["success"] for value in values] == [5, 5, 5]
+    # One more would be one too many.
+    one_more = ProgressRecord(hang, log=RecordedLog())
+    one_more.on_response(operation(2, 8))
+    others[0].on_response(operation(6, 4))
+    await asyncio.sleep(0.3)
+    assert len(values) == 3
+    gate.set()
+    await wait_until_stored(values, 9)
+
+
+async def test_writes_of_one_record_never_overlap(unthrottled: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "SLOW_WRITE", 0.01)
+    values: list[Progress] = []
+    under_way, overlaps = threading.Lock(), []
+    gate = threading.Event()
+
+    def write(value: Progress) -> None:
+        if not under_way.acquire(blocking=False):
+            overlaps.append(value)
+            return
+        gate.wait(60)
+        values.append(value)
+        under_way.release()
+
+    record = ProgressRecord(write, log=RecordedLog())
+    for done in range(1, 5):
+        record.on_response(operation(done, 10 - done))
+        await asyncio.sleep(0.05)
+    gate.set()
+    await wait_until_stored(values, 2)
+    assert [value["success"] for value in values] == [1, 4]
+    assert not overlaps
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+async def test_write_that_outlasts_the_end_of_the_export_is_followed_by_the_end(
+    is_done: bool, unthrottled: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "LAST_RECORD", 0.05)
+    values: list[Progress] = []
+    begun, gate = threading.Event(), threading.Event()
+
+    def write(value: Progress) -> None:
+        begun.set()
+        gate.wait(60)
+        values.append(value)
+
+    record = ProgressRecord(write, log=RecordedLog())
+    record.on_response(operation(1, 9))
+    await asyncio.to_thread(begun.wait, 60)
+    await record.close(operation(10, done=True) if is_done else operation(2, 8))
+    assert values == []
+    gate.set()
+    await wait_until_stored(values, 1 + is_done)
+    await asyncio.sleep(0.05)
+    assert [value["state"] for value in values] == ["RUNNING", "SUCCEEDED"][: 1 + is_done]
 
 
 async def test_failing_writes_are_logged_once_and_spare_other_records(unthrottled: None) -> None:

@@ -11,7 +11,8 @@ import pytest
 import tenacity
 
 from airflow_provider_dicom import exceptions
-from airflow_provider_dicom.operators._submission import RETENTION
+from airflow_provider_dicom.operators._submission_record import NEVER_EXPIRE, RETENTION, wrote_nothing
+from airflow_provider_dicom.operators._submission_types import QuotaRefusal, SubmittedOperation
 from tests.support.submitting_task import (
     DATASET,
     DUPLICATE_RISK,
@@ -23,7 +24,7 @@ from tests.support.task_runs import TaskStateStore
 
 if TYPE_CHECKING:
     from airflow_provider_dicom.api_types import Operation
-    from airflow_provider_dicom.operators._submission import SubmissionRecord
+    from airflow_provider_dicom.operators._submission_record import SubmissionRecord
 
 NO_REPLY = exceptions.DicomExportSubmissionUnknownError("The reply was lost.")
 
@@ -36,8 +37,13 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return waited
 
 
-def test_submission_is_recorded_with_the_operation_for_a_month() -> None:
-    task = SubmittingTask()
+@pytest.mark.parametrize(
+    ("append", "retention"), [(False, RETENTION), (True, NEVER_EXPIRE)], ids=["overwrites", "appends"]
+)
+def test_submission_is_recorded_for_a_month_and_appended_rows_for_ever(
+    append: bool, retention: timedelta
+) -> None:
+    task = SubmittingTask(append=append)
     retentions: list[object] = []
     keep = task.state.set
 
@@ -46,6 +52,20 @@ def test_submission_is_recorded_with_the_operation_for_a_month() -> None:
         keep(key, value)
 
     task.state.set = set_  # type: ignore[method-assign]
+    task.attempt()
+    # Airflow compares by identity.
+    assert [each is retention for each in retentions] == [True, True]
+
+
+@pytest.mark.airflow("3.3", "task state")
+def test_airflow_never_expires_what_is_kept_for_ever() -> None:
+    from airflow.sdk.execution_time import context
+
+    assert context.NEVER_EXPIRE is NEVER_EXPIRE
+
+
+def test_submission_is_recorded_with_the_operation() -> None:
+    task = SubmittingTask()
     before = datetime.now(UTC)
     submitted = task.attempt()
     assert submitted.reattached is False
@@ -58,8 +78,11 @@ def test_submission_is_recorded_with_the_operation_for_a_month() -> None:
         "filter_digest": "digest-1",
         "submitted_at": task.record["submitted_at"],
         "operation_name": f"{DATASET}/operations/1",
+        "state": "submitted",
+        "repeatable": True,
+        "unknown_since": None,
+        "unknown_until": None,
     }
-    assert retentions == [RETENTION, RETENTION] == [timedelta(days=30)] * 2
     assert task.api.calls == ["prepare", "submit"]
     (line,) = task.log.infos
     assert f"export {STORE} to gs://exports/nightly" in line
@@ -94,7 +117,8 @@ def test_superseded_attempt_submits_nothing() -> None:
 
     class Superseded(TaskStateStore):
         def set(self, key: str, value: Any, *, retention: Any = None) -> None:
-            super().set(key, {**value, "submitted_at": "2026-03-29T02:00:00+00:00"})
+            others = {name: {**record, "submitted_at": "2026-03-29"} for name, record in value.items()}
+            super().set(key, others)
 
     task.context["task_state_store"] = Superseded()
     with pytest.raises(exceptions.DicomExportError, match=r"taken over; nothing was submitted"):
@@ -107,7 +131,7 @@ def test_operation_name_that_airflow_does_not_store_is_logged_and_returned() -> 
     keep = task.state.set
 
     def refuse_names(key: str, value: Any, *, retention: object = None) -> None:
-        if value["operation_name"] is not None:
+        if any(record["operation_name"] for record in value.values()):
             raise RuntimeError("the API server is away")
         keep(key, value)
 
@@ -158,20 +182,67 @@ def test_lost_reply_of_an_append_export_is_refused_and_not_repeated(pauses: list
 
 
 @pytest.mark.parametrize("append", [False, True])
-@pytest.mark.parametrize(
-    "refusal",
-    [exceptions.DicomExportQuotaExhaustedError("429"), exceptions.DicomExportPermissionError("403")],
-    ids=str,
-)
-def test_refused_submission_leaves_no_intent(refusal: exceptions.DicomExportError, append: bool) -> None:
+def test_refused_submission_is_recorded_as_not_accepted(append: bool) -> None:
     task = SubmittingTask(append=append)
+    refusal = exceptions.DicomExportPermissionError("403")
     task.api.submission_errors = [refusal]
-    with pytest.raises(type(refusal)) as error:
+    with pytest.raises(exceptions.DicomExportPermissionError) as error:
         task.attempt()
     assert error.value is refusal
-    assert task.record is None
+    assert task.record is not None
+    assert task.record["state"] == "not_accepted"
     assert task.attempt().reattached is False
     assert task.submissions == 2
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_submission_that_a_quota_refuses_is_not_accepted_and_no_error(append: bool) -> None:
+    task = SubmittingTask(append=append)
+    refusal = exceptions.DicomExportQuotaExhaustedError("429")
+    task.api.submission_errors = [refusal]
+    assert task.attempt() == QuotaRefusal(refusal)
+    assert task.record is not None
+    assert task.record["state"] == "not_accepted"
+    assert task.attempt().reattached is False
+
+
+@pytest.mark.parametrize("where", ["prepare", "get"])
+def test_exhausted_quota_of_another_request_is_no_refusal(where: str) -> None:
+    task = SubmittingTask()
+    busy = exceptions.DicomExportQuotaExhaustedError("429")
+    if where == "prepare":
+
+        def fail() -> None:
+            raise busy
+
+        task.submission = replace(task.submission, prepare=fail)
+        with pytest.raises(exceptions.DicomExportQuotaExhaustedError):
+            task.attempt()
+        return
+    name = task.attempt().operation["name"]
+    task.api.errors["get"] = busy
+    assert task.attempt() == SubmittedOperation({"name": name}, reattached=True)
+
+
+def test_refusal_after_a_lost_reply_does_not_prove_that_nothing_was_accepted() -> None:
+    task = SubmittingTask()
+    task.api.submission_errors = [NO_REPLY, exceptions.DicomExportPermissionError("403")]
+    with pytest.raises(exceptions.DicomExportPermissionError):
+        task.attempt()
+    assert task.record is not None
+    assert task.record["unknown_since"] is not None
+    assert wrote_nothing(task.record) is False
+
+
+def test_refusal_keeps_the_record_of_what_an_earlier_try_submitted() -> None:
+    task = SubmittingTask()
+    failed = task.attempt().operation
+    task.api.fail(failed)
+    task.api.submission_errors = [exceptions.DicomExportPermissionError("403")]
+    with pytest.raises(exceptions.DicomExportPermissionError):
+        task.attempt()
+    assert task.record is not None
+    assert (task.record["operation_name"], task.record["state"]) == (failed["name"], "submitted")
 
 
 def test_unexpected_error_of_a_submission_leaves_the_intent() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import Variable
 
-from airflow_provider_dicom.exceptions import DicomExportError
-from airflow_provider_dicom.selection.high_water_mark import advance_mark, read_mark
+from airflow_provider_dicom.exceptions import DicomExportError, DicomExportInvalidRequestError
+from airflow_provider_dicom.selection.high_water_mark import advance_mark, parse_time, read_mark
 
 ONE, TWO, THREE = (f"2026-03-2{day}T02:00:00+00:00" for day in (1, 2, 3))
 
@@ -39,3 +39,26 @@ def test_high_water_mark_advances_only_over_exported_instances(
     else:
         assert advance_mark("mark", selection).isoformat() == expected == variables["mark"]
         assert read_mark("mark") is not None
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        ({"create_time": TWO, "snapshot_time": ONE}, ONE),
+        ({"create_time": TWO, "snapshot_time": None}, TWO),
+        ({"create_time": TWO}, TWO),
+    ],
+)
+def test_result_of_an_export_stands_for_its_snapshot_time(
+    result: Any, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables: dict[str, Any] = {}
+    monkeypatch.setattr(Variable, "get", lambda name, default: variables.get(name, default))
+    monkeypatch.setattr(Variable, "set", variables.__setitem__)
+    assert parse_time(result, "until").isoformat() == expected
+    assert advance_mark("mark", result).isoformat() == expected
+
+
+def test_mapping_that_is_no_result_of_an_export_is_no_time() -> None:
+    with pytest.raises(DicomExportInvalidRequestError, match="is not a time"):
+        parse_time({"since": ONE}, "until")
