@@ -19,7 +19,6 @@ import io
 import os
 import socket
 import threading
-from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -166,7 +165,7 @@ class _Adapter(HTTPAdapter):
         return response
 
     def build_response(self, req: requests.PreparedRequest, resp: BaseHTTPResponse) -> requests.Response:
-        """Read the body here, within the exchange."""
+        """Read the body here, within the exchange; without its original response, no cookie is kept."""
         exchange = _current.get()
         assert exchange is not None
         try:
@@ -209,7 +208,6 @@ class BoundedSession(requests.Session):
         # A password from .netrc would replace the token.
         self.trust_env = False
         self.headers["Accept-Encoding"] = ACCEPT_ENCODING
-        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         for prefix in ("http://", "https://"):
             self.mount(prefix, _Adapter())
 

@@ -178,6 +178,8 @@ GARBAGE: list[tuple[ApiRequest, bytes]] = [
     (POLL, b'{"name": "x", "response": %s}' % (b'{"a":' * 100 + b"1" + b"}" * 100)),
     (POLL, b'{"name": "x", "metadata": {"counter": {"success": 1e999}}}'),
     (POLL, b'{"name": "x", "metadata": {"counter": {"success": Infinity}}}'),
+    (POLL, b'{"name": "x", "response": {"a": 1e999}}'),
+    (POLL, b'{"name": "x", "response": {"a": NaN}}'),
     (POLL, b'{"name": "x", "metadata": {"counter": {"success": NaN}}}'),
     (POLL, b'{"name": "x", "metadata": {"counter": {"success": %s}}}' % (b"9" * 10_000)),
     (POLL, b'{"name": "x", "metadata": {"counter": [1]}}'),
