@@ -7,6 +7,8 @@ from typing import Required, TypedDict
 
 CANCELLED = 1
 """The ``google.rpc.Code`` of an Operation that was cancelled."""
+PERMISSION_DENIED = 7
+"""The ``google.rpc.Code`` of an Operation that lacked a permission."""
 
 
 #: JSON has no int64: the API writes strings, and readers of proto3 JSON accept numbers as well.

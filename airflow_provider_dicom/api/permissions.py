@@ -75,22 +75,30 @@ class CallerPermission:
     An IAM permission that the caller of the API needs.
 
     :param permission: the IAM permission.
-    :param role: the predefined role that the error message advises.
+    :param role: the predefined role that the error message advises: the narrowest one that has it.
     :param on: the resource on which the role has to be granted.
+    :param note: what else to know about the role.
     """
 
     permission: str
     role: str
     on: Literal["store", "dataset"]
+    note: str = ""
 
 
 EXPORT = CallerPermission("healthcare.dicomStores.export", "roles/healthcare.dicomViewer", "store")
-GET_STORE = CallerPermission("healthcare.dicomStores.get", "roles/healthcare.dicomViewer", "store")
-LIST_STORES = CallerPermission("healthcare.dicomStores.list", "roles/healthcare.dicomViewer", "dataset")
+GET_STORE = CallerPermission("healthcare.dicomStores.get", "roles/healthcare.dicomStoreViewer", "store")
+LIST_STORES = CallerPermission("healthcare.dicomStores.list", "roles/healthcare.dicomStoreViewer", "dataset")
 SEARCH = CallerPermission("healthcare.dicomStores.dicomWebRead", "roles/healthcare.dicomViewer", "store")
-GET_OPERATION = CallerPermission("healthcare.operations.get", "roles/healthcare.dicomViewer", "dataset")
+GET_OPERATION = CallerPermission("healthcare.operations.get", "roles/healthcare.datasetViewer", "dataset")
 LIST_OPERATIONS = CallerPermission("healthcare.operations.list", "roles/healthcare.datasetAdmin", "dataset")
-CANCEL_OPERATION = CallerPermission("healthcare.operations.cancel", "roles/healthcare.dicomEditor", "dataset")
+CANCEL_OPERATION = CallerPermission(
+    "healthcare.operations.cancel",
+    "roles/healthcare.dicomEditor",
+    "dataset",
+    " roles/healthcare.dicomStoreAdmin and roles/healthcare.datasetAdmin have it, too; all three are broad, "
+    "and a custom role that has only this permission is narrower.",
+)
 
 
 def explain_caller(
@@ -115,7 +123,7 @@ def explain_caller(
         words = ("datasets", "add-iam-policy-binding", dataset.dataset_id)
     grant = gcloud("healthcare", *words, **options, member=_member(caller), role=needed.role)
     return (
-        f"Needed: {needed.role} (it has {needed.permission}) for {holder} on {resource}. "
+        f"Needed: {needed.role} (it has {needed.permission}) for {holder} on {resource}.{needed.note} "
         f"Grant it with: {grant}"
     )
 

@@ -29,7 +29,7 @@ application/json``); unknown fields are refused with HTTP 400:
 ``GET, PATCH /_emulator/settings``
     How fast exports advance (``advance``: ``time``, ``manual`` or ``immediate``; ``seconds_per_instance``,
     ``start_delay_seconds``, ``max_running_exports``, ``export_quota``) and how they fail
-    (``failing_instances``, ``operation_error``, ``denied_permissions``); see
+    (``failing_instances``, ``partial_failure``, ``operation_error``, ``denied_permissions``); see
     :class:`airflow_provider_dicom.emulator.settings.Settings`.
     Example: ``{"advance": "manual", "failing_instances": ["1.2.3"]}``.
 ``POST /_emulator/step``

@@ -122,6 +122,11 @@ class ApiError(Exception):
         return cls.of_http_status(499, message)
 
     @classmethod
+    def unknown(cls, message: str) -> ApiError:
+        """Return a 500 without a known cause."""
+        return cls(500, 2, "UNKNOWN", message)
+
+    @classmethod
     def internal(cls, message: str) -> ApiError:
         """Return a 500."""
         return cls.of_http_status(500, message)

@@ -31,6 +31,8 @@ class Settings(BaseModel):
     :param export_quota: number of unfinished exports from which on submissions get HTTP 429; null: no limit.
     :param failing_instances: SOPInstanceUIDs of the instances whose export fails.
     :param operation_error: the error of every export that completes while it is set; null: exports succeed.
+    :param partial_failure: what an operation has at its end if some instances failed: a ``response``, an
+        ``error``, or ``both``. Google's pages show it with either; both are against the API's own document.
     :param denied_permissions: IAM permissions that the caller lacks, such as ``healthcare.operations.list``.
     """
 
@@ -43,4 +45,5 @@ class Settings(BaseModel):
     export_quota: NonNegativeInt | None = None
     failing_instances: frozenset[str] = frozenset()
     operation_error: OperationError | None = None
+    partial_failure: Literal["response", "error", "both"] = "response"
     denied_permissions: frozenset[str] = Field(default=frozenset())

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from airflow_provider_dicom.api.permissions import explain_service_agent
-from airflow_provider_dicom.api_types import Counters, is_cancelled
+from airflow_provider_dicom.api_types import PERMISSION_DENIED, Counters, is_cancelled
 from airflow_provider_dicom.console import logs_url
 from airflow_provider_dicom.exceptions import (
     DicomExportCancelledError,
@@ -19,7 +19,7 @@ from airflow_provider_dicom.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from airflow_provider_dicom.api_types import Operation
+    from airflow_provider_dicom.api_types import Operation, Status
     from airflow_provider_dicom.results import DicomExportResult
 
 
@@ -86,7 +86,8 @@ def outcome(
     """
     Turn a finished Operation into the export's result, or raise the error that it ended with.
 
-    An error of the Operation decides first, then the number of failed instances.
+    Error and counters decide together: an Operation of which some instances failed may end with an error or
+    without one.
 
     :param operation: the finished Operation as the API returned it.
     :param max_failures: instances that may fail: a count, or a float share of all.
@@ -105,9 +106,11 @@ def outcome(
     count = counters(operation)
     export = f"The export of {dicom_store} to {destination}" if dicom_store else "The export"
     trace = f"Operation: {name}. Logs: {logs_url(operation)}"
-    if "error" in operation:
-        raise _error(operation, export, f"{count}. {trace}", destination, filter_uri)
     allowed = allowed_failures(max_failures, count.total)
+    is_partial = _is_partial(operation, count, destination, filter_uri)
+    if "error" in operation and not (is_partial and count.failure <= allowed):
+        limit = f"max_failures={max_failures} allows {allowed} failed instances. " if is_partial else ""
+        raise _error(operation, export, f"{count}. {limit}{trace}", destination, filter_uri)
     if count.failure > allowed:
         raise DicomExportTooManyFailuresError(
             f"{export} ended with {count.failure} failed of {count.total} instances; "
@@ -137,11 +140,52 @@ def _earlier(created: str | None, other: str | None) -> str | None:
     return min(created, other, key=datetime.fromisoformat)
 
 
+def _is_partial(
+    operation: Operation, count: Counters, destination: str | None, filter_uri: str | None
+) -> bool:
+    """
+    Tell whether an Operation exported all but some instances.
+
+    A counter of zero is left out, so that an Operation that failed as a whole may hold no pending instances,
+    either: without an exported and a failed instance, an error is one of the whole export.
+    """
+    status = operation.get("error", {})
+    message = status.get("message") or ""
+    return (
+        count.success > 0
+        and count.failure > 0
+        and count.pending == 0
+        and not is_cancelled(operation)
+        and not operation.get("metadata", {}).get("cancelRequested")
+        and status.get("code") != PERMISSION_DENIED
+        and explain_service_agent(message, operation["name"], destination=destination, source=filter_uri)
+        is None
+    )
+
+
+def describe_accepted_error(operation: Operation) -> str:
+    """
+    Describe the error of an Operation whose failed instances ``max_failures`` allows.
+
+    :param operation: the finished Operation as the API returned it.
+    """
+    status = operation.get("error", {})
+    return (
+        f"The export ended with {_code_name(status.get('code'))}: {_message(status)}. It counts as partial, "
+        f"because max_failures allows the failed instances: {counters(operation)}. "
+        f"Operation: {operation['name']}. Logs: {logs_url(operation)}"
+    )
+
+
+def _message(status: Status) -> str:
+    return (status.get("message") or "no message").rstrip(".")
+
+
 def _error(
     operation: Operation, export: str, progress: str, destination: str | None, filter_uri: str | None
 ) -> DicomExportError:
     status = operation.get("error", {})
-    message = (status.get("message") or "no message").rstrip(".")
+    message = _message(status)
     partial = f"Part of the output may be there: {progress}"
     if is_cancelled(operation):
         return DicomExportCancelledError(f"{export} was cancelled: {message}. {partial}", operation=operation)

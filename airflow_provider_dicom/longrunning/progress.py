@@ -69,13 +69,13 @@ class Progress(TypedDict):
     message: str | None
 
 
-def progress_of(operation: Operation, *, is_accepted: bool = True) -> Progress:
+def progress_of(operation: Operation, *, is_accepted: bool | None = None) -> Progress:
     """
     Build the progress record of an Operation.
 
     :param operation: the Operation as the API returned it.
-    :param is_accepted: the outcome of a finished Operation without an error: no more instances failed than
-        allowed.
+    :param is_accepted: the outcome of a finished Operation: the task returns its result; None if the task has
+        not decided yet, so that an error of the Operation counts as a failure.
     :raises DicomExportUnavailableError: if the Operation's counters are not readable.
     """
     count = counters(operation)
@@ -94,12 +94,14 @@ def progress_of(operation: Operation, *, is_accepted: bool = True) -> Progress:
     }
 
 
-def _state(operation: Operation, count: Counters, *, is_accepted: bool) -> State:
+def _state(operation: Operation, count: Counters, *, is_accepted: bool | None) -> State:
     if not operation.get("done"):
         return "RUNNING"
     if is_cancelled(operation):
         return "CANCELLED"
-    if "error" in operation or not is_accepted:
+    if is_accepted is None:
+        is_accepted = "error" not in operation
+    if not is_accepted:
         return "FAILED"
     return "PARTIAL" if count.failure else "SUCCEEDED"
 
@@ -259,15 +261,15 @@ def _run_in_thread(call: Callable[[], None]) -> asyncio.Future[None]:
 
 
 def write_from_worker(
-    task_instance: TaskInstance, operation: Operation, *, is_accepted: bool = True, log: Log
+    task_instance: TaskInstance, operation: Operation, *, is_accepted: bool | None = None, log: Log
 ) -> None:
     """
     Write a progress record from the task itself; never raises.
 
     :param task_instance: the task instance.
     :param operation: the Operation as the API returned it.
-    :param is_accepted: the outcome of a finished Operation without an error: no more instances failed than
-        allowed.
+    :param is_accepted: the outcome of a finished Operation: the task returns its result; None if the task has
+        not decided yet, so that an error of the Operation counts as a failure.
     :param log: the log for a record that cannot be written.
     """
     try:

@@ -15,6 +15,7 @@ from airflow_provider_dicom.api.endpoint import api_endpoint_error
 from airflow_provider_dicom.api.resource_names import id_error
 from airflow_provider_dicom.compat import AssetRef
 from airflow_provider_dicom.exceptions import DicomExportError, DicomExportTimeoutError
+from airflow_provider_dicom.longrunning.outcome import describe_accepted_error
 from airflow_provider_dicom.longrunning.progress import write_from_worker
 from airflow_provider_dicom.validation import is_template, max_failures_error, seconds_error
 
@@ -243,6 +244,9 @@ class PollingOperator(ConnectedOperator):
             is_accepted = True
         finally:
             write_from_worker(context["ti"], operation, is_accepted=is_accepted, log=self.log)
+        if "error" in operation:
+            # Not where the outcome is decided: a later try decides it twice.
+            self.log.warning("%s", describe_accepted_error(operation))
         set_outlet_extra(context, self.outlets, result, log=self.log)
         return result
 

@@ -344,10 +344,14 @@ class Runner:
         self._start_queued()
 
     async def _finish(self, operation: Operation, error: ApiError | None) -> None:
-        if error is None:
-            await self._operations.finish(operation, response={"@type": EXPORT_RESPONSE})
-        else:
-            await self._operations.finish(operation, error=error.rpc_status())
+        form = self._settings.partial_failure if error is None and operation.failure else "response"
+        if form != "response":
+            error = ApiError.unknown(f"{operation.failure} instances could not be exported; see the logs.")
+        await self._operations.finish(
+            operation,
+            error=None if error is None else error.rpc_status(),
+            response={"@type": EXPORT_RESPONSE} if error is None or form == "both" else None,
+        )
 
 
 def _cancelled() -> ApiError:

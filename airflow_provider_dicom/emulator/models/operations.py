@@ -7,8 +7,8 @@ Invariants:
   zero (:meth:`.exports.runner.Runner.recover`).
 - DONE is written to disk before any client can see it: no operation that a client has seen as done becomes
   unfinished after a crash.
-- An operation that is done has either an error or a response, and never changes again; only ``vanished`` may
-  still be set.
+- An operation that is done has an error, a response, or, with the setting ``partial_failure``, both. It never
+  changes again; only ``vanished`` may still be set.
 - Ids grow, also across restarts: the list of operations is sorted by submission, and its page tokens stay
   valid while operations are added.
 - Operations and :class:`Operations` are used only on the server's event loop. The copies on disk are written
@@ -145,7 +145,7 @@ class Operation:
             body["done"] = True
             if self.error is not None:
                 body["error"] = self.error
-            else:
+            if self.response is not None or self.error is None:
                 body["response"] = self.response or {}
         return body
 

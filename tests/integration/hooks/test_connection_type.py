@@ -181,7 +181,9 @@ def test_connection_test_passes_with_a_hint_if_the_account_may_not_cancel(
     status, message = save_connection(fields).test_connection()
     assert status
     assert "but not cancel them" in message
-    assert "roles/healthcare.dicomEditor" in message
+    for role in ("dicomEditor", "dicomStoreAdmin", "datasetAdmin"):
+        assert f"roles/healthcare.{role}" in message
+    assert "a custom role" in message
 
 
 def test_connection_test_reports_a_403_that_no_missing_permission_explains(

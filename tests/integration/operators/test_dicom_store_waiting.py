@@ -15,6 +15,8 @@ from tests.support.healthcare_requests import accepted_exports, request_count
 from tests.support.task_runs import TaskRun, both_modes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from airflow_provider_dicom.api.resource_names import DicomStoreName
     from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
     from airflow_provider_dicom.triggers.dicom_store import ExportEvent
@@ -82,6 +84,40 @@ def test_task_fails_only_if_more_than_max_failures_instances_failed(
         result = task_run.run(task)
         assert (result["state"], result["success"], result["failure"]) == (state, 2, 1)
         assert task_run.ti.xcoms["progress"]["state"] == "PARTIAL"
+
+
+@both_modes
+@pytest.mark.parametrize("form", ["error", "both"])
+def test_error_because_of_failed_instances_is_a_warning_within_max_failures(
+    form: str,
+    deferrable: bool,
+    operator: ExportOperatorFactory,
+    control: Control,
+    instances: list[Uids],
+    printed: Callable[[], str],
+) -> None:
+    control.settings(failing_instances=[instances[0].instance], partial_failure=form)
+    task_run = TaskRun()
+    result = task_run.run(operator(deferrable=deferrable, max_failures=1))
+    assert (result["state"], result["success"], result["failure"]) == ("PARTIAL", 2, 1)
+    assert task_run.ti.xcoms["progress"]["state"] == "PARTIAL"
+    assert printed().count("ended with UNKNOWN (code 2): 1 instances could not be exported") == 1
+    with pytest.raises(exceptions.DicomExportOperationFailedError, match="2 exported, 1 failed") as error:
+        TaskRun().run(operator(deferrable=deferrable))
+    assert "max_failures=0 allows 0" in str(error.value)
+    assert "counts as partial" not in printed()
+
+
+def test_later_try_warns_once_of_an_error_within_max_failures(
+    operator: ExportOperatorFactory, control: Control, instances: list[Uids], printed: Callable[[], str]
+) -> None:
+    control.settings(advance="manual", failing_instances=[instances[0].instance], partial_failure="error")
+    task_run = TaskRun()
+    task_run.run_until_deferred(operator(max_failures=1))
+    control.step()
+    task_run.ti.try_number += 1
+    assert task_run.run(operator(max_failures=1))["state"] == "PARTIAL"
+    assert printed().count("counts as partial") == 1
 
 
 @both_modes

@@ -94,6 +94,27 @@ def test_sensor_fails_only_if_more_than_max_failures_failed(
 
 
 @both_modes
+@pytest.mark.parametrize("form", ["error", "both"])
+def test_sensor_warns_of_an_error_because_of_failed_instances_within_max_failures(
+    form: str,
+    deferrable: bool,
+    sensor: SensorFactory,
+    control: Control,
+    instances: list[Uids],
+    capsys: pytest.CaptureFixture[str],
+    logged: pytest.LogCaptureFixture,
+) -> None:
+    control.settings(failing_instances=[instances[0].instance], partial_failure=form)
+    control.step()
+    task_run = TaskRun(task_id="wait")
+    assert task_run.run(sensor(deferrable=deferrable, max_failures=1))["state"] == "PARTIAL"
+    assert task_run.ti.xcoms["progress"]["state"] == "PARTIAL"
+    assert (capsys.readouterr().out + logged.text).count("ended with UNKNOWN (code 2): 1 instances") == 1
+    with pytest.raises(exceptions.DicomExportOperationFailedError, match="2 exported, 1 failed"):
+        TaskRun(task_id="wait").run(sensor(deferrable=deferrable))
+
+
+@both_modes
 def test_sensor_timeout_fails_or_skips_the_task_and_cancels_nothing(
     deferrable: bool, sensor: SensorFactory, control: Control
 ) -> None:

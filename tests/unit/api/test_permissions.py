@@ -41,11 +41,11 @@ def commands(text: str) -> list[dict[str, str]]:
     ("needed", "permission", "role", "on_dataset"),
     [
         (permissions.EXPORT, "healthcare.dicomStores.export", "roles/healthcare.dicomViewer", False),
-        (permissions.GET_OPERATION, "healthcare.operations.get", "roles/healthcare.dicomViewer", True),
+        (permissions.GET_OPERATION, "healthcare.operations.get", "roles/healthcare.datasetViewer", True),
         (permissions.CANCEL_OPERATION, "healthcare.operations.cancel", "roles/healthcare.dicomEditor", True),
         (permissions.LIST_OPERATIONS, "healthcare.operations.list", "roles/healthcare.datasetAdmin", True),
-        (permissions.LIST_STORES, "healthcare.dicomStores.list", "roles/healthcare.dicomViewer", True),
-        (permissions.GET_STORE, "healthcare.dicomStores.get", "roles/healthcare.dicomViewer", False),
+        (permissions.LIST_STORES, "healthcare.dicomStores.list", "roles/healthcare.dicomStoreViewer", True),
+        (permissions.GET_STORE, "healthcare.dicomStores.get", "roles/healthcare.dicomStoreViewer", False),
         (permissions.SEARCH, "healthcare.dicomStores.dicomWebRead", "roles/healthcare.dicomViewer", False),
     ],
 )
@@ -72,6 +72,13 @@ def test_missing_permission_of_the_caller_names_role_resource_and_command(
         assert f"on the DICOM store {STORE}" in text
         assert command[""] == "gcloud healthcare dicom-stores add-iam-policy-binding ct"
         assert command["--dataset"] == "radiology"
+
+
+def test_missing_permission_to_cancel_names_all_roles_that_have_it_and_a_custom_one() -> None:
+    text = explain_caller(permissions.CANCEL_OPERATION, DATASET, STORE, CALLER)
+    for role in ("dicomEditor", "dicomStoreAdmin", "datasetAdmin"):
+        assert f"roles/healthcare.{role}" in text
+    assert "a custom role" in text
 
 
 @given(PROJECTS, LOCATIONS)

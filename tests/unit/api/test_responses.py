@@ -130,11 +130,11 @@ def test_error_says_what_the_user_can_do(
         assert words in text
 
 
-@pytest.mark.parametrize("request_", [EXPORT, GET_STORE], ids=["export", "get"])
-def test_403_names_the_callers_role_and_its_command(request_: methods.ApiRequest) -> None:
+@pytest.mark.parametrize(("request_", "role"), [(EXPORT, "dicomViewer"), (GET_STORE, "dicomStoreViewer")])
+def test_403_names_the_callers_role_and_its_command(request_: methods.ApiRequest, role: str) -> None:
     error = error_of(request_, 403, envelope(403, "Permission 'healthcare.dicomStores.x' denied"))
     assert type(error) is exceptions.DicomExportPermissionError
-    needed = f"Needed: roles/healthcare.dicomViewer (it has {request_.permission.permission})"
+    needed = f"Needed: roles/healthcare.{role} (it has {request_.permission.permission})"
     assert f"Permission 'healthcare.dicomStores.x' denied. {needed}" in str(error)
     assert f"for the caller {CALLER} on the DICOM store {STORE}" in str(error)
     assert "gcloud healthcare dicom-stores add-iam-policy-binding s " in str(error)

@@ -1,4 +1,4 @@
-"""The outcome of an export: its error decides first, then its counters against ``max_failures``."""
+"""The outcome of an export: its error and its counters decide together, against ``max_failures``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from airflow_provider_dicom.api.responses import decode
 from airflow_provider_dicom.longrunning.outcome import (
     allowed_failures,
     counters,
+    describe_accepted_error,
     describe_cancellation,
     describe_speed,
     outcome,
@@ -27,7 +28,7 @@ from rig.contract import RESULT_KEYS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from airflow_provider_dicom.api_types import Operation, Status
+    from airflow_provider_dicom.api_types import Operation, OperationMetadata, Status
 
 NAME = "projects/p/locations/l/datasets/d/operations/77"
 STORE = "projects/p/locations/l/datasets/d/dicomStores/s"
@@ -200,6 +201,77 @@ def test_operation_that_failed_for_a_while_is_retried_as_a_failed_operation(code
     with pytest.raises(exceptions.DicomExportOperationFailedError) as error:
         outcome_of(ended({}, {"code": code, "message": "no"}))
     assert not isinstance(error.value, AirflowFailException)
+
+
+BROKEN: Status = {"code": 2, "message": "2 instances failed."}
+
+
+@pytest.mark.parametrize("has_response", [False, True])
+@pytest.mark.parametrize("max_failures", [2, 5, 0.02, 1.0])
+def test_error_because_of_failed_instances_within_max_failures_is_a_partial_result(
+    max_failures: float, has_response: bool
+) -> None:
+    operation = ended({"success": 98, "failure": 2}, BROKEN)
+    if has_response:
+        operation["response"] = {}
+    result = outcome_of(operation, max_failures)
+    assert (result["state"], result["success"], result["failure"]) == ("PARTIAL", 98, 2)
+    text = describe_accepted_error(operation)
+    for part in ("UNKNOWN (code 2): 2 instances failed. It", "98 exported, 2 failed, 0 pending", NAME, LOGS):
+        assert part in text
+
+
+@pytest.mark.parametrize("has_response", [False, True])
+@pytest.mark.parametrize(("max_failures", "allowed"), [(0, 0), (1, 1), (0.0, 0), (0.01, 1)])
+def test_error_because_of_more_failed_instances_than_max_failures_says_how_far_the_export_came(
+    max_failures: float, allowed: int, has_response: bool
+) -> None:
+    operation = ended({"success": 98, "failure": 2}, BROKEN)
+    if has_response:
+        operation["response"] = {}
+    with pytest.raises(exceptions.DicomExportOperationFailedError) as error:
+        outcome_of(operation, max_failures)
+    assert "UNKNOWN (code 2): 2 instances failed. Part of the output may be there" in str(error.value)
+    assert "98 exported, 2 failed, 0 pending" in str(error.value)
+    assert f"max_failures={max_failures} allows {allowed} failed instances. Operation" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("counter", "error", "metadata"),
+    [
+        ({"success": 90, "failure": 2, "pending": 8}, BROKEN, {}),
+        ({"failure": 2}, BROKEN, {}),
+        ({"success": 100}, BROKEN, {}),
+        ({}, BROKEN, {}),
+        ({"success": 98, "failure": 2}, {"code": 1, "message": "stopped"}, {}),
+        ({"success": 98, "failure": 2}, BROKEN, {"cancelRequested": True}),
+        ({"success": 98, "failure": 2}, {"code": 7, "message": "no"}, {}),
+        (
+            {"success": 98, "failure": 2},
+            {"code": 9, "message": "doesn't have required Cloud Storage permission"},
+            {},
+        ),
+    ],
+    ids=[
+        "pending",
+        "nothing exported",
+        "nothing failed",
+        "no counters",
+        "cancelled",
+        "cancellation requested",
+        "permission",
+        "role of the service agent",
+    ],
+)
+def test_error_of_the_whole_export_fails_whatever_max_failures_allows(
+    counter: dict[str, int], error: Status, metadata: OperationMetadata
+) -> None:
+    operation = ended(counter, error)
+    operation["metadata"].update(metadata)
+    with pytest.raises(exceptions.DicomExportError) as raised:
+        outcome_of(operation, 1.0)
+    assert str(error["message"]).rstrip(".") in str(raised.value)
+    assert "max_failures" not in str(raised.value)
 
 
 def test_error_of_the_operation_without_a_message() -> None:

@@ -60,10 +60,15 @@ def test_progress_is_recorded_at_most_every_15_seconds_and_only_on_change() -> N
         ({"done": True, "failure": 0}, True, "SUCCEEDED"),
         ({"done": True}, False, "FAILED"),
         ({"done": True, "error": {"code": 13, "message": "The bucket has gone away."}}, False, "FAILED"),
+        ({"done": True, "error": {"code": 2, "message": "Instances failed."}}, True, "PARTIAL"),
+        ({"done": True, "error": {"code": 2, "message": "Instances failed."}}, None, "FAILED"),
+        ({"done": True}, None, "PARTIAL"),
         ({"done": True, "error": {"code": 1, "message": "stopped"}}, False, "CANCELLED"),
     ],
 )
-def test_progress_record_of_an_operation(changes: dict[str, Any], is_accepted: bool, state: str) -> None:
+def test_progress_record_of_an_operation(
+    changes: dict[str, Any], is_accepted: bool | None, state: str
+) -> None:
     record = progress_of(operation(5, 4, **{"failure": 1} | changes), is_accepted=is_accepted)
     assert record["state"] == state
     assert (record["operation_name"], record["success"], record["pending"]) == (NAME, 5, 4)

@@ -146,6 +146,22 @@ def test_failing_instances_do_not_fail_the_export(
     assert sorted(entry["instance"] for entry in _state(control, name)["log"]) == doomed
 
 
+def test_partial_failure_setting_adds_an_error_and_keeps_the_output(
+    control: Control,
+    uploaded: list[Uids],
+    dicom_store: str,
+    export: Start,
+    finished: Get,
+) -> None:
+    control.settings(partial_failure="error")
+    assert "error" not in finished(export(dicom_store))
+    control.settings(failing_instances=[uploaded[0].instance])
+    done = finished(export(dicom_store))
+    assert "response" not in done
+    assert done["error"]["code"] == 2
+    assert done["metadata"]["counter"] == {"success": str(COUNT - 1), "failure": "1"}
+
+
 def test_operation_error_setting_fails_the_export(
     control: Control, uploaded: list[Uids], dicom_store: str, export: Start, finished: Get
 ) -> None:
