@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict, cast
 
-from airflow.providers.common.compat.sdk import Asset, BaseOperator
+from airflow.providers.common.compat.sdk import Asset
 
 from airflow_provider_dicom.api.endpoint import api_endpoint_error
 from airflow_provider_dicom.api.resource_names import id_error
 from airflow_provider_dicom.exceptions import DicomExportTimeoutError
 from airflow_provider_dicom.longrunning.progress import write_from_worker
-from airflow_provider_dicom.validation import is_template, max_failures_error, seconds_error
+from airflow_provider_dicom.operators._parameters import ParameterOperator
+from airflow_provider_dicom.validation import Kind, is_text_or_texts, max_failures_error, seconds_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +29,21 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.triggers.dicom_store import ExportEvent
 
 
+#: The kinds of the parameters that name a DICOM store. Without its project, a task reaches another store.
+STORE_PARAMETERS = {
+    "location": Kind.REQUIRED,
+    "dataset_id": Kind.REQUIRED,
+    "dicom_store_id": Kind.REQUIRED,
+    "project_id": Kind.RESTRICTION,
+}
+#: The kinds of the connection's parameters. Without the account to impersonate, a task has other rights.
+CONNECTION_PARAMETERS = {
+    "gcp_conn_id": Kind.REQUIRED,
+    "impersonation_chain": Kind.RESTRICTION,
+    "api_endpoint": Kind.OPTIONAL,
+}
+
+
 class ConnectionArguments(TypedDict):
     """The connection's arguments of every hook and trigger of this provider."""
 
@@ -36,7 +52,7 @@ class ConnectionArguments(TypedDict):
     api_endpoint: str | None
 
 
-class ConnectedOperator(BaseOperator):
+class ConnectedOperator(ParameterOperator):
     """
     An operator with a connection to the Healthcare API.
 
@@ -62,10 +78,6 @@ class ConnectedOperator(BaseOperator):
 
         return DicomStoreHook(**self.connection_arguments)
 
-    def unrendered(self) -> frozenset[str]:
-        """Return the names of the parameters that are still templates."""
-        return frozenset(name for name in self.template_fields if is_template(getattr(self, name)))
-
     def connection_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
         """
         Yield the validation errors of the connection's parameters.
@@ -74,6 +86,12 @@ class ConnectedOperator(BaseOperator):
         """
         if "gcp_conn_id" not in unrendered and not (isinstance(self.gcp_conn_id, str) and self.gcp_conn_id):
             yield f"gcp_conn_id={self.gcp_conn_id!r} is not accepted; accepted: the id of a connection."
+        chain = [] if self.impersonation_chain is None else self.impersonation_chain
+        if "impersonation_chain" not in unrendered and not is_text_or_texts(chain):
+            yield (
+                f"impersonation_chain is {type(chain).__name__}, or an account in it is no text or empty; "
+                "accepted: the e-mail address of a service account, or a list of them."
+            )
         if "api_endpoint" not in unrendered and (error := api_endpoint_error(self.api_endpoint)):
             yield error
 

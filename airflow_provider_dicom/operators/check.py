@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from airflow_provider_dicom.api.destinations import parse_destination, parse_gcs_uri
 from airflow_provider_dicom.api.dicomweb import path_of_match, uids_of
 from airflow_provider_dicom.exceptions import DicomExportIncompleteError
-from airflow_provider_dicom.operators._base import ConnectedOperator
+from airflow_provider_dicom.operators._base import (
+    CONNECTION_PARAMETERS,
+    STORE_PARAMETERS,
+    ConnectedOperator,
+)
 from airflow_provider_dicom.selection.disk_set import DiskSet
 from airflow_provider_dicom.selection.filter_file import read_filter
 from airflow_provider_dicom.selection.inventory import exported_instances
-from airflow_provider_dicom.validation import parse_errors, raise_if_invalid
+from airflow_provider_dicom.validation import Kind, parse_errors, raise_if_invalid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
     from airflow.providers.common.compat.sdk import Context
@@ -69,6 +73,13 @@ class DicomStoreExportCheckOperator(ConnectedOperator):
         "impersonation_chain",
         "api_endpoint",
     )
+    PARAMETERS: ClassVar[Mapping[str, Kind]] = {
+        **STORE_PARAMETERS,
+        "destination": Kind.REQUIRED,
+        "filter_uri": Kind.RESTRICTION,
+        "on_missing": Kind.REQUIRED,
+        **CONNECTION_PARAMETERS,
+    }
     ui_color = "#e8f0fe"
 
     def __init__(
@@ -97,8 +108,7 @@ class DicomStoreExportCheckOperator(ConnectedOperator):
         self.gcp_conn_id = gcp_conn_id
         self.impersonation_chain = impersonation_chain
         self.api_endpoint = api_endpoint
-        self._is_filtered = filter_uri is not None
-        raise_if_invalid(self._validation_errors(self.unrendered()))
+        self.validate_when_parsed()
 
     def execute(self, context: Context) -> DicomExportCheckResult:
         """
@@ -155,11 +165,12 @@ class DicomStoreExportCheckOperator(ConnectedOperator):
             yield from [path] if len(uids) == 3 else _instances_below(hook, store, uids)
 
     def _validation_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
+        sentences, unrendered = self.kind_errors(unrendered)
+        yield from sentences
         yield from self.store_errors(unrendered)
         if "destination" not in unrendered:
             yield from parse_errors(parse_destination, self.destination)
-        # A filter that rendered to None must not make the whole store the expectation.
-        if "filter_uri" not in unrendered and self._is_filtered:
+        if "filter_uri" not in unrendered and self.filter_uri is not None:
             yield from parse_errors(parse_gcs_uri, self.filter_uri, "filter_uri", is_object=True)
         if "on_missing" not in unrendered and self.on_missing not in get_args(OnMissing):
             yield f"on_missing={self.on_missing!r} is not accepted; accepted: fail, warn."

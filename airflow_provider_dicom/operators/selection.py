@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, ClassVar, get_args
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
@@ -11,12 +11,16 @@ from airflow_provider_dicom.api.destinations import BigQueryTable, parse_destina
 from airflow_provider_dicom.api.dicomweb import SearchLevel, path_of_match
 from airflow_provider_dicom.api.resource_names import id_error
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
-from airflow_provider_dicom.operators._base import ConnectedOperator
+from airflow_provider_dicom.operators._base import (
+    CONNECTION_PARAMETERS,
+    STORE_PARAMETERS,
+    ConnectedOperator,
+)
 from airflow_provider_dicom.selection.disk_set import DiskSet
 from airflow_provider_dicom.selection.filter_file import FilterFile
 from airflow_provider_dicom.selection.high_water_mark import advance_mark, parse_time, read_mark
 from airflow_provider_dicom.selection.inventory import MetadataTable, exported_instances
-from airflow_provider_dicom.validation import parse_errors, raise_if_invalid, seconds_error
+from airflow_provider_dicom.validation import Kind, parse_errors, raise_if_invalid, seconds_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -105,6 +109,15 @@ class DicomStoreSearchOperator(SelectionOperator):
         "impersonation_chain",
         "api_endpoint",
     )
+    PARAMETERS: ClassVar[Mapping[str, Kind]] = {
+        **STORE_PARAMETERS,
+        "filter_uri": Kind.REQUIRED,
+        "filters": Kind.RESTRICTION,
+        "level": Kind.REQUIRED,
+        "exclude_exported_to": Kind.RESTRICTION,
+        "page_size": Kind.NUMBER,
+        **CONNECTION_PARAMETERS,
+    }
     ui_color = "#e8f0fe"
 
     def __init__(
@@ -138,7 +151,7 @@ class DicomStoreSearchOperator(SelectionOperator):
         self.gcp_conn_id = gcp_conn_id
         self.impersonation_chain = impersonation_chain
         self.api_endpoint = api_endpoint
-        raise_if_invalid(self._validation_errors(self.unrendered()))
+        self.validate_when_parsed()
 
     def execute(self, context: Context) -> DicomSelection:
         """
@@ -184,6 +197,8 @@ class DicomStoreSearchOperator(SelectionOperator):
             yield from (path for path in paths if path not in present)
 
     def _validation_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
+        sentences, unrendered = self.kind_errors(unrendered)
+        yield from sentences
         yield from self.store_errors(unrendered)
         yield from self.selection_errors(unrendered)
         if self.filters is not None and not hasattr(self.filters, "keys"):
@@ -233,6 +248,17 @@ class DicomMetadataQueryOperator(SelectionOperator):
         "gcp_conn_id",
         "impersonation_chain",
     )
+    PARAMETERS: ClassVar[Mapping[str, Kind]] = {
+        "table": Kind.REQUIRED,
+        "filter_uri": Kind.REQUIRED,
+        "high_water_mark": Kind.REQUIRED,
+        "until": Kind.RESTRICTION,
+        "settling_time": Kind.NUMBER,
+        "level": Kind.REQUIRED,
+        "project_id": Kind.RESTRICTION,
+        "gcp_conn_id": Kind.REQUIRED,
+        "impersonation_chain": Kind.RESTRICTION,
+    }
     ui_color = "#e8f0fe"
     api_endpoint = None
 
@@ -260,8 +286,7 @@ class DicomMetadataQueryOperator(SelectionOperator):
         self.project_id = project_id
         self.gcp_conn_id = gcp_conn_id
         self.impersonation_chain = impersonation_chain
-        self._is_until_given = until is not None
-        raise_if_invalid(self._validation_errors(self.unrendered()))
+        self.validate_when_parsed()
 
     def execute(self, context: Context) -> DicomSelection:
         """
@@ -299,12 +324,13 @@ class DicomMetadataQueryOperator(SelectionOperator):
         }
 
     def _validation_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
+        sentences, unrendered = self.kind_errors(unrendered)
+        yield from sentences
         if "table" not in unrendered:
             yield from parse_errors(_table, self.table)
         if "high_water_mark" not in unrendered and not self.high_water_mark:
             yield "high_water_mark is empty; accepted: the name of an Airflow Variable."
-        # An "until" that rendered to None must not become a later time than that of the table's content.
-        if "until" not in unrendered and self._is_until_given:
+        if "until" not in unrendered and self.until is not None:
             yield from parse_errors(parse_time, self.until, "until")
         if error := seconds_error("settling_time", self.settling_time):
             yield error

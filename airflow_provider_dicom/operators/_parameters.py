@@ -1,0 +1,222 @@
+"""
+How the parameters of operators and sensors get their values, whatever Airflow fills them with.
+
+Invariants:
+
+- A value that comes from another task is data: it is never rendered as a template. Airflow itself renders the
+  values of ``expand_kwargs`` again.
+- A parameter that the DAG gives is given, even if its value is None by now. Airflow runs ``__init__`` of a
+  mapped task again with the values of its index, where None from another task would look like the default.
+- Values are read when they have been rendered, and refused only before something is submitted: templates are
+  rendered again on every resume, and a running export must not be lost by what they render to then.
+- A template renders to text, or to the object that its only expression stands for. In a DAG with
+  ``render_template_as_native_obj=True``, Jinja would turn the text ``1.10`` into the number ``1.1``.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from airflow.providers.common.compat.sdk import BaseOperator
+
+from airflow_provider_dicom.validation import (
+    Kind,
+    is_template,
+    raise_if_invalid,
+    read_value,
+    value_error,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any, Self
+
+    import jinja2
+    from airflow.providers.common.compat.sdk import Context
+
+
+class ParameterOperator(BaseOperator):
+    """An operator whose parameters are read and refused by their kinds."""
+
+    #: The kinds of the operator's own parameters.
+    PARAMETERS: ClassVar[Mapping[str, Kind]]
+
+    def __new__(cls, *_: object, **kwargs: object) -> Self:
+        """
+        Note whether a mapped task is being built, and which arguments it has.
+
+        :param kwargs: the arguments of ``__init__``; none for a copy.
+        """
+        self = super().__new__(cls)
+        is_mapped = bool(kwargs.get("_airflow_from_mapped"))
+        # Not by assignment, for which BaseOperator needs attributes that __init__ sets.
+        vars(self).update(_is_mapped=is_mapped, _given=frozenset(kwargs if is_mapped else ()), _origins={})
+        return self
+
+    _is_mapped: bool
+    _given: frozenset[str]
+    _origins: dict[str, str]
+
+    def unrendered(self) -> frozenset[str]:
+        """Return the names of the parameters that are still templates."""
+        return frozenset(name for name in self.template_fields if is_template(getattr(self, name, None)))
+
+    def validate_when_parsed(self) -> None:
+        """
+        Refuse what is invalid in the DAG's own text; ``__init__`` ends with it.
+
+        :raises DicomExportInvalidRequestError: if a parameter is invalid.
+        """
+        self._note_given()
+        # The values of a mapped task are those of a run: they are refused where those of other tasks are.
+        self._read_values(self._given if self._is_mapped else frozenset())
+        if not self._is_mapped:
+            raise_if_invalid(self._validation_errors(self.unrendered()))
+
+    def kind_errors(self, unrendered: frozenset[str]) -> tuple[list[str], frozenset[str]]:
+        """
+        Validate all parameters by their kinds.
+
+        :param unrendered: the names of the parameters that are still templates.
+        :return: one sentence for each error, and the names that no other check has to look at.
+        """
+        sentences, settled = [], set(unrendered)
+        for name, kind in self.PARAMETERS.items():
+            if name in unrendered:
+                continue
+            value, origin = getattr(self, name, None), self._origins.get(name)
+            if origin is None and self._is_mapped and name in self._given:
+                origin = "the argument of the mapped task"
+            error = value_error(name, value, kind, is_given=name in self._given, origin=origin)
+            if error:
+                sentences.append(error)
+                # The check of a text says better what is accepted instead.
+                if not isinstance(value, str) or kind in (Kind.FLAG, Kind.OPTIONAL_FLAG):
+                    settled.add(name)
+        return sentences, frozenset(settled)
+
+    def _validation_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
+        """Yield the validation errors of all parameters but those that are still templates."""
+        raise NotImplementedError
+
+    def render_template(
+        self,
+        content: Any,
+        context: Context,
+        jinja_env: jinja2.Environment | None = None,
+        seen_oids: set[int] | None = None,
+    ) -> Any:
+        """
+        Render a template to text, or to the object that its only expression stands for.
+
+        :param content: a template, or a collection with templates.
+        :param context: the task's context.
+        :param jinja_env: Jinja's environment; the DAG's if not given.
+        :param seen_oids: the ids of objects that must not be rendered.
+        """
+        from jinja2.nativetypes import NativeEnvironment
+
+        if isinstance(content, str) and id(content) not in (seen_oids or ()):
+            jinja_env = jinja_env or self.get_template_env()
+            if isinstance(jinja_env, NativeEnvironment) and not content.endswith(tuple(self.template_ext)):
+                return render_to_text_or_object(jinja_env.from_string(content), context)
+        return super().render_template(content, context, jinja_env, seen_oids)
+
+    def _do_render_template_fields(
+        self,
+        parent: Any,
+        template_fields: Iterable[str],
+        context: Context,
+        jinja_env: jinja2.Environment,
+        seen_oids: set[int],
+        **of_airflow_2: Any,
+    ) -> None:
+        # Airflow calls this method for ordinary and for mapped tasks, and for objects inside of parameters.
+        if parent is not self:
+            super()._do_render_template_fields(
+                parent, template_fields, context, jinja_env, seen_oids, **of_airflow_2
+            )
+            return
+        self._note_given()
+        rendered = self.unrendered()
+        self._origins = {name: describe_origin(getattr(self, name)) for name in rendered}
+        data = self._data_names(context)
+        super()._do_render_template_fields(
+            self,
+            [name for name in template_fields if name not in data],
+            context,
+            jinja_env,
+            seen_oids,
+            **of_airflow_2,
+        )
+        self._read_values(rendered | data)
+
+    def _note_given(self) -> None:
+        self._given |= {name for name in self.PARAMETERS if getattr(self, name, None) is not None}
+
+    def _read_values(self, rendered: frozenset[str]) -> None:
+        for name, kind in self.PARAMETERS.items():
+            value = getattr(self, name, None)
+            read = read_value(value, kind, is_rendered=name in rendered)
+            if read is not value:
+                setattr(self, name, read)
+
+    def _data_names(self, context: Context) -> frozenset[str]:
+        """Return the names of a mapped task's arguments that come from other tasks."""
+        task = self.dag.task_dict.get(self.task_id) if self._is_mapped else None
+        value = getattr(getattr(task, "expand_input", None), "value", None)
+        if isinstance(value, Mapping):  # expand()
+            return frozenset(name for name, values in value.items() if hasattr(values, "resolve"))
+        if value is None:
+            return frozenset()
+        if isinstance(value, Sequence):  # expand_kwargs([...])
+            index = context["ti"].map_index
+            if index is not None and isinstance(value[index], Mapping):
+                return frozenset()
+        return self._given - frozenset(getattr(task, "partial_kwargs", ()))
+
+
+def describe_origin(value: object) -> str:
+    """
+    Name the template, or the other source, of a parameter's value.
+
+    :param value: the parameter's value before it is rendered.
+    """
+    if isinstance(value, str):
+        return repr(value)
+    if hasattr(value, "resolve"):
+        return f"another task, {value}"
+    return f"a {type(value).__name__} in the DAG"
+
+
+def render_to_text_or_object(template: jinja2.Template, context: Context) -> object:
+    """
+    Render a native template without turning text into numbers.
+
+    :param template: the template of a native environment.
+    :param context: the task's context.
+    """
+    environment = template.environment
+    # As Airflow does it: the context's values are looked up only if the template needs them.
+    variables: Any = copy.copy(context)
+    variables.update((name, value) for name, value in template.globals.items() if name not in variables)
+    try:
+        nodes = list(
+            template.root_render_func(
+                environment.context_class(environment, variables, template.name, template.blocks)
+            )
+        )
+    except Exception:
+        environment.handle_exception()
+    if len(nodes) == 1 and not isinstance(nodes[0], str):
+        return nodes[0]
+    text = "".join(map(str, nodes))
+    if not text.startswith(("[", "{", "(")):
+        return text
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
