@@ -27,6 +27,11 @@ except ImportError:
             """
 
 
+try:
+    from airflow.sdk.definitions._internal.mixins import ResolveMixin
+except ImportError:  # Airflow 2
+    from airflow.utils.mixins import ResolveMixin  # type: ignore[import-not-found,no-redef]
+
 #: Airflow 2 cannot show a plugin's page beside a task's log.
 HAS_TASK_VIEWS = find_spec("airflow.sdk") is not None
 #: Airflow 3 builds a task's extra links on the worker and stores them; Airflow 2 builds them in the web
@@ -37,6 +42,7 @@ __all__ = [
     "BUILDS_LINKS_ON_WORKER",
     "HAS_TASK_VIEWS",
     "Log",
+    "ResolveMixin",
     "TaskDeferralError",
     "TaskDeferralTimeout",
     "TaskInstance",

@@ -20,10 +20,12 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from airflow.providers.common.compat.sdk import BaseOperator
+from airflow.providers.common.compat.sdk import BaseOperator, XComArg
 
+from airflow_provider_dicom.compat import ResolveMixin
 from airflow_provider_dicom.validation import (
     Kind,
+    is_nothing,
     is_template,
     raise_if_invalid,
     read_value,
@@ -38,11 +40,49 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 
+class PrivateValue(ResolveMixin):
+    """
+    A parameter's value that may name a patient: logs, pages and Airflow's database show its keys at most.
+
+    :param value: the value, with its templates and the outputs of other tasks.
+    """
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        names = ", ".join(map(str, self._value)) if isinstance(self._value, Mapping) else ""
+        return f"<{type(self._value).__name__} of private values: {names}>"
+
+    def iter_references(self) -> Iterable[tuple[Any, str]]:
+        """Yield the tasks whose outputs are in the value, so that Airflow runs them first."""
+        yield from XComArg.iter_xcom_references(self._value)
+
+    def resolve(self, *_: object, **__: object) -> PrivateValue:
+        """Return the value as it is: only the operator to which it belongs renders it."""
+        return self
+
+    def reveal(self) -> object:
+        """Return the value."""
+        return self._value
+
+
+def reveal(value: object) -> object:
+    """
+    Return what a private value holds, and any other value as it is.
+
+    :param value: the value of a parameter.
+    """
+    return value.reveal() if isinstance(value, PrivateValue) else value
+
+
 class ParameterOperator(BaseOperator):
     """An operator whose parameters are read and refused by their kinds."""
 
     #: The kinds of the operator's own parameters.
     PARAMETERS: ClassVar[Mapping[str, Kind]]
+    #: The parameters whose values may name a patient.
+    PRIVATE: ClassVar[frozenset[str]] = frozenset()
 
     def __new__(cls, *_: object, **kwargs: object) -> Self:
         """
@@ -60,9 +100,33 @@ class ParameterOperator(BaseOperator):
     _given: frozenset[str]
     _origins: dict[str, str]
 
+    def _hook_apply_defaults(self, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        # Airflow keeps the arguments of __init__, and OpenLineage may send them.
+        return args, self._with_private_values(kwargs)
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> Any:
+        """
+        Begin a mapped task; the DAG that Airflow stores does not hold private values.
+
+        :param kwargs: the arguments that all indexes have.
+        """
+        return super().partial(**cls._with_private_values(kwargs))
+
+    @classmethod
+    def _with_private_values(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: PrivateValue(value)
+            if name in cls.PRIVATE and value is not None and not isinstance(value, PrivateValue)
+            else value
+            for name, value in kwargs.items()
+        }
+
     def unrendered(self) -> frozenset[str]:
         """Return the names of the parameters that are still templates."""
-        return frozenset(name for name in self.template_fields if is_template(getattr(self, name, None)))
+        return frozenset(
+            name for name in self.template_fields if is_template(reveal(getattr(self, name, None)))
+        )
 
     def validate_when_parsed(self) -> None:
         """
@@ -87,9 +151,11 @@ class ParameterOperator(BaseOperator):
         for name, kind in self.PARAMETERS.items():
             if name in unrendered:
                 continue
-            value, origin = getattr(self, name, None), self._origins.get(name)
+            value, origin = reveal(getattr(self, name, None)), self._origins.get(name)
             if origin is None and self._is_mapped and name in self._given:
                 origin = "the argument of the mapped task"
+            if name in self.PRIVATE and isinstance(value, str):
+                value = "" if is_nothing(value, is_rendered=True) else "..."
             error = value_error(name, value, kind, is_given=name in self._given, origin=origin)
             if error:
                 sentences.append(error)
@@ -119,11 +185,28 @@ class ParameterOperator(BaseOperator):
         """
         from jinja2.nativetypes import NativeEnvironment
 
+        if isinstance(content, PrivateValue):
+            return PrivateValue(self._render_strictly(content.reveal(), context, jinja_env))
         if isinstance(content, str) and id(content) not in (seen_oids or ()):
             jinja_env = jinja_env or self.get_template_env()
             if isinstance(jinja_env, NativeEnvironment) and not content.endswith(tuple(self.template_ext)):
-                return render_to_text_or_object(jinja_env.from_string(content), context)
+                return native_value(render_parts(jinja_env.from_string(content), context))
         return super().render_template(content, context, jinja_env, seen_oids)
+
+    def _render_strictly(
+        self, value: object, context: Context, jinja_env: jinja2.Environment | None
+    ) -> object:
+        """Render a value; to None if a part of its template is nothing, which would widen what it matches."""
+        if isinstance(value, Mapping):
+            return {name: self._render_strictly(item, context, jinja_env) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._render_strictly(item, context, jinja_env) for item in value]
+        if isinstance(value, str) and is_template(value):
+            parts = render_parts((jinja_env or self.get_template_env()).from_string(value), context)
+            if not parts or any(is_nothing(part, is_rendered=True) for part in parts if part != " "):
+                return None
+            return parts[0] if len(parts) == 1 else "".join(map(str, parts))
+        return self.render_template(value, context, jinja_env)
 
     def _do_render_template_fields(
         self,
@@ -160,6 +243,8 @@ class ParameterOperator(BaseOperator):
     def _read_values(self, rendered: frozenset[str]) -> None:
         for name, kind in self.PARAMETERS.items():
             value = getattr(self, name, None)
+            if isinstance(value, PrivateValue):
+                continue
             read = read_value(value, kind, is_rendered=name in rendered)
             if read is not value:
                 setattr(self, name, read)
@@ -187,33 +272,38 @@ def describe_origin(value: object) -> str:
     """
     if isinstance(value, str):
         return repr(value)
-    if hasattr(value, "resolve"):
+    if isinstance(value, XComArg):
         return f"another task, {value}"
     return f"a {type(value).__name__} in the DAG"
 
 
-def render_to_text_or_object(template: jinja2.Template, context: Context) -> object:
+def render_parts(template: jinja2.Template, context: Context) -> list[object]:
     """
-    Render a native template without turning text into numbers.
+    Render a template to its parts: the texts between its expressions, and what the expressions stand for.
 
-    :param template: the template of a native environment.
+    :param template: the template; expressions of a native environment stand for objects, of others for text.
     :param context: the task's context.
     """
     environment = template.environment
     # As Airflow does it: the context's values are looked up only if the template needs them.
     variables: Any = copy.copy(context)
     variables.update((name, value) for name, value in template.globals.items() if name not in variables)
+    scope = environment.context_class(environment, variables, template.name or "", template.blocks)
     try:
-        nodes = list(
-            template.root_render_func(
-                environment.context_class(environment, variables, template.name, template.blocks)
-            )
-        )
+        return list(template.root_render_func(scope))
     except Exception:
         environment.handle_exception()
-    if len(nodes) == 1 and not isinstance(nodes[0], str):
-        return nodes[0]
-    text = "".join(map(str, nodes))
+
+
+def native_value(parts: list[object]) -> object:
+    """
+    Join the parts of a native template, without turning text into numbers.
+
+    :param parts: the parts.
+    """
+    if len(parts) == 1 and not isinstance(parts[0], str):
+        return parts[0]
+    text = "".join(map(str, parts))
     if not text.startswith(("[", "{", "(")):
         return text
     try:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, ClassVar, get_args
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, ClassVar, cast, get_args
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
@@ -16,10 +16,12 @@ from airflow_provider_dicom.operators._base import (
     STORE_PARAMETERS,
     ConnectedOperator,
 )
+from airflow_provider_dicom.operators._parameters import reveal
 from airflow_provider_dicom.selection.disk_set import DiskSet
 from airflow_provider_dicom.selection.filter_file import FilterFile
 from airflow_provider_dicom.selection.high_water_mark import advance_mark, parse_time, read_mark
 from airflow_provider_dicom.selection.inventory import MetadataTable, exported_instances
+from airflow_provider_dicom.selection.search_filters import search_filter_errors, search_query
 from airflow_provider_dicom.validation import Kind, parse_errors, raise_if_invalid, seconds_error
 
 if TYPE_CHECKING:
@@ -82,8 +84,8 @@ class DicomStoreSearchOperator(SelectionOperator):
     :param filter_uri: ``gs://bucket/object`` of the filter file, which becomes the export's ``filter_uri``
         (templated).
     :param filters: attributes and the values that they must have, such as ``{"StudyDate": "{{ ds_nodash
-        }}"}`` (templated, but not among the rendered fields that Airflow stores and shows, because the values
-        may name a patient).
+        }}"}``: a text, a whole number, a date, a list of UIDs, or ``*`` for all. Airflow stores and shows the
+        attributes only, because the values may name a patient (templated).
     :param level: the level of the matches: ``"studies"``, ``"series"`` or ``"instances"`` (templated).
     :param exclude_exported_to: ``gs://bucket/prefix`` or ``bq://project.dataset.table``: instances that are
         there already are left out, folders below the prefix included, such as one for each night; only with
@@ -102,6 +104,7 @@ class DicomStoreSearchOperator(SelectionOperator):
         "dataset_id",
         "dicom_store_id",
         "filter_uri",
+        "filters",
         "level",
         "exclude_exported_to",
         "project_id",
@@ -109,6 +112,7 @@ class DicomStoreSearchOperator(SelectionOperator):
         "impersonation_chain",
         "api_endpoint",
     )
+    PRIVATE: ClassVar[frozenset[str]] = frozenset({"filters"})
     PARAMETERS: ClassVar[Mapping[str, Kind]] = {
         **STORE_PARAMETERS,
         "filter_uri": Kind.REQUIRED,
@@ -127,7 +131,7 @@ class DicomStoreSearchOperator(SelectionOperator):
         dataset_id: str,
         dicom_store_id: str,
         filter_uri: str,
-        filters: Mapping[str, str | int] | None = None,
+        filters: Mapping[str, str | int | date | Sequence[str]] | None = None,
         level: SearchLevel = "studies",
         exclude_exported_to: str | None = None,
         project_id: str | None = None,
@@ -162,12 +166,12 @@ class DicomStoreSearchOperator(SelectionOperator):
         :raises DicomExportError: if the API refuses, or the file cannot be written.
         """
         raise_if_invalid(self._validation_errors(frozenset()))
-        filters = self.render_template(dict(self.filters or {}), context, self.get_template_env())
+        query = search_query(cast("Mapping[str, object] | None", reveal(self.filters)))
         with self.hook() as hook:
             matches = hook.search(
                 hook.dicom_store_name(self.location, self.dataset_id, self.dicom_store_id, self.project_id),
                 self.level,
-                filters=filters,
+                filters=query,
                 page_size=self.page_size,
             )
             paths = (path_of_match(match, self.level) for match in matches)
@@ -197,13 +201,13 @@ class DicomStoreSearchOperator(SelectionOperator):
             yield from (path for path in paths if path not in present)
 
     def _validation_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
-        sentences, unrendered = self.kind_errors(unrendered)
+        sentences, settled = self.kind_errors(unrendered - {"filters"})
         yield from sentences
+        if "filters" not in settled:
+            yield from search_filter_errors(reveal(self.filters), is_rendered="filters" not in unrendered)
+        unrendered = settled
         yield from self.store_errors(unrendered)
         yield from self.selection_errors(unrendered)
-        if self.filters is not None and not hasattr(self.filters, "keys"):
-            # The value is not quoted: it may name a patient.
-            yield f"filters is {type(self.filters).__name__}; accepted: a dictionary of attributes."
         if "exclude_exported_to" in unrendered or self.exclude_exported_to is None:
             return
         yield from parse_errors(parse_destination, self.exclude_exported_to, "exclude_exported_to")
