@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from airflow_provider_dicom.api.permissions import explain_caller, explain_service_agent
+from airflow_provider_dicom.api.private_logs import digest
 from airflow_provider_dicom.exceptions import (
     DicomExportAuthenticationError,
     DicomExportError,
@@ -73,7 +74,9 @@ def decode(
 def _error(
     request: ApiRequest, status: int, headers: Mapping[str, str], message: str, caller: str | None
 ) -> DicomExportError:
-    text = f"Could not {request.action}: {status} {message}"
+    # The API's text about a search may quote the values of the search.
+    quoted = f"(a message of {digest(message)}, not quoted)" if request.is_private else message
+    text = f"Could not {request.action}: {status} {quoted}"
     operation_name = request.operation_name
     if status in RETRYABLE:
         kind = DicomExportQuotaExhaustedError if status == 429 else DicomExportUnavailableError

@@ -58,8 +58,10 @@ def connection_error(
     :param error: the HTTP library's exception.
     :param safe_to_resend: the request certainly did not reach the server.
     """
-    # A query may hold patient attributes.
-    reason = _QUERY.sub("?...", f"{type(error).__name__}: {error}")
+    # The text of the error may quote the URL, or what a server answered.
+    reason = type(error).__name__
+    if not request.is_private:
+        reason = _QUERY.sub("?...", f"{reason}: {error}")
     return DicomExportUnavailableError(
         f"Could not {request.action}: no response ({reason})",
         safe_to_resend=safe_to_resend,

@@ -13,6 +13,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.auth.exceptions import GoogleAuthError
 
 from airflow_provider_dicom.api import responses
+from airflow_provider_dicom.api.private_logs import hide_searches
 from airflow_provider_dicom.api.retry import retry_options
 from airflow_provider_dicom.api.transport import (
     CONNECT_TIMEOUT,
@@ -79,6 +80,7 @@ class SyncTransport:
 
     @cached_property
     def _session(self) -> requests.Session:
+        hide_searches()
         credentials = self._access.credentials
         session: requests.Session = (
             requests.Session()

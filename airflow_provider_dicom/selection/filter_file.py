@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_dicom.api.destinations import parse_gcs_uri
 from airflow_provider_dicom.api.dicomweb import ACCEPTED, is_resource_path
+from airflow_provider_dicom.api.private_logs import digest
 from airflow_provider_dicom.exceptions import (
     DicomExportInvalidRequestError,
     DicomExportUnavailableError,
@@ -22,12 +23,21 @@ from airflow_provider_dicom.selection.google_errors import map_storage_errors
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from contextlib import AbstractContextManager
+    from typing import Protocol
+
+    class Blob(Protocol):
+        """The part of an object of Cloud Storage's client that is used here."""
+
+        size: int
+
+        def download_as_bytes(self, *, start: int, end: int) -> bytes:
+            """Return the bytes from ``start`` to ``end``, that one included."""
 
 _SHOWN = 5
 #: Bytes of an upload in memory at a time; Cloud Storage accepts multiples of 256 KiB.
 _CHUNK_BYTES = 8 * 1024 * 1024
-#: Files up to this size are read to find out whether they hold nothing but empty lines, in bytes.
-_SMALL_BYTES = 1024
+#: Bytes that are read at a time to find out whether a file holds nothing but empty lines.
+_BLANK_BYTES = 256 * 1024
 
 
 def resource_path_errors(paths: object) -> list[str]:
@@ -37,15 +47,15 @@ def resource_path_errors(paths: object) -> list[str]:
     :param paths: a list of resource paths.
     """
     if isinstance(paths, str) or not isinstance(paths, Sequence):
-        refused = f"resource_paths={paths!r} is {type(paths).__name__}, not a list"
+        refused = f"resource_paths is {type(paths).__name__}, not a list"
         return [f"{refused}; accepted: a list of {ACCEPTED}, such as the output of another task."]
     errors: list[str] = []
     more = 0
-    for path in paths:
+    for position, path in enumerate(paths, start=1):
         if is_resource_path(path):
             continue
         if len(errors) < _SHOWN:
-            errors.append(f"resource_paths holds {path!r}; accepted: {ACCEPTED}.")
+            errors.append(f"resource_paths holds at position {position} {_described(path)}.")
         else:
             more += 1
     return [*errors, f"{more} more are refused as well."] if more else errors
@@ -157,8 +167,16 @@ def stored_filter(
     with _map_errors(f"Could not read the filter file {filter_uri}", target.bucket, gcp_conn_id):
         blob = hook.get_conn().bucket(target.bucket).blob(target.path)
         blob.reload()
-        is_empty = blob.size <= _SMALL_BYTES and not blob.download_as_bytes().strip()
+        is_empty = _is_blank(blob)
     return StoredFilter(is_empty, f"{blob.size}:{blob.crc32c}")
+
+
+def _is_blank(blob: Blob) -> bool:
+    """Read a file until the first byte that is not blank: a filter file begins with a path."""
+    for start in range(0, blob.size, _BLANK_BYTES):
+        if blob.download_as_bytes(start=start, end=min(start + _BLANK_BYTES, blob.size) - 1).strip():
+            return False
+    return True
 
 
 def read_filter(
@@ -183,14 +201,22 @@ def read_filter(
         with tempfile.TemporaryFile() as file:
             blob.download_to_file(file)
             file.seek(0)
-            for line in file:
+            for number, line in enumerate(file, start=1):
                 if not (path := line.decode("ascii", "replace").strip()):
                     continue
                 if not is_resource_path(path):
                     raise DicomExportInvalidRequestError(
-                        f"The filter file {filter_uri} holds {path!r}; accepted: {ACCEPTED}."
+                        f"The filter file {filter_uri} holds in line {number} {_described(path)}."
                     )
                 yield path
+
+
+def _described(path: object) -> str:
+    # What is not a resource path may be anything, such as the name of a patient: it is not quoted.
+    described = (
+        f"a text of {digest(path)}" if isinstance(path, str) else f"a value of type {type(path).__name__}"
+    )
+    return f"{described}, not quoted; accepted: {ACCEPTED}"
 
 
 def _map_errors(failure: str, bucket: str, gcp_conn_id: str) -> AbstractContextManager[None]:

@@ -124,7 +124,9 @@ def test_resource_paths_of_studies_series_and_instances_are_accepted(paths: list
 )
 def test_invalid_resource_path_is_refused(path: object) -> None:
     (error,) = resource_path_errors(["/studies/1.2", path])
-    assert repr(path) in error
+    # It may be anything, such as the name of a patient.
+    assert not path or repr(path) not in error
+    assert "at position 2" in error
     assert "accepted: '/studies/UID[/series/UID[/instances/UID]]'" in error
 
 
