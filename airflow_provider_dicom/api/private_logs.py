@@ -33,6 +33,9 @@ def digest(text: str | bytes) -> str:
 
 class _SearchesHidden(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
+        if _SEARCH.search(str(vars(record).get("httpRequest", ""))):
+            # google-auth attaches the request to the record.
+            del record.__dict__["httpRequest"]
         message = record.getMessage()
         if not _SEARCH.search(message):
             return True
@@ -41,8 +44,6 @@ class _SearchesHidden(logging.Filter):
             message = _SEARCH.split(message)[0] + "/dicomWeb/..."
         record.msg, record.args = _SEARCH.sub("/dicomWeb/...", message), None
         record.exc_info = record.exc_text = record.stack_info = None
-        # google-auth attaches the request to the record.
-        record.__dict__.pop("httpRequest", None)
         return True
 
 

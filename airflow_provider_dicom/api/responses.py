@@ -60,11 +60,12 @@ def decode(
         except ValueError:
             decoded = None
         if not isinstance(decoded, request.response):
+            content_type = headers.get("Content-Type", "no content type")
+            # The response to a search holds patient data: nothing of it is quoted.
+            described = f"{len(body)} bytes{'' if request.is_private else f' of {content_type}'}"
             raise DicomExportUnavailableError(
-                # The body is not quoted: the response to a search holds patient data.
-                f"Could not {request.action}: the API answered {status}, but the body ({len(body)} bytes of "
-                f"{headers.get('Content-Type', 'no content type')}) is not the expected JSON. A proxy may "
-                "have answered instead of the API, or the connection broke.",
+                f"Could not {request.action}: the API answered {status}, but the body ({described}) is not "
+                "the expected JSON. A proxy may have answered instead of the API, or the connection broke.",
                 operation_name=request.operation_name,
             )
         return decoded

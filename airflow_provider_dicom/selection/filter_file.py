@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         def download_as_bytes(self, *, start: int, end: int) -> bytes:
             """Return the bytes from ``start`` to ``end``, that one included."""
 
+
 _SHOWN = 5
 #: Bytes of an upload in memory at a time; Cloud Storage accepts multiples of 256 KiB.
 _CHUNK_BYTES = 8 * 1024 * 1024

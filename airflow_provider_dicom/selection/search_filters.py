@@ -102,11 +102,17 @@ def _checked(name: str, text: str) -> str:
         raise _refused(name, "limits nothing", f"a value, {EVERYTHING!r} for all")
     if name.endswith("Date") and text != EVERYTHING and not _DATE_OR_RANGE.fullmatch(text):
         raise _refused(name, "is no DICOM date", "YYYYMMDD, such as '{{ ds_nodash }}', or YYYYMMDD-YYYYMMDD")
+    if _is_uid(name) and text != EVERYTHING:
+        _uid_list(name, re.split(r"[,\\]", text))
     return text
 
 
+def _is_uid(name: str) -> bool:
+    return name.endswith("UID") or name.rpartition(".")[2].upper() in _UID_TAGS
+
+
 def _uid_list(name: str, values: Sequence[object]) -> str:
-    if not name.endswith("UID") and name.rpartition(".")[2].upper() not in _UID_TAGS:
+    if not _is_uid(name):
         raise _refused(name, f"is {type(values).__name__}", "one value; a list for UIDs only")
     for position, value in enumerate(values, start=1):
         if uid_error(name, value):

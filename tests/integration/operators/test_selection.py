@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+import copy
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -12,6 +13,7 @@ from airflow_provider_dicom.api.destinations import BigQueryTable
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 from airflow_provider_dicom.operators.selection import DicomStoreSearchOperator
 from airflow_provider_dicom.selection.inventory import MetadataTable
+from tests.support.rendering import dag, render
 from tests.support.task_runs import TaskRun
 
 if TYPE_CHECKING:
@@ -56,12 +58,23 @@ def test_search_renders_its_filters_and_skips_without_matches(
     search: SearchOperatorFactory, instances: list[Uids], bucket: str, storage: StorageEmulator
 ) -> None:
     task_run = TaskRun()
-    task_run.context["uid"] = instances[0].study
-    assert task_run.run(search(filters={"StudyInstanceUID": "{{ uid }}"}))["count"] == 1
-    task_run.context["uid"] = "1.2.3"
+    with dag():
+        task = search(filters={"StudyInstanceUID": "{{ uid }}"}, filter_uri=f"gs://{bucket}/none.txt")
     with pytest.raises(AirflowSkipException, match="nothing to export"):
-        task_run.run(search(filters={"StudyInstanceUID": "{{ uid }}"}, filter_uri=f"gs://{bucket}/none.txt"))
+        task_run.run(render(copy.deepcopy(task), uid="1.2.3"))
     assert storage.objects(bucket, "none.txt") == {}
+    assert task_run.run(render(task, uid=instances[0].study))["count"] == 1
+
+
+def test_search_finds_each_kind_of_filter_value(search: SearchOperatorFactory, instances: list[Uids]) -> None:
+    first, second, *_ = instances
+    uids = sorted({first.instance, second.instance})
+    assert TaskRun().run(search(level="instances", filters={"SOPInstanceUID": uids}))["count"] == len(uids)
+    assert TaskRun().run(search(level="instances", filters={"PatientID": "*"}))["count"] == len(instances)
+    with pytest.raises(AirflowSkipException, match=r"filters\['StudyInstanceUID'\] is an empty list"):
+        TaskRun().run(search(filters={"StudyInstanceUID": []}))
+    with pytest.raises(AirflowSkipException, match="matches nothing"):
+        TaskRun().run(search(filters={"StudyDate": date(1910, 1, 1)}))
 
 
 def test_search_leaves_out_instances_that_were_exported_before(
