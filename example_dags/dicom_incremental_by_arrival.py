@@ -13,8 +13,8 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime, timedelta
 
-# With Airflow 3 only: `from airflow.sdk import DAG`.
-from airflow.providers.common.compat.sdk import DAG
+# With Airflow 3 only: `from airflow.sdk import DAG, Param`.
+from airflow.providers.common.compat.sdk import DAG, Param
 
 from airflow_provider_dicom.operators.check import DicomStoreExportCheckOperator
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
@@ -30,6 +30,13 @@ NIGHT = "gs://{{ params.bucket }}/by_arrival/{{ ds }}/"
 # One Variable for each DICOM store.
 MARK = "dicom_exported_until_{{ params.store }}"
 
+
+def offered(variable: str, default: str) -> Param:
+    """Offer the values of a comma-separated environment variable; the first one is the default."""
+    values = os.environ.get(variable, default).split(",")
+    return Param(values[0], type="string", enum=values)
+
+
 with DAG(
     dag_id="dicom_incremental_by_arrival",
     schedule="0 3 * * *",
@@ -39,11 +46,11 @@ with DAG(
     max_active_runs=1,
     default_args={"retries": 3, "retry_delay": timedelta(minutes=5)},
     params={
-        "location": os.environ.get("DICOM_LOCATION", "europe-west3"),
-        "dataset": os.environ.get("DICOM_DATASET", "radiology"),
-        "store": os.environ.get("DICOM_STORE", "pacs"),
-        "bucket": os.environ.get("DICOM_BUCKET", "my-dicom-exports"),
-        "table": os.environ.get("DICOM_TABLE", "my-project.radiology.dicom_metadata"),
+        "location": offered("DICOM_LOCATION", "europe-west3"),
+        "dataset": offered("DICOM_DATASET", "radiology"),
+        "store": offered("DICOM_STORE", "pacs"),
+        "bucket": offered("DICOM_BUCKET", "my-dicom-exports"),
+        "table": offered("DICOM_TABLE", "my-project.radiology.dicom_metadata"),
     },
     tags=["dicom"],
     doc_md=__doc__,

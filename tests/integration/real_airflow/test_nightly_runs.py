@@ -122,7 +122,9 @@ def nights(
         "HEALTHCARE_EMULATOR_HOST": healthcare.url,
         "STORAGE_EMULATOR_HOST": storage.url,
         "BIGQUERY_EMULATOR_HOST": bigquery.url,
+        "DICOM_STORE": ",".join(STORES.values()),
         "DICOM_BUCKET": BUCKET,
+        "DICOM_TABLE": TABLE,
         # Assets start DAGs only then.
         "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "True",
     }

@@ -132,8 +132,8 @@ def runs_on_demand(web: Web) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("field", "section", "value", "complaint"),
     [
-        ("destination", None, "ftp://nowhere", "does not match"),
-        ("store", None, "two words", "does not match"),
+        ("folder", "Files (gs://)", "{{ conn.some_db.password }}", "does not match"),
+        ("folder", "Files (gs://)", "../elsewhere", "does not match"),
         ("studies", "Only a part of the DICOM store", "/patients/7", "does not match"),
     ],
 )
@@ -157,8 +157,8 @@ def test_what_the_form_asks_for_arrives(web: Web, ada: BrowserContext, storage: 
     with ada.new_page() as page:
         form = open_form(page, web)
         keep(page, "form")
-        form.locator("#element_destination").fill(f"gs://{BUCKET}/asked/")
         form.get_by_role("button", name="Files (gs://)").click()
+        form.locator("#element_folder").fill("asked")
         form.locator("#element_form").click()
         keep(page, "form-files")
         page.get_by_text("Explicit VR Little Endian (uncompressed)").click()
@@ -173,14 +173,14 @@ def test_what_the_form_asks_for_arrives(web: Web, ada: BrowserContext, storage: 
             "dicom_on_demand", run_id, "export", 1, 0
         )
     expected = {uids_of(path).instance for path in FILES["pacs"] if uids_of(path).study == study}
-    objects = storage.objects(BUCKET, "asked/")
+    objects = storage.objects(BUCKET, "on-demand/asked/")
     assert {name.rpartition("/")[2].removesuffix(".dcm") for name in objects} == expected
     for name in objects:
         path = web.airflow.home / "exported.dcm"
         path.write_bytes(storage.read(BUCKET, name))
         assert pydicom.dcmread(path).file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
     task: Any = rest.task("dicom_on_demand", run_id, "export", 0)
-    assert task["rendered_map_index"] == f"pacs to gs://{BUCKET}/asked/"
+    assert task["rendered_map_index"] == f"pacs to gs://{BUCKET}/on-demand/asked/"
     assert task["rendered_fields"]["resource_paths"] == [f"/studies/{study}"]
 
 
