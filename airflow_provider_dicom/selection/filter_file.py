@@ -23,7 +23,7 @@ from airflow_provider_dicom.selection.google_errors import map_storage_errors
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from contextlib import AbstractContextManager
-    from typing import Protocol
+    from typing import IO, Protocol
 
     class Blob(Protocol):
         """The part of an object of Cloud Storage's client that is used here."""
@@ -67,13 +67,15 @@ class FilterFile:
     """
     A local file of resource paths, sorted and without duplicates, to be uploaded.
 
-    :param filename: the local file.
+    The file has no name, so that it goes with the process, whatever ends that.
+
+    :param file: the open file.
     :param count: the number of paths in the file.
     :param digest: a digest of the paths; files with the same paths have the same digest.
     :param md5: the file's MD5 in Cloud Storage's notation.
     """
 
-    filename: str
+    file: IO[bytes]
     count: int
     digest: str
     md5: str
@@ -89,7 +91,7 @@ class FilterFile:
         :param paths: the resource paths; duplicates are written once.
         """
         digest, md5, count = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
-        with tempfile.NamedTemporaryFile(suffix=".txt") as file, DiskSet(paths) as unique:
+        with tempfile.TemporaryFile() as file, DiskSet(paths) as unique:
             for path in unique:
                 line = f"{path}\n".encode("ascii")
                 file.write(line)
@@ -97,7 +99,14 @@ class FilterFile:
                 md5.update(line)
                 count += 1
             file.flush()
-            yield cls(file.name, count, digest.hexdigest(), base64.b64encode(md5.digest()).decode())
+            yield cls(file, count, digest.hexdigest(), base64.b64encode(md5.digest()).decode())
+
+    @property
+    def filename(self) -> str:
+        """A name under which this process, and no other one, can open the file."""
+        # Where opening it shares the position, it has to be read from the beginning.
+        self.file.seek(0)
+        return f"/dev/fd/{self.file.fileno()}"
 
     def upload(
         self, filter_uri: str, *, gcp_conn_id: str, impersonation_chain: str | Sequence[str] | None

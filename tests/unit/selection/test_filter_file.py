@@ -46,7 +46,7 @@ def test_filter_file_holds_each_path_once_and_in_order() -> None:
     assert content == b"/studies/1\n/studies/10\n/studies/2\n"
     assert file.count == 3
     assert file.md5 == base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
-    assert not Path(file.filename).exists()
+    assert file.file.closed
 
 
 def test_digest_depends_on_the_paths_and_not_on_their_order() -> None:
