@@ -136,6 +136,15 @@ def seconds_error(parameter: str, value: object) -> str | None:
     return f"{parameter}={value!r} is not accepted; accepted: a number of seconds above 0."
 
 
+def is_count(value: object) -> bool:
+    """
+    Tell whether a value is a whole number from 1 on.
+
+    :param value: the value.
+    """
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
 def max_failures_error(value: object) -> str | None:
     """
     Return the validation error of ``max_failures``, or None.

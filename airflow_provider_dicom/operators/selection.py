@@ -22,7 +22,7 @@ from airflow_provider_dicom.selection.filter_file import FilterFile
 from airflow_provider_dicom.selection.high_water_mark import advance_mark, parse_time, read_mark
 from airflow_provider_dicom.selection.inventory import MetadataTable, exported_instances
 from airflow_provider_dicom.selection.search_filters import search_filter_errors, search_query
-from airflow_provider_dicom.validation import Kind, parse_errors, raise_if_invalid, seconds_error
+from airflow_provider_dicom.validation import Kind, is_count, parse_errors, raise_if_invalid, seconds_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -208,6 +208,8 @@ class DicomStoreSearchOperator(SelectionOperator):
         unrendered = settled
         yield from self.store_errors(unrendered)
         yield from self.selection_errors(unrendered)
+        if not is_count(self.page_size):
+            yield f"page_size={self.page_size!r} is not accepted; accepted: a count from 1."
         if "exclude_exported_to" in unrendered or self.exclude_exported_to is None:
             return
         yield from parse_errors(parse_destination, self.exclude_exported_to, "exclude_exported_to")

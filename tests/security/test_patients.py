@@ -106,7 +106,7 @@ def tasks_with_filters() -> list[Any]:
         rendered = DicomStoreSearchOperator(
             task_id="rendered", **arguments, filters={"PatientName": "{{ x }}"}
         )
-        output = DicomStoreSearchOperator(task_id="output", **arguments, filters=XComArg(upstream))
+        output: Any = search(task_id="output", filters=XComArg(upstream))
         partial = DicomStoreSearchOperator.partial(task_id="partial", filters=values, level="series")
         mapped = partial.expand_kwargs([arguments])
     return [literal, rendered, output, mapped]

@@ -146,7 +146,7 @@ def test_empty_list_of_resource_paths_skips_however_it_is_filled() -> None:
     with dag():
         upstream = UpstreamTask(task_id="upstream")
         tasks = [
-            DicomStoreExportOperator(task_id="a", **arguments, resource_paths=XComArg(upstream)),
+            build(DicomStoreExportOperator, resource_paths=XComArg(upstream)),
             DicomStoreExportOperator.partial(task_id="b").expand_kwargs(
                 XComArg(upstream).map(lambda paths: {**arguments, "resource_paths": [paths][:0]})
             ),
@@ -170,7 +170,7 @@ def test_value_of_another_task_is_never_rendered(value: str, native: bool) -> No
     arguments = {name: arg for name, arg in VALID[DicomStoreExportOperator].items() if name != "destination"}
     with dag(render_template_as_native_obj=native):
         upstream = UpstreamTask(task_id="upstream")
-        plain = DicomStoreExportOperator(task_id="plain", **arguments, destination=XComArg(upstream))
+        plain = build(DicomStoreExportOperator, destination=XComArg(upstream))
         mapped = DicomStoreExportOperator.partial(task_id="mapped", **arguments)
         expanded = mapped.expand(destination=XComArg(upstream).map(lambda x: x))
         kwargs = DicomStoreExportOperator.partial(task_id="kwargs").expand_kwargs(XComArg(upstream))
