@@ -82,7 +82,7 @@ def value_error(
         )
     if isinstance(value, str) and has_template_marks(value):
         return (
-            f"{parameter}={value!r} still holds a template; accepted: a value. Values that come from other "
+            f"{parameter} still holds a template; accepted: a value. Values that come from other "
             "tasks, forms or Variables are data and are never rendered."
         )
     if not is_nothing(value, is_rendered=origin is not None) or kind is Kind.OPTIONAL:

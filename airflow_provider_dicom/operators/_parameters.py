@@ -93,10 +93,13 @@ class ParameterOperator(BaseOperator):
         self = super().__new__(cls)
         is_mapped = bool(kwargs.get("_airflow_from_mapped"))
         # Not by assignment, for which BaseOperator needs attributes that __init__ sets.
-        vars(self).update(_is_mapped=is_mapped, _given=frozenset(kwargs if is_mapped else ()), _origins={})
+        vars(self).update(
+            is_mapped_index=is_mapped, _given=frozenset(kwargs if is_mapped else ()), _origins={}
+        )
         return self
 
-    _is_mapped: bool
+    #: Whether Airflow built the operator for an index of a mapped task.
+    is_mapped_index: bool
     _given: frozenset[str]
     _origins: dict[str, str]
 
@@ -136,8 +139,8 @@ class ParameterOperator(BaseOperator):
         """
         self._note_given()
         # The values of a mapped task are those of a run: they are refused where those of other tasks are.
-        self._read_values(self._given if self._is_mapped else frozenset())
-        if not self._is_mapped:
+        self._read_values(self._given if self.is_mapped_index else frozenset())
+        if not self.is_mapped_index:
             raise_if_invalid(self._validation_errors(self.unrendered()))
 
     def kind_errors(self, unrendered: frozenset[str]) -> tuple[list[str], frozenset[str]]:
@@ -152,7 +155,7 @@ class ParameterOperator(BaseOperator):
             if name in unrendered:
                 continue
             value, origin = reveal(getattr(self, name, None)), self._origins.get(name)
-            if origin is None and self._is_mapped and name in self._given:
+            if origin is None and self.is_mapped_index and name in self._given:
                 origin = "the argument of the mapped task"
             if name in self.PRIVATE and isinstance(value, str):
                 value = "" if is_nothing(value, is_rendered=True) else "..."
@@ -251,7 +254,7 @@ class ParameterOperator(BaseOperator):
 
     def _data_names(self, context: Context) -> frozenset[str]:
         """Return the names of a mapped task's arguments that come from other tasks."""
-        task = self.dag.task_dict.get(self.task_id) if self._is_mapped else None
+        task = self.dag.task_dict.get(self.task_id) if self.is_mapped_index else None
         value = getattr(getattr(task, "expand_input", None), "value", None)
         if isinstance(value, Mapping):  # expand()
             return frozenset(name for name, values in value.items() if hasattr(values, "resolve"))

@@ -168,7 +168,9 @@ class DicomStoreExportOperator(LongRunningOperator):
         self.impersonation_chain = impersonation_chain
         self.api_endpoint = api_endpoint
         self.validate_when_parsed()
-        for warning in self.export_request.warnings() if "mime_type" not in self.unrendered() else ():
+        # The values of a mapped task are those of a run: execute() warns of them.
+        is_known = not self.is_mapped_index and "mime_type" not in self.unrendered()
+        for warning in self.export_request.warnings() if is_known else ():
             warnings.warn(warning, UserWarning, stacklevel=2)
 
     @property

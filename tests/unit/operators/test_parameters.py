@@ -307,3 +307,14 @@ def test_no_object_of_another_task_becomes_the_absence_of_a_filter(value: object
     with dag():
         task = build(DicomStoreExportOperator, filter_uri=XComArg(UpstreamTask(task_id="upstream")))
     assert "filter_uri=" in refusal(render(task, xcoms={"upstream": value}))
+
+
+def test_invalid_value_of_a_mapped_task_is_refused_where_something_would_be_submitted() -> None:
+    """A resumed task is built again, too: what other tasks return by then must not end a running export."""
+    arguments = VALID[DicomStoreExportOperator]
+    with dag():
+        output = XComArg(UpstreamTask(task_id="upstream"))
+        kwargs = DicomStoreExportOperator.partial(task_id="kwargs").expand_kwargs(output)
+    for invalid in ({"mime_type": {}}, {"destination": None}, {"filter_uri": 5.5}, {"resource_paths": 7}):
+        task = render(kwargs, map_index=0, xcoms={"upstream": [{**arguments, **invalid}]})
+        assert next(iter(invalid)) in refusal(task)
