@@ -40,6 +40,8 @@ BUCKET, NIGHT = "web", "2026-03-29T02:00:00Z"
 STORES = "projects/test-project/locations/europe-west3/datasets/radiology/dicomStores"
 FILES = {"followed-1": sample_files()[:12], "followed-2": sample_files()[:5], "pacs": sample_files()[:8]}
 MARKUP = "<img src=x onerror=alert(1)>"
+PASSWORD = "canary-of-some-db"
+HOSTILE = "{{ conn.some_db.password }}"
 SCREENSHOTS = ROOT / "artifacts" / "screenshots"
 
 
@@ -51,7 +53,7 @@ def web(
     expect.set_options(timeout=BOUND_MS)
     folder = tmp_path_factory.mktemp("web")
     shutil.copytree(ROOT / "example_dags", folder / "dags" / "examples")
-    for name in ("followed.py", "export_modes.py"):
+    for name in ("followed.py", "export_modes.py", "forwarded.py"):
         shutil.copy(ROOT / "tests" / "integration" / "real_airflow" / "dags" / name, folder / "dags")
     storage.create_bucket(BUCKET)
     emulator_env = {"STORAGE_EMULATOR_HOST": storage.url}
@@ -67,6 +69,7 @@ def web(
                 "DICOM_BUCKET": BUCKET,
                 "RIG_HIDDEN_DAG": "nora:followed",
                 "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
+                "AIRFLOW_CONN_SOME_DB": json.dumps({"conn_type": "http", "password": PASSWORD}),
                 "AIRFLOW_CONN_SMTP_DEFAULT": json.dumps(
                     {
                         "conn_type": "smtp",
@@ -76,7 +79,7 @@ def web(
                     }
                 ),
             },
-            users={"ada": "admin", "nora": "viewer"},
+            users={"ada": "admin", "nora": "viewer", "uli": "user"},
         ) as airflow,
         sync_playwright() as playwright,
         # Chromium's own sandbox does not work for root, and only our own pages are opened.
@@ -182,6 +185,37 @@ def test_what_the_form_asks_for_arrives(web: Web, ada: BrowserContext, storage: 
     task: Any = rest.task("dicom_on_demand", run_id, "export", 0)
     assert task["rendered_map_index"] == f"pacs to gs://{BUCKET}/on-demand/asked/"
     assert task["rendered_fields"]["resource_paths"] == [f"/studies/{study}"]
+
+
+def test_person_who_may_only_trigger_reads_no_password_through_a_form(web: Web) -> None:
+    rest = RestClient(web.airflow.url, "uli")
+    with pytest.raises(requests.HTTPError, match="403"):
+        rest.get("connections/some_db")
+    form = rest.get("dags/dicom_on_demand/details")["params"]
+    for name in form:
+        values = [[f"/studies/1.2{HOSTILE}"]] if name == "studies" else [HOSTILE, f"gs://{BUCKET}/{HOSTILE}/"]
+        for value in values:
+            with pytest.raises(requests.HTTPError, match=r"4[02][02]"):
+                rest.trigger("dicom_on_demand", {name: value})
+    with pytest.raises(requests.HTTPError, match=r"4[02][02]"):
+        rest.trigger("dicom_on_demand", {}, run_id=f"manual__{HOSTILE}")
+
+
+def test_person_who_may_only_trigger_reads_no_password_through_a_careless_dag(web: Web) -> None:
+    rest = RestClient(web.airflow.url, "uli")
+    before = web.control.exports()["accepted"]
+    arguments = {"location": "europe-west3", "dataset_id": "radiology", "dicom_store_id": "pacs"}
+    destination = f"gs://{BUCKET}/{HOSTILE}/"
+    run_id = rest.trigger("forwarded", {"arguments": {**arguments, "destination": destination}})
+    assert rest.wait("forwarded", run_id) == "failed"
+    log = str(rest.log("forwarded", run_id, "export", 1, 0))
+    assert "destination still holds a template" in log
+    task: Any = rest.task("forwarded", run_id, "export", 0)
+    assert task["rendered_fields"]["destination"] == destination
+    # Airflow masks passwords: "***" would mean that the value was rendered.
+    assert task["rendered_map_index"] == destination
+    assert PASSWORD not in f"{task}{log}"
+    assert web.control.exports()["accepted"] == before
 
 
 def test_progress_of_a_mapped_task(web: Web, ada: BrowserContext) -> None:
