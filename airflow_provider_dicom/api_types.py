@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Required, TypedDict
 
 CANCELLED = 1
 """The ``google.rpc.Code`` of an Operation that was cancelled."""
 
 
-class ProgressCounter(TypedDict, total=False):
-    """``ProgressCounter`` of the API: int64 as strings, each left out when zero."""
+#: JSON has no int64: the API writes strings, and readers of proto3 JSON accept numbers as well.
+Int64 = str | int
 
-    success: str
-    failure: str
-    pending: str
-    secondarySuccess: str
-    secondaryFailure: str
+
+class ProgressCounter(TypedDict, total=False):
+    """``ProgressCounter`` of the API: each counter is left out when zero."""
+
+    success: Int64
+    failure: Int64
+    pending: Int64
+    secondarySuccess: Int64
+    secondaryFailure: Int64
 
 
 class OperationMetadata(TypedDict, total=False):
@@ -41,7 +45,7 @@ class Status(TypedDict, total=False):
 class Operation(TypedDict, total=False):
     """``Operation`` of the API; an Operation with a name and nothing else is running."""
 
-    name: str
+    name: Required[str]
     done: bool
     error: Status
     response: dict[str, object]
@@ -66,14 +70,27 @@ class DicomStore(TypedDict, total=False):
 
 
 class DicomStoreMetrics(TypedDict, total=False):
-    """``DicomStoreMetrics`` of the API: int64 as strings, each left out when zero."""
+    """``DicomStoreMetrics`` of the API: each number is left out when zero."""
 
     name: str
-    studyCount: str
-    seriesCount: str
-    instanceCount: str
-    structuredStorageSizeBytes: str
-    blobStorageSizeBytes: str
+    studyCount: Int64
+    seriesCount: Int64
+    instanceCount: Int64
+    structuredStorageSizeBytes: Int64
+    blobStorageSizeBytes: Int64
+
+
+class DicomStorePage(TypedDict, total=False):
+    """``ListDicomStoresResponse`` of the API."""
+
+    dicomStores: list[DicomStore]
+    nextPageToken: str
+
+
+class GrantedPermissions(TypedDict, total=False):
+    """``TestIamPermissionsResponse`` of the API."""
+
+    permissions: list[str]
 
 
 #: One match of a search in the DICOM JSON model; the keys are tags of eight hexadecimal digits.
@@ -109,7 +126,7 @@ class Counters:
                 failure=int(counter.get("failure", 0)),
                 pending=int(counter.get("pending", 0)),
             )
-        except (AttributeError, TypeError, ValueError):
+        except (AttributeError, TypeError, ValueError, OverflowError):
             # Unreadable counters must not count as zero: failed instances would become a success.
             raise ValueError("The Operation holds no readable counters.") from None
 

@@ -25,6 +25,7 @@ class ConnectionField:
 
 #: The keys are the names in the connection's extra, which are the names of the parameters. The default
 #: project is Google's field.
+ALLOWED_ENDPOINTS = "allowed_api_endpoints"
 FIELDS = {
     "location": ConnectionField(
         "Location", "europe-west3", "The location of the dataset; the default of the hook, and used by Test."
@@ -39,6 +40,11 @@ FIELDS = {
         "Endpoint",
         "https://healthcare.googleapis.com",
         "Another endpoint than Google's: https://host[:port], or http:// for a loopback host.",
+    ),
+    ALLOWED_ENDPOINTS: ConnectionField(
+        "Endpoints for templates",
+        "https://healthcare.europe-west3.rep.googleapis.com",
+        "Endpoints, separated by commas, to which the token may be sent if a template chooses them.",
     ),
 }
 HIDDEN_FIELDS = ("host", "schema", "login", "password", "port", "extra")

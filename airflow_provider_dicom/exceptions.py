@@ -55,7 +55,7 @@ class DicomExportError(AirflowException):
     ) -> None:
         super().__init__(message)
         self.operation = operation
-        self.operation_name = operation_name or (operation or {}).get("name")
+        self.operation_name = operation_name or (operation["name"] if operation else None)
 
     @property
     def message(self) -> str:

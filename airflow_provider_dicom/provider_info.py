@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from airflow_provider_dicom import connection_type
+
+log = logging.getLogger(__name__)
 
 _INTEGRATION = "Google Cloud Healthcare DICOM stores"
 
@@ -14,14 +17,26 @@ def _modules(kind: str, *more: str) -> list[dict[str, Any]]:
     return [{"integration-name": _INTEGRATION, "python-modules": modules}]
 
 
-def _connection_type() -> dict[str, Any]:
-    from airflow.providers.google.get_provider_info import get_provider_info as google_provider_info
+def _google_fields() -> dict[str, Any]:
+    """
+    Return the fields of Google's connection form; none if the Google provider does not name them.
 
-    google_fields = next(
-        connection_type["conn-fields"]
-        for connection_type in google_provider_info()["connection-types"]
-        if connection_type["connection-type"] == "google_cloud_platform"
-    )
+    An exception here would keep Airflow from loading any provider. Without the fields the connection still
+    works: the command line sets them.
+    """
+    try:
+        from airflow.providers.google.get_provider_info import get_provider_info as google_provider_info
+
+        for google_type in google_provider_info()["connection-types"]:
+            if google_type["connection-type"] == "google_cloud_platform":
+                return dict(google_type["conn-fields"])
+    except Exception as error:  # older and newer versions of the provider may differ in any way
+        log.warning("The connection form lacks Google's fields: %s: %s", type(error).__name__, error)
+    return {}
+
+
+def _connection_type() -> dict[str, Any]:
+    google_fields = _google_fields()
     fields = {
         name: {
             "label": field.label,
@@ -34,7 +49,11 @@ def _connection_type() -> dict[str, Any]:
         "hook-class-name": "airflow_provider_dicom.hooks.dicom_store.DicomStoreHook",
         "hook-name": connection_type.HOOK_NAME,
         "connection-type": connection_type.CONN_TYPE,
-        "conn-fields": {"project": google_fields["project"], **fields, **google_fields},
+        "conn-fields": {
+            **{name: field for name, field in google_fields.items() if name == "project"},
+            **fields,
+            **google_fields,
+        },
         "ui-field-behaviour": {
             "hidden-fields": list(connection_type.HIDDEN_FIELDS),
             "relabeling": {},

@@ -8,11 +8,15 @@ import re
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
+from airflow_provider_dicom.api.foreign_text import printable, without_userinfo
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 
 EMULATOR_HOST = "HEALTHCARE_EMULATOR_HOST"
+#: Names the hosts, other than loopback ones, that ``HEALTHCARE_EMULATOR_HOST`` may send requests to.
+REMOTE_EMULATOR_HOSTS = "HEALTHCARE_EMULATOR_REMOTE_HOSTS"
 DEFAULT_UNIVERSE = "googleapis.com"
 
+_DOMAIN = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)+[a-z](?:[a-z0-9-]*[a-z0-9])?", re.ASCII)
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
 _ACCEPTED = (
     "'https://host[:port]'; 'http://' for a loopback host only, because a token must not be sent unencrypted"
@@ -30,6 +34,11 @@ class Endpoint:
 
     url: str
     anonymous: bool = False
+
+    @property
+    def is_loopback(self) -> bool:
+        """The server is this machine."""
+        return is_loopback(urlsplit(self.url).hostname or "")
 
 
 def configured_endpoint(api_endpoint: str | None) -> Endpoint | None:
@@ -52,8 +61,16 @@ def universe_endpoint(universe_domain: str | None) -> Endpoint:
     Build the endpoint of a Google Cloud universe.
 
     :param universe_domain: the universe's domain; Google's own if not given.
+    :raises DicomExportInvalidRequestError: if it is no domain.
     """
-    return Endpoint(f"https://healthcare.{universe_domain or DEFAULT_UNIVERSE}")
+    domain = universe_domain or DEFAULT_UNIVERSE
+    # An address is no domain, and a port belongs to api_endpoint.
+    if not _DOMAIN.fullmatch(domain):
+        raise DicomExportInvalidRequestError(
+            f"universe_domain={printable(domain, 100)!r} is not accepted; accepted: a domain such as "
+            f"{DEFAULT_UNIVERSE!r}, in the connection's key or in GOOGLE_CLOUD_UNIVERSE_DOMAIN."
+        )
+    return Endpoint(f"https://healthcare.{domain}")
 
 
 def api_endpoint_error(value: object) -> str | None:
@@ -77,7 +94,7 @@ def _validated_url(api_endpoint: str) -> str:
     if (
         parts is None
         or parts.scheme not in ("http", "https")
-        or (parts.scheme == "http" and not _is_loopback(parts.hostname or ""))
+        or (parts.scheme == "http" and not is_loopback(parts.hostname or ""))
     ):
         raise _invalid("api_endpoint", api_endpoint)
     return f"{parts.scheme}://{parts.netloc}"
@@ -87,7 +104,15 @@ def _emulator_url(host: str) -> str:
     parts = _split(host if "://" in host else f"http://{host}")
     if parts is None or parts.scheme != "http":
         raise DicomExportInvalidRequestError(
-            f"{EMULATOR_HOST}={host!r} is not accepted; accepted: 'host:port'."
+            f"{EMULATOR_HOST}={_shown(host)} is not accepted; accepted: 'host:port'."
+        )
+    name = parts.hostname or ""
+    named = os.environ.get(REMOTE_EMULATOR_HOSTS, "").lower().split(",")
+    if not is_loopback(name) and name not in (one.strip() for one in named):
+        raise DicomExportInvalidRequestError(
+            f"{EMULATOR_HOST}={host!r} is not a loopback host, and requests would be sent to it unencrypted; "
+            f"accepted: a loopback host, or one that {REMOTE_EMULATOR_HOSTS} names, such as "
+            f"{REMOTE_EMULATOR_HOSTS}={name}."
         )
     return f"http://{parts.netloc}"
 
@@ -120,10 +145,23 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """
+    Tell whether a host is this machine.
+
+    :param host: a host name or an IP address.
+    """
     address = _address(host)
     return host == "localhost" or (address is not None and address.is_loopback)
 
 
 def _invalid(parameter: str, value: object) -> DicomExportInvalidRequestError:
-    return DicomExportInvalidRequestError(f"{parameter}={value!r} is not accepted; accepted: {_ACCEPTED}.")
+    return DicomExportInvalidRequestError(
+        f"{parameter}={_shown(value)} is not accepted; accepted: {_ACCEPTED}."
+    )
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, str) and "://" not in value and "@" in value:
+        value = f"...@{value.rpartition('@')[2]}"
+    return without_userinfo(repr(value))

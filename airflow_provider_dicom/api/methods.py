@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, urlencode
 
 from airflow_provider_dicom.api import permissions
 from airflow_provider_dicom.api.dicomweb import MAX_SEARCH_LIMIT, MAX_SEARCH_OFFSET
 from airflow_provider_dicom.api.resource_names import DicomStoreName, uid_error
+from airflow_provider_dicom.api_types import (
+    DicomStore,
+    DicomStoreMetrics,
+    DicomStorePage,
+    GrantedPermissions,
+    Operation,
+    OperationPage,
+)
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 from airflow_provider_dicom.validation import raise_if_invalid
 
@@ -18,6 +26,8 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.api.export_request import ExportRequest
     from airflow_provider_dicom.api.permissions import CallerPermission
     from airflow_provider_dicom.api.resource_names import DatasetName, OperationName
+
+MIB = 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +49,9 @@ class ApiRequest:
         Operation.
     :param destination: the URI that the Healthcare Service Agent writes to, if there is one.
     :param source: the URI that the Healthcare Service Agent reads, such as the filter file, if there is one.
-    :param response: the JSON type of a good response.
+    :param response: the shape of a good response, as ``shapes.checked`` takes it.
+    :param max_seconds: the time from the request to the end of the response, in seconds.
+    :param max_bytes: the size of the response's body, decoded, in bytes.
     """
 
     action: str
@@ -54,7 +66,9 @@ class ApiRequest:
     idempotent: bool = True
     destination: str | None = None
     source: str | None = None
-    response: type[dict[str, object]] | type[list[object]] = dict
+    response: object = dict[str, object]
+    max_seconds: float = 60.0
+    max_bytes: int = 32 * MIB
 
     @property
     def target(self) -> str:
@@ -96,6 +110,8 @@ def export(store: DicomStoreName, request: ExportRequest) -> ApiRequest:
         http_method="POST",
         path=_path(store, ":export"),
         body=dict(request.body()),
+        response=Operation,
+        max_seconds=120.0,
         permission=permissions.EXPORT,
         dataset=store.dataset,
         store=store,
@@ -110,6 +126,7 @@ def get_dicom_store(store: DicomStoreName) -> ApiRequest:
     return ApiRequest(
         action=f"get {store}",
         path=_path(store),
+        response=DicomStore,
         permission=permissions.GET_STORE,
         dataset=store.dataset,
         store=store,
@@ -122,6 +139,7 @@ def list_dicom_stores(dataset: DatasetName, *, filter_: str | None, page_size: i
         action=f"list the DICOM stores of {dataset}",
         path=_path(dataset, "/dicomStores"),
         query=_paging(filter_, page_size),
+        response=DicomStorePage,
         permission=permissions.LIST_STORES,
         dataset=dataset,
     )
@@ -132,6 +150,7 @@ def get_dicom_store_metrics(store: DicomStoreName) -> ApiRequest:
     return ApiRequest(
         action=f"get the metrics of {store}",
         path=_path(store, ":getDICOMStoreMetrics"),
+        response=DicomStoreMetrics,
         permission=permissions.GET_STORE,
         dataset=store.dataset,
         store=store,
@@ -146,6 +165,7 @@ def test_iam_permissions(resource: DicomStoreName | DatasetName, wanted: Iterabl
         http_method="POST",
         path=_path(resource, ":testIamPermissions"),
         body={"permissions": list(wanted)},
+        response=GrantedPermissions,
         permission=permissions.GET_STORE,
         dataset=resource.dataset if isinstance(resource, DicomStoreName) else resource,
         store=store,
@@ -157,6 +177,7 @@ def get_operation(name: OperationName) -> ApiRequest:
     return ApiRequest(
         action=f"get the state of {name}",
         path=_path(name),
+        response=Operation,
         permission=permissions.GET_OPERATION,
         dataset=name.dataset,
         operation_name=str(name),
@@ -169,6 +190,7 @@ def list_operations(dataset: DatasetName, *, filter_: str | None, page_size: int
         action=f"list the operations of {dataset}",
         path=_path(dataset, "/operations"),
         query=_paging(filter_, page_size),
+        response=OperationPage,
         permission=permissions.LIST_OPERATIONS,
         dataset=dataset,
     )
@@ -223,7 +245,10 @@ def search(
             ("limit", str(limit)),
             ("offset", str(offset)),
         ),
-        response=list,
+        # A page can hold 50,000 matches, of which little is read: their values are not looked at.
+        response=list[dict[str, dict[str, Any]]],
+        max_seconds=600.0,
+        max_bytes=512 * MIB,
         permission=permissions.SEARCH,
         dataset=store.dataset,
         store=store,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from airflow_provider_dicom.api.commands import ShellText, gcloud, service_agent
 from airflow_provider_dicom.api.destinations import GcsUri, parse_destination
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 
@@ -22,6 +22,51 @@ _NAMES = re.compile(r"\b(?:gs://|bq://|projects/)\S+")
 _CLOUD_STORAGE = re.compile(r"cloud storage|storage\.(objects|buckets)\.|\bbucket\b", re.IGNORECASE)
 _BIGQUERY = re.compile(r"bigquery", re.IGNORECASE)
 _DENIED = re.compile(r"permission|forbidden|denied|access|403|not authorized", re.IGNORECASE)
+
+
+class _Policy(NamedTuple):
+    """A cause of a 403 that no role on the resource can lift."""
+
+    #: Values of ``ErrorInfo.reason``.
+    reasons: frozenset[str]
+    #: What the API's messages say of it.
+    words: re.Pattern[str]
+    #: What helps.
+    advice: str
+
+
+_POLICIES = (
+    _Policy(
+        frozenset({"ACCESS_TOKEN_SCOPE_INSUFFICIENT"}),
+        re.compile(r"insufficient authentication scopes", re.IGNORECASE),
+        "the access token lacks a scope. Give the connection (or the machine whose account it uses) "
+        "the scope https://www.googleapis.com/auth/cloud-platform.",
+    ),
+    _Policy(
+        frozenset({"SERVICE_DISABLED"}),
+        re.compile(r"has not been used in project|it is disabled", re.IGNORECASE),
+        "the API is disabled in the project of the credentials or of the resource. Ask the administrators of "
+        "the project, or enable it: {enable}",
+    ),
+    _Policy(
+        frozenset({"BILLING_DISABLED"}),
+        re.compile(r"requires billing|billing (account|to be enabled|is disabled)", re.IGNORECASE),
+        "billing is disabled. Ask the administrators of the project to link an active billing account.",
+    ),
+    _Policy(
+        frozenset({"USER_PROJECT_DENIED", "CONSUMER_INVALID", "CONSUMER_SUSPENDED"}),
+        re.compile(r"quota project|serviceusage\.services\.use", re.IGNORECASE),
+        "the account may not use the quota project of its credentials. Change the quota project, "
+        "or grant the account roles/serviceusage.serviceUsageConsumer on it.",
+    ),
+    _Policy(
+        frozenset({"SECURITY_POLICY_VIOLATED", "ORG_RESTRICTION_VIOLATION", "LOCATION_POLICY_VIOLATED"}),
+        re.compile(r"VPC Service Controls|organization's policy", re.IGNORECASE),
+        "a policy of the organization forbids the request, such as VPC Service Controls. Ask the "
+        "administrators, and give them the whole message.",
+    ),
+)
+_KNOWN_REASONS = frozenset({"IAM_PERMISSION_DENIED"}).union(*(policy.reasons for policy in _POLICIES))
 
 
 @dataclass(frozen=True)
@@ -60,29 +105,42 @@ def explain_caller(
     :param caller: the e-mail address of the caller's account, if it is known.
     """
     holder = f"the caller {caller}" if caller else "the caller (the account of the Airflow connection)"
-    member = _member(caller)
-    place = f"--location={shlex.quote(dataset.location)} --project={shlex.quote(dataset.project_id)}"
+    options = {"location": dataset.location, "project": dataset.project_id}
     if needed.on == "store" and store is not None:
         resource = f"the DICOM store {store}"
-        target = (
-            f"dicom-stores add-iam-policy-binding {shlex.quote(store.dicom_store_id)} "
-            f"--dataset={shlex.quote(dataset.dataset_id)}"
-        )
+        words = ("dicom-stores", "add-iam-policy-binding", store.dicom_store_id)
+        options = {"dataset": dataset.dataset_id, **options}
     else:
         resource = f"the dataset {dataset} (a grant on a DICOM store alone is not enough)"
-        target = f"datasets add-iam-policy-binding {shlex.quote(dataset.dataset_id)}"
+        words = ("datasets", "add-iam-policy-binding", dataset.dataset_id)
+    grant = gcloud("healthcare", *words, **options, member=_member(caller), role=needed.role)
     return (
         f"Needed: {needed.role} (it has {needed.permission}) for {holder} on {resource}. "
-        f"Grant it with: gcloud healthcare {target} {place} --member={member} --role={needed.role}"
+        f"Grant it with: {grant}"
     )
 
 
 def _member(caller: str | None) -> str:
     if caller is None:
         return "serviceAccount:CALLER_EMAIL"
-    return shlex.quote(
-        f"serviceAccount:{caller}" if caller.endswith("gserviceaccount.com") else f"user:{caller}"
-    )
+    return f"serviceAccount:{caller}" if caller.endswith("gserviceaccount.com") else f"user:{caller}"
+
+
+def explain_policy(reason: str | None, message: str, project_id: str) -> str | None:
+    """
+    Say what helps against a 403 that no role on the resource can lift; None for any other.
+
+    :param reason: ``google.rpc.ErrorInfo.reason``, which is more reliable than the message, if it is known.
+    :param message: the API's message.
+    :param project_id: the project of the request.
+    """
+    for policy in _POLICIES:
+        match = policy.words.search(message)
+        if reason in policy.reasons or (reason not in _KNOWN_REASONS and match is not None):
+            cause = reason if match is None else match.group()
+            enable = gcloud("services", "enable", "healthcare.googleapis.com", project=project_id)
+            return f"This is not about a role ({cause}): {policy.advice.replace('{enable}', enable)}"
+    return None
 
 
 def explain_service_agent(
@@ -102,11 +160,7 @@ def explain_service_agent(
     about_bigquery = not isinstance(target, GcsUri) and (bool(_BIGQUERY.search(words)) or "bq://" in message)
     if _OF_THE_CALLER.search(words) or not _DENIED.search(words) or not (about_storage or about_bigquery):
         return None
-    project = shlex.quote(name.split("/")[1])
-    agent = (
-        f"serviceAccount:service-$(gcloud projects describe {project} --format='value(projectNumber)')"
-        "@gcp-sa-healthcare.iam.gserviceaccount.com"
-    )
+    agent = service_agent(name.split("/")[1])
     grants = (
         _bigquery_grants(target, agent) if about_bigquery else _storage_grants(target, source, agent, message)
     )
@@ -126,7 +180,7 @@ def _parsed(destination: str | None) -> Destination | None:
 
 
 def _storage_grants(
-    destination: Destination | None, source: str | None, agent: str, message: str
+    destination: Destination | None, source: str | None, agent: ShellText, message: str
 ) -> list[str]:
     buckets: list[tuple[str, str, str]] = []
     if source is not None:
@@ -138,16 +192,36 @@ def _storage_grants(
             # objectCreator is not enough: it cannot overwrite.
             buckets.append((bucket or "BUCKET", "roles/storage.objectAdmin", "to write the exported files"))
     return [
-        f"{role} on the bucket {bucket} {purpose}: gcloud storage buckets add-iam-policy-binding "
-        f'gs://{bucket} --member="{agent}" --role={role}'
+        f"{role} on the bucket {bucket} {purpose}: {grant_on_bucket(bucket, agent, role)}"
         for bucket, role, purpose in buckets
     ]
 
 
-def _bigquery_grants(destination: Destination | None, agent: str) -> list[str]:
-    project = shlex.quote(getattr(destination, "project_id", None) or "PROJECT")
+def grant_on_bucket(bucket: str, member: str, role: str) -> str:
+    """
+    Build the command that grants a role on a bucket.
+
+    :param bucket: the bucket's name.
+    :param member: the member that gets the role.
+    :param role: the role.
+    """
+    return gcloud("storage", "buckets", "add-iam-policy-binding", f"gs://{bucket}", member=member, role=role)
+
+
+def grant_on_project(project_id: str, member: str, role: str) -> str:
+    """
+    Build the command that grants a role on a project.
+
+    :param project_id: the project's id.
+    :param member: the member that gets the role.
+    :param role: the role.
+    """
+    return gcloud("projects", "add-iam-policy-binding", project_id, member=member, role=role)
+
+
+def _bigquery_grants(destination: Destination | None, agent: ShellText) -> list[str]:
+    project = getattr(destination, "project_id", None) or "PROJECT"
     return [
-        f"{role} on the project {project}: gcloud projects add-iam-policy-binding {project} "
-        f'--member="{agent}" --role={role}'
+        f"{role} on the project {project}: {grant_on_project(project, agent, role)}"
         for role in ("roles/bigquery.dataEditor", "roles/bigquery.jobUser")
     ]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import shlex
 import unicodedata
 from dataclasses import dataclass
 
+from airflow_provider_dicom.api.commands import gcloud
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 from airflow_provider_dicom.validation import raise_if_invalid
 
@@ -18,9 +18,14 @@ _OPERATION_NAME = re.compile(
     r"projects/(?P<project_id>[^/]+)/locations/(?P<location>[^/]+)/datasets/(?P<dataset_id>[^/]+)"
     r"/operations/(?P<operation_id>[^/]+)"
 )
+#: Ids for which Google documents a grammar; older projects are shorter than new ones may be.
+_GRAMMARS = {
+    "project_id": re.compile(r"(?:[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?:)?[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"),
+    "location": re.compile(r"[a-z](?:[a-z0-9-]*[a-z0-9])?"),
+}
 _ACCEPTED = {
-    "project_id": "a project id",
-    "location": "a location such as 'us-central1'",
+    "project_id": "a project id: lowercase letters, digits and '-', after 'DOMAIN:' if the project has one",
+    "location": "a location such as 'us-central1': lowercase letters, digits and '-'",
     "operation_id": "the id of an operation",
 }
 _ACCEPTED_IN_NAMES = "letters and digits of any script, '_', '-' and '.', 1 to 256 characters"
@@ -54,13 +59,15 @@ def _id_problem(parameter: str, value: object) -> str | None:
     for character in value:
         if not _is_allowed(parameter, character):
             return f"contains {character!r}"
-    return None
+    grammar = _GRAMMARS.get(parameter)
+    return "is not one" if grammar is not None and not grammar.fullmatch(value) else None
 
 
 def _is_allowed(parameter: str, character: str) -> bool:
-    if parameter in _ACCEPTED:
-        # Google documents no grammar for these ids: only characters that change the meaning of a URL are
-        # refused.
+    if parameter in _GRAMMARS:
+        return character in "-.:" or (character.isascii() and (character.islower() or character.isdigit()))
+    if parameter == "operation_id":
+        # Google documents no grammar: only characters that change the meaning of a URL are refused.
         return character not in _FORBIDDEN and unicodedata.category(character)[0] not in "ZC"
     return character in "_-." or unicodedata.category(character)[0] in "LN"
 
@@ -105,9 +112,13 @@ class DatasetName:
     @property
     def list_operations_command(self) -> str:
         """The command that lists the dataset's Operations, for error messages."""
-        return (
-            f"gcloud healthcare operations list --dataset={shlex.quote(self.dataset_id)} "
-            f"--location={shlex.quote(self.location)} --project={shlex.quote(self.project_id)}"
+        return gcloud(
+            "healthcare",
+            "operations",
+            "list",
+            dataset=self.dataset_id,
+            location=self.location,
+            project=self.project_id,
         )
 
 

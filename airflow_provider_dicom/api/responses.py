@@ -1,17 +1,20 @@
 """
-Responses of the API: decoded to JSON, or mapped to the error that the HTTP status and the body stand for.
+Responses of the API: parsed and checked here, for both transports, or mapped to the error that the HTTP
+status and the body stand for.
 """
 
 from __future__ import annotations
 
-import json
-import re
+import typing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
-from airflow_provider_dicom.api.permissions import explain_caller, explain_service_agent
+from airflow_provider_dicom.api.foreign_text import printable
+from airflow_provider_dicom.api.permissions import explain_caller, explain_policy, explain_service_agent
 from airflow_provider_dicom.api.private_logs import digest
+from airflow_provider_dicom.api.shapes import checked, parse_json
 from airflow_provider_dicom.exceptions import (
     DicomExportAuthenticationError,
     DicomExportError,
@@ -30,10 +33,6 @@ if TYPE_CHECKING:
 RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
 #: Statuses that mean that the server did not process the request. A 5xx does not mean that.
 _SAFE_TO_RESEND = frozenset({408, 425, 429})
-#: Messages of a 403 that no role can lift.
-_POLICY = re.compile(
-    r"has not been used in project|it is disabled|VPC Service Controls|organization's policy"
-)
 _LONGEST_QUOTE = 500
 #: A longer ``Retry-After`` is cut, in seconds: it would hide an outage.
 LONGEST_RETRY_AFTER = 600.0
@@ -53,37 +52,95 @@ def decode(
     :raises DicomExportError: if the response is an error or not the expected JSON.
     """
     if status == 204:
-        return request.response()
+        return (typing.get_origin(request.response) or dict)()
     if 200 <= status < 300:
         try:
-            decoded = json.loads(body)
+            return checked(parse_json(body), request.response)
         except ValueError:
-            decoded = None
-        if not isinstance(decoded, request.response):
-            content_type = headers.get("Content-Type", "no content type")
+            content_type = printable(headers.get("Content-Type", "no content type"), 100)
             # The response to a search holds patient data: nothing of it is quoted.
             described = f"{len(body)} bytes{'' if request.is_private else f' of {content_type}'}"
-            raise DicomExportUnavailableError(
-                f"Could not {request.action}: the API answered {status}, but the body ({described}) is not "
-                "the expected JSON. A proxy may have answered instead of the API, or the connection broke.",
-                operation_name=request.operation_name,
-            )
-        return decoded
-    raise _error(request, status, headers, _message(body), caller)
+            raise garbage(request, f"the body ({described})", status) from None
+    raise _error(request, status, headers, ErrorBody.of(body), caller)
+
+
+def garbage(request: ApiRequest, what: str, status: int | None = None) -> DicomExportUnavailableError:
+    """
+    Build the error of a response that is none, however it was made.
+
+    :param request: the request of the response.
+    :param what: the part of the response that is wrong.
+    :param status: the HTTP status, if it is known.
+    """
+    answered = "answered" if status is None else f"answered {status}"
+    return DicomExportUnavailableError(
+        f"Could not {request.action}: the API {answered}, but {what} is not the expected JSON. A proxy may "
+        "have answered instead of the API, or the connection broke.",
+        operation_name=request.operation_name,
+    )
+
+
+@dataclass(frozen=True)
+class ErrorBody:
+    """
+    What the body of an error says.
+
+    :param message: the API's own message, printable; else the beginning of the body.
+    :param status: the name of the error's ``google.rpc.Code``, if the body holds it.
+    :param reason: ``google.rpc.ErrorInfo.reason``, if the body holds it.
+    """
+
+    message: str
+    status: str | None = None
+    reason: str | None = None
+
+    @classmethod
+    def of(cls, body: bytes) -> ErrorBody:
+        """
+        Read the body of an error; Google's error envelope may be wrapped in a list.
+
+        :param body: the body.
+        """
+        try:
+            decoded = parse_json(body)
+        except ValueError:
+            return cls(_quote(body))
+        if isinstance(decoded, list) and decoded:
+            decoded = decoded[0]
+        error = decoded.get("error") if isinstance(decoded, dict) else None
+        if isinstance(error, str) and error:
+            return cls(printable(error))
+        if not isinstance(error, dict):
+            return cls(_quote(body))
+        texts = [text for key in ("status", "message") if isinstance(text := error.get(key), str) and text]
+        message = printable(" ".join(texts)).rstrip(".") or _quote(body)
+        status = error.get("status")
+        return cls(message, status if isinstance(status, str) else None, _reason(error.get("details")))
+
+
+def _reason(details: object) -> str | None:
+    for detail in details if isinstance(details, list) else ():
+        if isinstance(detail, dict) and str(detail.get("@type")).endswith("google.rpc.ErrorInfo"):
+            reason = detail.get("reason")
+            return printable(reason, 100) if isinstance(reason, str) else None
+    return None
 
 
 def _error(
-    request: ApiRequest, status: int, headers: Mapping[str, str], message: str, caller: str | None
+    request: ApiRequest, status: int, headers: Mapping[str, str], body: ErrorBody, caller: str | None
 ) -> DicomExportError:
+    message = body.message
     # The API's text about a search may quote the values of the search.
     quoted = f"(a message of {digest(message)}, not quoted)" if request.is_private else message
     text = f"Could not {request.action}: {status} {quoted}"
     operation_name = request.operation_name
-    if status in RETRYABLE:
+    # A conflict with another request; the API did nothing, and asks for the same request again.
+    is_aborted = status == 409 and body.status == "ABORTED"
+    if status in RETRYABLE or is_aborted:
         kind = DicomExportQuotaExhaustedError if status == 429 else DicomExportUnavailableError
         return kind(
             f"{text}{_quota_advice(request) if status == 429 else ''}",
-            safe_to_resend=status in _SAFE_TO_RESEND,
+            safe_to_resend=status in _SAFE_TO_RESEND or is_aborted,
             retry_after=retry_after(headers.get("Retry-After")),
             operation_name=operation_name,
         )
@@ -100,17 +157,12 @@ def _error(
             "check the connection's key, impersonation chain and scopes (cloud-platform or -healthcare).",
             operation_name=operation_name,
         )
-    if status == 403 and (policy := _POLICY.search(message)):
-        return DicomExportPermissionError(
-            f"{text}. {_export_goes_on(request)}This is not about a role ({policy.group()}): ask the "
-            "administrators of the project.",
-            operation_name=operation_name,
-        )
     if status == 403:
+        advice = explain_policy(body.reason, message, request.dataset.project_id) or explain_caller(
+            request.permission, request.dataset, request.store, caller
+        )
         return DicomExportPermissionError(
-            f"{text}. {_export_goes_on(request)}"
-            f"{explain_caller(request.permission, request.dataset, request.store, caller)}",
-            operation_name=operation_name,
+            f"{text}. {_export_goes_on(request)}{advice}", operation_name=operation_name
         )
     if status == 404:
         return DicomExportNotFoundError(
@@ -157,22 +209,9 @@ def _invalid_advice(request: ApiRequest) -> str:
     return "For Cloud Storage, the bucket must exist, and the API must support the MIME type."
 
 
-def _message(body: bytes) -> str:
-    """Return the API's own message; Google's error envelope may be wrapped in a list."""
-    try:
-        decoded = json.loads(body)
-    except ValueError:
-        return _quote(body)
-    if isinstance(decoded, list) and decoded:
-        decoded = decoded[0]
-    error = decoded.get("error") if isinstance(decoded, dict) else None
-    if isinstance(error, dict):
-        error = " ".join(str(error[key]) for key in ("status", "message") if error.get(key)).rstrip(".")
-    return str(error) if error else _quote(body)
-
-
 def _quote(body: bytes) -> str:
-    text = " ".join(body.decode(errors="replace").split())
+    # A few bytes of UTF-8 make one character, and white space is shortened.
+    text = printable(body[: 40 * _LONGEST_QUOTE].decode(errors="replace"), 20 * _LONGEST_QUOTE).strip()
     if not text:
         return "(empty body)"
     return repr(text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}...")

@@ -9,14 +9,13 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import aiohttp
-import google.auth.transport.requests
-import requests
 from asgiref.sync import sync_to_async
-from google.auth.credentials import AnonymousCredentials, TokenState
 from google.auth.exceptions import GoogleAuthError
 from yarl import URL
 
 from airflow_provider_dicom.api import responses
+from airflow_provider_dicom.api.body import ACCEPT_ENCODING, Body, UnreadableBodyError
+from airflow_provider_dicom.api.environment import proxy_headers, ssl_context
 from airflow_provider_dicom.api.transport import (
     CONNECT_TIMEOUT,
     READ_TIMEOUT,
@@ -24,10 +23,15 @@ from airflow_provider_dicom.api.transport import (
     cause_without_url,
     connection_error,
     credentials_error,
+    has_valid_token,
+    needs_refresh,
+    signature,
 )
+from airflow_provider_dicom.api.transport_sync import refresh
 from airflow_provider_dicom.exceptions import DicomExportError
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator, Mapping
 
     from google.auth.credentials import Credentials
@@ -35,6 +39,12 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.api.methods import ApiRequest
     from airflow_provider_dicom.api.transport import Access
 
+#: Errors of a connection that was never made, its proxy tunnel and its TLS handshake included.
+_CONNECTING_FAILED = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ClientHttpProxyError,
+)
 #: How long a failure to get credentials is reported to all calls without another attempt, in seconds.
 CREDENTIAL_ERROR_TTL = 5.0
 
@@ -82,6 +92,7 @@ class AsyncTransport:
         self._credential_errors = credential_errors
         self._refresh_lock = asyncio.Lock()
         self._session: aiohttp.ClientSession | None = None
+        self._tls: ssl.SSLContext | None = None
 
     async def send_once(self, access: Access, request: ApiRequest) -> object:
         """
@@ -102,56 +113,73 @@ class AsyncTransport:
     async def _signed_exchange(
         self, access: Access, request: ApiRequest
     ) -> tuple[int, Mapping[str, str], bytes]:
+        credentials = access.credentials
         try:
-            signature = await self._signature(access.credentials)
-            token = access.credentials.token
-            status, headers, body = await self._exchange(access, request, signature)
-            if status == HTTPStatus.UNAUTHORIZED and signature:
-                await self._refresh(access.credentials, stale_token=token)
-                signature = await self._signature(access.credentials)
-                status, headers, body = await self._exchange(access, request, signature)
+            if needs_refresh(credentials):
+                await self._refresh_before_expiry(credentials)
+            headers, token = signature(credentials), credentials.token
+            answer = await self._exchange(access, request, headers)
+            if answer[0] == HTTPStatus.UNAUTHORIZED and headers:
+                await self._refresh(credentials, stale_token=token)
+                answer = await self._exchange(access, request, signature(credentials))
         except GoogleAuthError as error:
-            raise credentials_error(request, error) from error
-        except (aiohttp.ClientError, TimeoutError) as error:
-            safe_to_resend = isinstance(error, aiohttp.ClientConnectorError)
-            raise connection_error(request, error, safe_to_resend=safe_to_resend) from cause_without_url(
-                request, error
-            )
-        return status, headers, body
+            raise credentials_error(request, error) from None
+        except UnreadableBodyError as error:
+            raise responses.garbage(request, f"the body ({error})") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise connection_error(
+                request, error, safe_to_resend=isinstance(error, _CONNECTING_FAILED)
+            ) from cause_without_url(request, error)
+        return answer
 
     async def _exchange(
-        self, access: Access, request: ApiRequest, signature: dict[str, str]
+        self, access: Access, request: ApiRequest, headers: dict[str, str]
     ) -> tuple[int, Mapping[str, str], bytes]:
         async with self._open_session().request(
             request.http_method,
             # The target is quoted already; yarl would quote it again in its own way.
             URL(access.endpoint.url + request.target, encoded=True),
             json=request.body,
-            headers=signature,
-            proxy=access.proxy,
+            headers=headers,
+            # aiohttp's errors quote this URL.
+            proxy=None if access.proxy is None else URL(access.proxy).with_user(None),
+            proxy_headers=None if access.proxy is None else proxy_headers(access.proxy),
+            ssl=await self._tls_settings(access),
+            timeout=aiohttp.ClientTimeout(
+                total=request.max_seconds, sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT
+            ),
             # A redirect could carry the token to another server; the API sends no redirects.
             allow_redirects=False,
         ) as response:
-            return response.status, response.headers, await response.read()
+            body = Body(response.headers.get("Content-Encoding"), request.max_bytes)
+            async for chunk in response.content.iter_any():
+                body.feed(chunk)
+            return response.status, response.headers, body.content()
+
+    async def _tls_settings(self, access: Access) -> ssl.SSLContext | bool:
+        if access.endpoint.url.startswith("http:"):
+            return True
+        if self._tls is None:
+            self._tls = await sync_to_async(ssl_context, thread_sensitive=False)(access.ca_bundle)
+        return self._tls
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                headers={"User-Agent": USER_AGENT},
+                headers={"User-Agent": USER_AGENT, "Accept-Encoding": ACCEPT_ENCODING},
+                # Of bounded size, so not by aiohttp.
+                auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 connector=aiohttp.TCPConnector(limit=self._max_connections),
-                timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT),
             )
         return self._session
 
-    async def _signature(self, credentials: Credentials) -> dict[str, str]:
-        headers: dict[str, str] = {}
-        if isinstance(credentials, AnonymousCredentials):
-            return headers
-        if credentials.token_state is not TokenState.FRESH:
+    async def _refresh_before_expiry(self, credentials: Credentials) -> None:
+        try:
             await self._refresh(credentials, stale_token=credentials.token)
-        credentials.apply(headers)
-        return headers
+        except (GoogleAuthError, DicomExportError):
+            if not has_valid_token(credentials):
+                raise
 
     async def _refresh(self, credentials: Credentials, *, stale_token: str | None) -> None:
         async with self._refresh_lock:
@@ -160,9 +188,4 @@ class AsyncTransport:
                 self._credential_errors.raise_cached()
                 with self._credential_errors.caching():
                     # Not thread-sensitive: that would queue all triggers of a triggerer on one thread.
-                    await sync_to_async(_refresh, thread_sensitive=False)(credentials)
-
-
-def _refresh(credentials: Credentials) -> None:
-    with requests.Session() as session:
-        credentials.refresh(google.auth.transport.requests.Request(session))
+                    await sync_to_async(refresh, thread_sensitive=False)(credentials)

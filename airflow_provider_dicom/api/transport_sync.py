@@ -1,20 +1,21 @@
-"""Sends requests from workers, with requests and google-auth's session."""
+"""Sends requests from workers, with requests."""
 
 from __future__ import annotations
 
 from functools import cached_property
+from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
 import google.auth.transport.requests
 import requests
 import tenacity
-import urllib3.exceptions
-from google.auth.credentials import AnonymousCredentials
-from google.auth.exceptions import GoogleAuthError
+from google.auth.exceptions import GoogleAuthError, RefreshError
 
 from airflow_provider_dicom.api import responses
+from airflow_provider_dicom.api.paging import Pages
 from airflow_provider_dicom.api.private_logs import hide_searches
 from airflow_provider_dicom.api.retry import retry_options
+from airflow_provider_dicom.api.sync_session import BoundedSession, Exchange
 from airflow_provider_dicom.api.transport import (
     CONNECT_TIMEOUT,
     READ_TIMEOUT,
@@ -22,18 +23,19 @@ from airflow_provider_dicom.api.transport import (
     cause_without_url,
     connection_error,
     credentials_error,
+    has_valid_token,
+    needs_refresh,
+    signature,
 )
+from airflow_provider_dicom.exceptions import DicomExportError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from google.auth.credentials import Credentials
+
     from airflow_provider_dicom.api.methods import ApiRequest
     from airflow_provider_dicom.api.transport import Access
-
-_CONNECTING_FAILED = (
-    urllib3.exceptions.NewConnectionError,
-    urllib3.exceptions.ConnectTimeoutError,
-)
 
 
 class SyncTransport:
@@ -65,12 +67,11 @@ class SyncTransport:
         :param num_retries: the number of repetitions of each request after a transient error.
         :raises DicomExportError: if there is no valid response.
         """
-        while True:
-            page = cast("dict[str, object]", self.send(request, num_retries))
+        pages = Pages(request)
+        while pages.request is not None:
+            page = cast("dict[str, object]", self.send(pages.request, num_retries))
             yield from cast("list[object]", page.get(items, []))
-            if not (token := page.get("nextPageToken")):
-                return
-            request = request.page(str(token))
+            pages.advance(page)
 
     def close(self) -> None:
         """Close the HTTP session, if one was opened."""
@@ -79,35 +80,66 @@ class SyncTransport:
             del self.__dict__["_session"]
 
     @cached_property
-    def _session(self) -> requests.Session:
+    def _session(self) -> BoundedSession:
         hide_searches()
-        credentials = self._access.credentials
-        session: requests.Session = (
-            requests.Session()
-            if isinstance(credentials, AnonymousCredentials)
-            else google.auth.transport.requests.AuthorizedSession(credentials, max_refresh_attempts=1)
-        )
+        session = BoundedSession()
         session.headers["User-Agent"] = USER_AGENT
         return session
 
     def _send_once(self, request: ApiRequest) -> object:
+        credentials = self._access.credentials
         try:
-            response = self._session.request(
-                request.http_method,
-                self._access.endpoint.url + request.target,
-                json=request.body,
-                timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
-                # A redirect could carry the token to another server; the API sends no redirects.
-                allow_redirects=False,
-            )
+            if needs_refresh(credentials):
+                self._refresh_before_expiry()
+            response = self._exchange(request)
+            if response.status_code == HTTPStatus.UNAUTHORIZED and signature(credentials):
+                refresh(credentials)
+                response = self._exchange(request)
         except GoogleAuthError as error:
-            raise credentials_error(request, error) from error
-        except requests.RequestException as error:
-            cause = getattr(error.args[0], "reason", None) if error.args else None
-            safe_to_resend = isinstance(cause, _CONNECTING_FAILED)
-            raise connection_error(
-                request, cause or error, safe_to_resend=safe_to_resend
-            ) from cause_without_url(request, error)
+            raise credentials_error(request, error) from None
         return responses.decode(
             request, response.status_code, response.headers, response.content, self._access.caller
         )
+
+    def _refresh_before_expiry(self) -> None:
+        try:
+            refresh(self._access.credentials)
+        except GoogleAuthError:
+            if not has_valid_token(self._access.credentials):
+                raise
+
+    def _exchange(self, request: ApiRequest) -> requests.Response:
+        with Exchange(request.max_seconds, request.max_bytes) as exchange:
+            try:
+                return self._session.request(
+                    request.http_method,
+                    self._access.endpoint.url + request.target,
+                    json=request.body,
+                    headers=signature(self._access.credentials),
+                    timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
+                    # A redirect could carry the token to another server; the API sends no redirects.
+                    allow_redirects=False,
+                )
+            except requests.exceptions.ContentDecodingError as error:
+                raise responses.garbage(request, f"the body ({error})") from None
+            except (requests.RequestException, OSError) as error:
+                cause = getattr(error.args[0], "reason", None) if error.args else None
+                raise connection_error(
+                    request, cause or error, safe_to_resend=not exchange.is_sent
+                ) from cause_without_url(request, error)
+
+
+def refresh(credentials: Credentials) -> None:
+    """
+    Fetch a token.
+
+    :param credentials: the credentials that get the token.
+    :raises GoogleAuthError: if there is no token.
+    """
+    with BoundedSession() as session:
+        try:
+            credentials.refresh(google.auth.transport.requests.Request(session))
+        except (GoogleAuthError, DicomExportError):
+            raise
+        except Exception as error:  # a credential source may raise anything, and quote a key
+            raise RefreshError(f"the credentials are unusable ({type(error).__name__})") from None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from functools import cached_property
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
-import requests
 import tenacity
 from airflow.providers.common.compat.sdk import AirflowException
 from airflow.providers.google.common.hooks.base_google import (
@@ -16,11 +16,11 @@ from airflow.providers.google.common.hooks.base_google import (
 )
 from asgiref.sync import sync_to_async
 from google.auth.credentials import AnonymousCredentials
-from google.auth.exceptions import GoogleAuthError
 
 from airflow_provider_dicom import connection_type
 from airflow_provider_dicom.api import methods, permissions
 from airflow_provider_dicom.api.endpoint import Endpoint, configured_endpoint, universe_endpoint
+from airflow_provider_dicom.api.foreign_text import without_userinfo
 from airflow_provider_dicom.api.resource_names import DatasetName, DicomStoreName
 from airflow_provider_dicom.api.retry import retry_options
 from airflow_provider_dicom.api.transport import Access
@@ -44,6 +44,18 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.api.transport_async import AsyncTransport, CredentialErrorCache
 
 
+#: Fields of a connection that say where its credentials come from.
+_CREDENTIAL_FIELDS = (
+    "key_path",
+    "keyfile_dict",
+    "key_secret_name",
+    "credential_config_file",
+    "idp_issuer_url",
+    "idp_extra_params",
+    "impersonation_chain",
+    "quota_project_id",
+)
+_DEFAULT_CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
 _SyncHook = TypeVar("_SyncHook", bound="DicomStoreBaseHook")
 
 
@@ -102,12 +114,7 @@ class DicomStoreBaseHook(GoogleBaseHook):
         if self.endpoint.anonymous:
             # A local Healthcare API needs no credentials, so there may be none that know a project.
             return cast("str | None", self._get_field("project"))
-        try:
-            project_id = self.project_id
-        except GoogleAuthError as error:
-            raise DicomExportAuthenticationError(
-                f"The connection {self.gcp_conn_id!r} yields no credentials, so no default project: {error}"
-            ) from error
+        project_id = self.project_id
         return None if project_id is PROVIDE_PROJECT_ID else project_id
 
     def dicom_store_name(
@@ -136,7 +143,7 @@ class DicomStoreBaseHook(GoogleBaseHook):
         try:
             with self:
                 return self._test_store(self.dicom_store_name())
-        except (AirflowException, GoogleAuthError) as error:
+        except AirflowException as error:
             return False, str(error)
 
     def _test_store(self, store: DicomStoreName) -> tuple[bool, str]:
@@ -186,6 +193,33 @@ class DicomStoreBaseHook(GoogleBaseHook):
     ) -> None:
         self.close()
 
+    def refuse_unlisted_endpoint(self) -> None:
+        """
+        Refuse an ``api_endpoint`` that a DAG's user may have chosen, unless the connection lists it.
+
+        Loopback endpoints, and credentials that are anonymous, are not refused.
+
+        :raises DicomExportInvalidRequestError: if the connection's token must not be sent to the endpoint.
+        """
+        if self._get_field("is_anonymous"):
+            return
+        endpoint = configured_endpoint(self.api_endpoint)
+        listed = self._get_field(connection_type.ALLOWED_ENDPOINTS) or ""
+        allowed = [
+            *(listed.split(",") if isinstance(listed, str) else listed),
+            self._get_field("api_endpoint"),
+        ]
+        if endpoint is None or endpoint.anonymous or endpoint.is_loopback:
+            return
+        if endpoint not in [configured_endpoint(str(one).strip()) for one in allowed if one]:
+            raise DicomExportInvalidRequestError(
+                f"api_endpoint={endpoint.url!r} comes from a template, and the connection "
+                f"{self.gcp_conn_id!r} does not list it: whoever fills the template would choose where the "
+                "access token goes; accepted: an endpoint as literal text in the DAG, or one that the "
+                "connection names as its api_endpoint or among its "
+                f"{connection_type.ALLOWED_ENDPOINTS}."
+            )
+
     @cached_property
     def endpoint(self) -> Endpoint:
         """
@@ -198,6 +232,37 @@ class DicomStoreBaseHook(GoogleBaseHook):
                 return configured
         universe = self.get_client_options().universe_domain
         return universe_endpoint(universe or getattr(self.get_credentials(), "universe_domain", None))
+
+    def get_credentials_and_project_id(self) -> tuple[Credentials, str | None]:
+        """
+        Load the credentials of the connection, and the project that they belong to.
+
+        :raises DicomExportAuthenticationError: if the connection yields none; it quotes no setting.
+        """
+        try:
+            credentials: tuple[Credentials, str | None] = super().get_credentials_and_project_id()
+        except Exception as error:  # a credential source may raise anything
+            raise DicomExportAuthenticationError(self._credentials_advice(error)) from None
+        return credentials
+
+    def _credentials_advice(self, error: Exception) -> str:
+        found = [name for name in _CREDENTIAL_FIELDS if self._get_field(name)]
+        where = f"the connection's {' and '.join(found)}"
+        if not found and not os.environ.get(_DEFAULT_CREDENTIALS):
+            return (
+                f"The connection {self.gcp_conn_id!r} names no credentials, and this machine has no default "
+                f"ones ({type(error).__name__}). Give the connection a key, or set up Application Default "
+                "Credentials on workers and triggerers: "
+                "https://cloud.google.com/docs/authentication/provide-credentials-adc"
+            )
+        if not found:
+            where = f"the environment's {_DEFAULT_CREDENTIALS}"
+        # Only the Google provider's own sentences are quoted: other exceptions may quote a key.
+        cause = f": {without_userinfo(str(error))}" if type(error) is AirflowException else ""
+        return (
+            f"The connection {self.gcp_conn_id!r} yields no credentials ({type(error).__name__}{cause}). "
+            f"Check {where}."
+        )
 
     @cached_property
     def credentials(self) -> Credentials:
@@ -212,10 +277,7 @@ class DicomStoreBaseHook(GoogleBaseHook):
     @cached_property
     def access(self) -> Access:
         """The endpoint and the credentials, as a transport needs them."""
-        # aiohttp's own way to find a proxy, trust_env, looks it up in a thread for every request.
-        url = self.endpoint.url
-        proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
-        return Access(self.endpoint, self.credentials, self.caller, proxy)
+        return Access.in_environment(self.endpoint, self.credentials, self.caller)
 
     @cached_property
     def _transport(self) -> SyncTransport:
@@ -304,10 +366,12 @@ class DicomStoreBaseAsyncHook(GoogleBaseAsyncHook, Generic[_SyncHook]):
         except DicomExportError:
             raise
         except Exception as error:  # a secrets backend or a credential source may raise anything
+            # Only Airflow's own sentences are quoted: others may quote what they could not read.
+            cause = f": {without_userinfo(str(error))}" if isinstance(error, AirflowException) else ""
             raise DicomExportAuthenticationError(
                 f"The connection {self._hook_kwargs['gcp_conn_id']!r} could not be loaded "
-                f"({type(error).__name__}: {error}). Check it, and the account that it names."
-            ) from error
+                f"({type(error).__name__}{cause}). Check it, and the account that it names."
+            ) from None
         return hook
 
     async def send_once(self, request: ApiRequest) -> object:

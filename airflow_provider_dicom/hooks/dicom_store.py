@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow_provider_dicom import connection_type
 from airflow_provider_dicom.api import methods
 from airflow_provider_dicom.api.dicomweb import MAX_SEARCH_LIMIT, search_pages
+from airflow_provider_dicom.api.paging import Pages
 from airflow_provider_dicom.api.resource_names import OperationName
 from airflow_provider_dicom.exceptions import (
     DicomExportError,
     DicomExportSubmissionUnknownError,
     DicomExportTransientError,
-    DicomExportUnavailableError,
 )
 from airflow_provider_dicom.hooks._base import DicomStoreBaseAsyncHook, DicomStoreBaseHook
 from airflow_provider_dicom.lineage.datasets import report_export
@@ -97,9 +97,7 @@ class DicomStoreHook(DicomStoreBaseHook):
     def _submit(self, request: ApiRequest) -> Operation:
         """Submit a long-running operation of any kind, with the same guarantee."""
         try:
-            operation = cast("Operation", self._send(request))
-            if not operation.get("name"):
-                raise DicomExportUnavailableError("the response holds no name of an operation")
+            return cast("Operation", self._send(request))
         except DicomExportTransientError as error:
             if error.safe_to_resend:
                 raise
@@ -109,7 +107,6 @@ class DicomStoreHook(DicomStoreBaseHook):
                 f"{request.dataset.list_operations_command}",
                 retry_after=error.retry_after,
             ) from error
-        return operation
 
     def get_operation(self, operation_name: str, *, num_retries: int | None = None) -> Operation:
         """
@@ -334,13 +331,12 @@ class DicomStoreAsyncHook(DicomStoreBaseAsyncHook[DicomStoreHook]):
         :raises DicomExportError: if the API refuses.
         """
         request = methods.list_operations(dataset, filter_=filter_, page_size=page_size)
-        while True:
-            page = cast("OperationPage", await self._send(request))
+        pages = Pages(request)
+        while pages.request is not None:
+            page = cast("OperationPage", await self._send(pages.request))
             for operation in page.get("operations", []):
                 yield operation
-            if not (token := page.get("nextPageToken")):
-                return
-            request = request.page(token)
+            pages.advance(page)
 
     async def cancel_operation(self, operation_name: str) -> None:
         """

@@ -8,7 +8,8 @@ Invariants:
 - One tick starts at most as many gets as ``gets_per_tick`` permits; the rest waits for the next tick, and no
   Operation waits longer than ``MAX_SWEEP_SECONDS`` because of it.
 - A dataset is listed only while a list is permitted and costs fewer requests than one get for each Operation.
-  A list that is refused, or that needs too many pages, is tried again after ``RELIST_AFTER``.
+  A list that is refused, that does not answer or answers with garbage, or that needs too many pages, is
+  tried again after ``RELIST_AFTER``; gets answer meanwhile.
 - After a 429, no Operation of the dataset is polled until the backoff is over. The backoff doubles from
   ``BACKOFF_INITIAL`` to ``BACKOFF_MAX``, is never shorter than the server's ``Retry-After``, and ends with
   the first response.
@@ -37,6 +38,13 @@ MAX_CONNECTIONS = 16
 GETS_PER_CONNECTION = 4
 #: How long a dataset is not listed after its list was refused or had too many pages, in seconds.
 RELIST_AFTER = 1800.0
+#: The number of consecutive lists that fail, other than by a 429, before gets replace them.
+MAX_LIST_ERRORS = 2
+#: The longest wait for all pages of a list, in seconds.
+LIST_TIMEOUT = 30.0
+#: How long a get may hold up the gets behind it, in seconds, and how many such gets get another connection.
+STUCK_AFTER = 5.0
+MAX_STUCK = 48
 #: The first and the longest backoff of a dataset's polls after a 429, in seconds.
 BACKOFF_INITIAL = 5.0
 BACKOFF_MAX = 120.0
@@ -74,7 +82,7 @@ class ListState(Enum):
     """Whether ``operations.list`` of a dataset is of use."""
 
     ALLOWED = "allowed, as far as is known"
-    FORBIDDEN = "refused; most callers may get Operations, but not list them"
+    FORBIDDEN = "refused, as most callers may get Operations, but not list them; or broken"
     TOO_MANY_PAGES = "more pages than Operations to poll"
 
 
@@ -90,7 +98,15 @@ class Step(Enum):
 class DatasetSchedule:
     """The state of polling one dataset: its list, and its backoff."""
 
-    __slots__ = ("_backoff", "_list_pages", "_list_state", "_relist_at", "is_listing", "not_before")
+    __slots__ = (
+        "_backoff",
+        "_list_errors",
+        "_list_pages",
+        "_list_state",
+        "_relist_at",
+        "is_listing",
+        "not_before",
+    )
 
     def __init__(self) -> None:
         self.is_listing = False
@@ -98,6 +114,7 @@ class DatasetSchedule:
         self.not_before = 0.0
         self._backoff = 0.0
         self._list_state = ListState.ALLOWED
+        self._list_errors = 0
         self._list_pages = 1
         self._relist_at = 0.0
 
@@ -137,13 +154,31 @@ class DatasetSchedule:
             self._backoff = min(max(BACKOFF_INITIAL, self._backoff * 2), BACKOFF_MAX)
             self.not_before = now + max(self._backoff, error.retry_after or 0.0)
 
+    def record_list(self) -> None:
+        """Record that a list answered."""
+        self._list_errors = 0
+
+    def record_list_error(self, error: DicomExportError, now: float) -> None:
+        """
+        Record that a list failed; gets may succeed where lists do not.
+
+        :param error: the error of the list.
+        :param now: the time of the event loop, in seconds.
+        """
+        if isinstance(error, DicomExportQuotaExhaustedError):
+            return
+        self._list_errors += 1
+        if self._list_errors >= MAX_LIST_ERRORS:
+            self.record_list_refused(now)
+
     def record_list_refused(self, now: float) -> None:
         """
-        Record that the caller may not list the dataset's Operations.
+        Record that the dataset's Operations cannot be listed.
 
         :param now: the time of the event loop, in seconds.
         """
         self._list_state, self._relist_at = ListState.FORBIDDEN, now + RELIST_AFTER
+        self._list_errors = 0
 
     def record_list_too_long(self, pages: int, now: float) -> None:
         """

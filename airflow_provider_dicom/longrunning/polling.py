@@ -144,8 +144,7 @@ class OperationWatch:
             )
         self._failed_polls = self._consecutive_errors = 0
         self._last_response = self._now()
-        # A response without a name is possible; the name must not be lost with it.
-        self._operation = operation if "name" in operation else {**operation, "name": self.operation_name}
+        self._operation = operation
         if operation.get("done"):
             return True
         self._log_progress(count)

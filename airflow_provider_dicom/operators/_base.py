@@ -76,7 +76,10 @@ class ConnectedOperator(ParameterOperator):
         """Build the hook."""
         from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
 
-        return DicomStoreHook(**self.connection_arguments)
+        hook = DicomStoreHook(**self.connection_arguments)
+        if not (self.api_endpoint is None or self.is_literal("api_endpoint")):
+            hook.refuse_unlisted_endpoint()
+        return hook
 
     def connection_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
         """
@@ -152,6 +155,8 @@ class PollingOperator(ConnectedOperator):
         """
         from airflow_provider_dicom.triggers.dicom_store import DicomStoreExportTrigger
 
+        if not (self.api_endpoint is None or self.is_literal("api_endpoint")):
+            self.hook().close()
         self.defer(
             trigger=DicomStoreExportTrigger(
                 operation_name,

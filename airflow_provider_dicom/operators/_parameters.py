@@ -94,7 +94,10 @@ class ParameterOperator(BaseOperator):
         is_mapped = bool(kwargs.get("_airflow_from_mapped"))
         # Not by assignment, for which BaseOperator needs attributes that __init__ sets.
         vars(self).update(
-            is_mapped_index=is_mapped, _given=frozenset(kwargs if is_mapped else ()), _origins={}
+            is_mapped_index=is_mapped,
+            _given=frozenset(kwargs if is_mapped else ()),
+            _origins={},
+            _templates=frozenset(),
         )
         return self
 
@@ -102,6 +105,7 @@ class ParameterOperator(BaseOperator):
     is_mapped_index: bool
     _given: frozenset[str]
     _origins: dict[str, str]
+    _templates: frozenset[str]
 
     def _hook_apply_defaults(self, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         # Airflow keeps the arguments of __init__, and OpenLineage may send them.
@@ -240,7 +244,19 @@ class ParameterOperator(BaseOperator):
         )
         self._read_values(rendered | data)
 
+    def is_literal(self, name: str) -> bool:
+        """
+        Tell whether the DAG's author chose a parameter's value, not a template or a value that is mapped.
+
+        :param name: the parameter's name.
+        """
+        if name in self._templates or not self.is_mapped_index:
+            return name not in self._templates
+        task = self.dag.task_dict.get(self.task_id)
+        return name in getattr(task, "partial_kwargs", ())
+
     def _note_given(self) -> None:
+        self._templates |= self.unrendered()
         self._given |= {name for name in self.PARAMETERS if getattr(self, name, None) is not None}
 
     def _read_values(self, rendered: frozenset[str]) -> None:

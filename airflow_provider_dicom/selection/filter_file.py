@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_provider_dicom.api.destinations import parse_gcs_uri
@@ -137,12 +138,25 @@ class FilterFile:
                 mime_type="text/plain",
                 chunk_size=_CHUNK_BYTES,
             )
-            stored = hook.get_md5hash(target.bucket, target.path)
-        if stored != self.md5:
+            blob = hook.get_conn().bucket(target.bucket).blob(target.path)
+            blob.reload()
+        # Cloud Storage keeps no MD5 of composite objects and of those under a customer's key.
+        stored, own = (blob.crc32c, self._crc32c()) if blob.md5_hash is None else (blob.md5_hash, self.md5)
+        if stored != own:
             raise DicomExportUnavailableError(
-                f"The filter file {filter_uri} differs from the upload: its MD5 is {stored} instead of "
-                f"{self.md5}. Another process writes to the same object; nothing was submitted."
+                f"The filter file {filter_uri} differs from the upload: its checksum is {stored} instead of "
+                f"{own}. Another process writes to the same object; nothing was submitted."
             )
+
+    def _crc32c(self) -> str:
+        """Return the file's CRC-32C in Cloud Storage's notation."""
+        import google_crc32c
+
+        checksum = google_crc32c.Checksum()
+        with Path(self.filename).open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                checksum.update(chunk)
+        return base64.b64encode(checksum.digest()).decode()
 
 
 @dataclass(frozen=True)

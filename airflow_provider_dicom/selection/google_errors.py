@@ -5,12 +5,27 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from airflow_provider_dicom.exceptions import DicomExportNotFoundError, DicomExportPermissionError
+from airflow_provider_dicom.api.foreign_text import describe_token_error, without_userinfo
+from airflow_provider_dicom.api.permissions import explain_policy, grant_on_bucket, grant_on_project
+from airflow_provider_dicom.exceptions import (
+    DicomExportAuthenticationError,
+    DicomExportInvalidRequestError,
+    DicomExportNotFoundError,
+    DicomExportPermissionError,
+    DicomExportQuotaExhaustedError,
+    DicomExportUnavailableError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from google.api_core.exceptions import GoogleAPICallError
+    from google.auth.exceptions import GoogleAuthError
+
     from airflow_provider_dicom.api.destinations import BigQueryTable
+    from airflow_provider_dicom.exceptions import DicomExportError
+
+_CALLER = "serviceAccount:CALLER_EMAIL"
 
 
 @contextmanager
@@ -27,19 +42,14 @@ def map_storage_errors(
     :param not_found_advice: a sentence to append if the bucket or the object does not exist.
     :raises DicomExportPermissionError: if the connection's account lacks the role.
     :raises DicomExportNotFoundError: if the bucket or the object does not exist.
+    :raises DicomExportError: if Cloud Storage refuses for another reason, or does not answer.
     """
-    from google.api_core.exceptions import Forbidden, NotFound
-
-    try:
+    needed = (
+        f"Needed: {role} for the account of the connection {gcp_conn_id!r} on the bucket {bucket}. "
+        f"Grant it with: {grant_on_bucket(bucket, _CALLER, role)}"
+    )
+    with _map_errors(failure, gcp_conn_id, needed=needed, not_found_advice=not_found_advice):
         yield
-    except Forbidden as error:
-        raise DicomExportPermissionError(
-            f"{failure}: {error}. Needed: {role} for the account of the connection {gcp_conn_id!r} on the "
-            f"bucket {bucket}. Grant it with: gcloud storage buckets add-iam-policy-binding gs://{bucket} "
-            f"--member=serviceAccount:CALLER_EMAIL --role={role}"
-        ) from error
-    except NotFound as error:
-        raise DicomExportNotFoundError(f"{failure}: {error}{not_found_advice}") from error
 
 
 @contextmanager
@@ -51,17 +61,69 @@ def map_bigquery_errors(table: BigQueryTable, gcp_conn_id: str) -> Iterator[None
     :param gcp_conn_id: the Airflow connection.
     :raises DicomExportPermissionError: if the connection's account lacks a role.
     :raises DicomExportNotFoundError: if the table does not exist.
+    :raises DicomExportError: if BigQuery refuses for another reason, or does not answer.
     """
-    from google.api_core.exceptions import Forbidden, NotFound
+    needed = (
+        f"Needed for the account of the connection {gcp_conn_id!r}: roles/bigquery.dataViewer on the table, "
+        "and roles/bigquery.jobUser on the project of the query. "
+        f"Grant the latter with: {grant_on_project('PROJECT', _CALLER, 'roles/bigquery.jobUser')}"
+    )
+    with _map_errors(f"Could not query {table}", gcp_conn_id, needed=needed):
+        yield
+
+
+@contextmanager
+def _map_errors(failure: str, gcp_conn_id: str, *, needed: str, not_found_advice: str = "") -> Iterator[None]:
+    import requests
+    from google.api_core.exceptions import GoogleAPICallError, RetryError
+    from google.auth.exceptions import GoogleAuthError
 
     try:
         yield
-    except Forbidden as error:
-        raise DicomExportPermissionError(
-            f"Could not query {table}: {error}. Needed for the account of the connection {gcp_conn_id!r}: "
-            "roles/bigquery.dataViewer on the table, and roles/bigquery.jobUser on the project of the query. "
-            "Grant the latter with: gcloud projects add-iam-policy-binding PROJECT "
-            "--member=serviceAccount:CALLER_EMAIL --role=roles/bigquery.jobUser"
-        ) from error
-    except NotFound as error:
-        raise DicomExportNotFoundError(f"Could not query {table}: {error}") from error
+    except GoogleAPICallError as error:
+        raise _api_error(failure, error, needed, not_found_advice) from error
+    except GoogleAuthError as error:
+        raise _token_error(failure, error, gcp_conn_id) from None
+    except (requests.RequestException, RetryError, ConnectionError, TimeoutError) as error:
+        raise DicomExportUnavailableError(
+            f"{failure}: no response ({type(error).__name__}: {without_userinfo(str(error))})"
+        ) from None
+
+
+def _api_error(
+    failure: str, error: GoogleAPICallError, needed: str, not_found_advice: str
+) -> DicomExportError:
+    text = f"{failure}: {without_userinfo(str(error)).rstrip('.')}"
+    status = int(error.code or 0)
+    if status == 403:
+        policy = explain_policy(getattr(error, "reason", None), str(error), "PROJECT")
+        return DicomExportPermissionError(f"{text}. {policy or needed}")
+    if status == 404:
+        return DicomExportNotFoundError(f"{text}{not_found_advice}")
+    if status == 401:
+        return DicomExportAuthenticationError(
+            f"{text}. Check the connection's key, impersonation chain and scopes."
+        )
+    if status == 429:
+        return DicomExportQuotaExhaustedError(f"{text}. Run fewer tasks at a time, or request more quota")
+    if status in (0, 408) or status >= 500:
+        return DicomExportUnavailableError(text)
+    return DicomExportInvalidRequestError(f"{text}. The request has to be changed before it can succeed.")
+
+
+def _token_error(failure: str, error: GoogleAuthError, gcp_conn_id: str) -> DicomExportError:
+    from google.auth.exceptions import DefaultCredentialsError, TransportError
+
+    if isinstance(error, DefaultCredentialsError):
+        # Its text may quote a key that could not be read.
+        return DicomExportAuthenticationError(
+            f"{failure}: the connection {gcp_conn_id!r} yields no credentials. Give the connection a key, or "
+            "set up Application Default Credentials on workers: "
+            "https://cloud.google.com/docs/authentication/provide-credentials-adc"
+        )
+    text = f"{failure}: no access token ({describe_token_error(error)})"
+    if isinstance(error, TransportError) or error.retryable:
+        return DicomExportUnavailableError(text)
+    return DicomExportAuthenticationError(
+        f"{text}. Check the connection's key, impersonation chain and scopes."
+    )

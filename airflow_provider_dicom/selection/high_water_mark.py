@@ -42,7 +42,14 @@ def read_mark(name: str) -> datetime | None:
     :raises DicomExportInvalidRequestError: if the Variable does not hold a time.
     """
     value = read_variable(name)
-    return None if value is None else parse_time(value, f"Variable {name}")
+    try:
+        return None if value is None else parse_time(value, f"Variable {name}")
+    except DicomExportInvalidRequestError:
+        # The value is not quoted: the name may be that of another Variable, which holds a secret.
+        raise DicomExportInvalidRequestError(
+            f"The Variable {name} does not hold a time; accepted: a time with its offset, such as "
+            "'2026-03-29T02:00:00Z'."
+        ) from None
 
 
 def advance_mark(name: str, selection: DicomSelection) -> datetime:

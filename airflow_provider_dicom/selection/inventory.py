@@ -99,9 +99,9 @@ def _object_names(
     from airflow.providers.google.cloud.hooks.gcs import GCSHook
 
     directory = prefix.path if not prefix.path or prefix.path.endswith("/") else f"{prefix.path}/"
-    client = GCSHook(gcp_conn_id=gcp_conn_id, impersonation_chain=impersonation_chain).get_conn()
     failure, role = f"Could not list {prefix}", "roles/storage.objectViewer"
     with map_storage_errors(failure, prefix.bucket, gcp_conn_id, role=role):
+        client = GCSHook(gcp_conn_id=gcp_conn_id, impersonation_chain=impersonation_chain).get_conn()
         # GCSHook.list() would hold all names in memory.
         blobs = client.list_blobs(prefix.bucket, prefix=directory, fields="items(name),nextPageToken")
         for blob in blobs:
@@ -167,8 +167,10 @@ class MetadataTable:
                 ScalarQueryParameter(name, "TIMESTAMP", value) for name, value in parameters.items()
             ]
         )
-        project_id = self._project_id or hook.project_id
-        with map_bigquery_errors(self._table, self._gcp_conn_id), hook.get_client(project_id) as client:
+        with (
+            map_bigquery_errors(self._table, self._gcp_conn_id),
+            hook.get_client(self._project_id or hook.project_id) as client,
+        ):
             for row in client.query(query, job_config=config).result(page_size=_PAGE_SIZE):
                 yield resource_path(*row.values())
 

@@ -15,6 +15,9 @@ Lifecycle invariants:
 - An Operation is either scheduled (``Followed.due`` is set), waiting for a get, or waiting for a list; every
   path ends with a new schedule, a result or an error. An unexpected exception becomes an error of the
   Operations that waited for the request, because nobody awaits the poller's own tasks.
+- A get without an answer after ``STUCK_AFTER`` keeps its connection until its own end, but holds nobody up:
+  another task takes on the gets that wait. A list without an answer after ``LIST_TIMEOUT`` is given up for
+  gets.
 - A response from a list counts only for Operations whose first pause is over (``Followed.not_before``):
   Airflow can fail deferrals that end within seconds.
 - The poller's tasks run in an empty context, and each watch in the context of its own trigger: Airflow uses
@@ -27,22 +30,22 @@ import asyncio
 import contextvars
 import heapq
 import itertools
-import math
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
 from airflow_provider_dicom.api import methods
+from airflow_provider_dicom.api.paging import Pages
 from airflow_provider_dicom.api.resource_names import DatasetName, OperationName
 from airflow_provider_dicom.exceptions import DicomExportError, DicomExportTransientError
 from airflow_provider_dicom.hooks.dicom_store import DicomStoreAsyncHook
 from airflow_provider_dicom.longrunning import poll_schedule
-from airflow_provider_dicom.longrunning.poll_schedule import DatasetSchedule, Step
+from airflow_provider_dicom.longrunning.poll_schedule import Step
+from airflow_provider_dicom.triggers._followed import Followed, PolledDataset
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Coroutine, Sequence
 
-    from airflow_provider_dicom.api.methods import ApiRequest
     from airflow_provider_dicom.api_types import Operation, OperationPage
     from airflow_provider_dicom.longrunning.polling import OperationWatch
 
@@ -53,7 +56,6 @@ BATCH_SIZE = 500
 #: How long past its deadline a watch waits for a response that is under way, in seconds.
 LATE_RESPONSE = 5.0
 
-_T = TypeVar("_T")
 _Key = tuple[str, str | tuple[str, ...] | None, str | None]
 _pollers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[_Key, SharedPoller]] = (
     weakref.WeakKeyDictionary()
@@ -80,7 +82,12 @@ async def wait_for_operation(
     chain = impersonation_chain
     key = (gcp_conn_id, chain if chain is None or isinstance(chain, str) else tuple(chain), api_endpoint)
     poller = pollers.get(key) or SharedPoller(
-        DicomStoreAsyncHook(gcp_conn_id, chain, api_endpoint, max_connections=poll_schedule.MAX_CONNECTIONS)
+        DicomStoreAsyncHook(
+            gcp_conn_id,
+            chain,
+            api_endpoint,
+            max_connections=poll_schedule.MAX_CONNECTIONS + poll_schedule.MAX_STUCK,
+        )
     )
     followed = poller.follow(watch)
     pollers[key] = poller
@@ -98,101 +105,13 @@ async def wait_for_operation(
             await asyncio.shield(poller.spawn(poller.close()))
 
 
-class Followed:
-    """
-    One Operation that a trigger waits for.
+class _Connection:
+    """A task that sends gets, one after the other."""
 
-    :param number: the poller's number of the Operation.
-    :param watch: the state of polling the Operation.
-    :param dataset: the Operation's dataset.
-    :param end: the future that receives the Operation when it is done.
-    """
+    __slots__ = ("is_stuck",)
 
-    __slots__ = (
-        "_context",
-        "_request",
-        "dataset",
-        "due",
-        "end",
-        "is_unlisted",
-        "not_before",
-        "number",
-        "watch",
-    )
-
-    def __init__(
-        self, number: int, watch: OperationWatch, dataset: _Dataset, end: asyncio.Future[Operation]
-    ) -> None:
-        self.number = number
-        self.watch = watch
-        self.dataset = dataset
-        self.end = end
-        self.due: float | None = None
-        #: The earliest time of the event loop at which this Operation may complete.
-        self.not_before = math.inf
-        self.is_unlisted = False
-        self._request: ApiRequest | None = None
-        self._context = contextvars.copy_context()
-
-    @property
-    def request(self) -> ApiRequest:
-        """The get of this Operation; built by the first get, as most Operations may be answered by lists."""
-        if self._request is None:
-            self._request = methods.get_operation(OperationName.parse(self.watch.operation_name))
-        return self._request
-
-    def first_pause(self) -> float | None:
-        """Return the pause before the first poll in seconds; None if the wait has ended."""
-        return self._run_in_context(lambda watch: watch.next_pause(), self.watch)
-
-    def on_response(self, operation: Operation) -> float | None:
-        """Record a response; return the pause before the next poll in seconds, None if the wait has ended."""
-        return self._run_in_context(self._record_response, operation)
-
-    def on_error(self, error: DicomExportError) -> float | None:
-        """
-        Record a failed poll; return the pause before the next one in seconds, None if the wait has ended.
-        """
-        return self._run_in_context(self._record_error, error)
-
-    def fail(self, error: Exception) -> None:
-        """End the wait with an error."""
-        if not self.end.done():
-            self.end.set_exception(error)
-
-    def _run_in_context(self, callback: Callable[[_T], float | None], argument: _T) -> float | None:
-        if self.end.done():
-            return None
-        try:
-            return self._context.run(callback, argument)
-        except Exception as error:  # an error of this Operation's watch, which must not end the poller
-            self.fail(error)
-            return None
-
-    def _record_response(self, operation: Operation) -> float | None:
-        try:
-            is_done = self.watch.record_response(operation)
-        except DicomExportError as error:
-            return self._record_error(error)
-        if is_done:
-            self.end.set_result(operation)
-            return None
-        return self.watch.next_pause()
-
-    def _record_error(self, error: DicomExportError) -> float:
-        self.watch.record_error(error)
-        return self.watch.next_pause()
-
-
-class _Dataset:
-    """The followed Operations of one dataset, and the state of polling it."""
-
-    __slots__ = ("followed", "name", "schedule")
-
-    def __init__(self, name: DatasetName) -> None:
-        self.name = name
-        self.followed: set[Followed] = set()
-        self.schedule = DatasetSchedule()
+    def __init__(self) -> None:
+        self.is_stuck = False
 
 
 class SharedPoller:
@@ -208,7 +127,7 @@ class SharedPoller:
     def __init__(self, hook: DicomStoreAsyncHook) -> None:
         self.hook = hook
         self._loop = asyncio.get_running_loop()
-        self._datasets: dict[DatasetName, _Dataset] = {}
+        self._datasets: dict[DatasetName, PolledDataset] = {}
         self._numbers = itertools.count()
         self._followed: dict[int, Followed] = {}
         #: Times and numbers of due polls; an entry is void unless its time still is its Operation's ``due``.
@@ -216,6 +135,7 @@ class SharedPoller:
         self._timer: asyncio.TimerHandle | None = None
         self._waiting_gets: deque[Followed] = deque()
         self._connections = 0
+        self._stuck = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     def follow(self, watch: OperationWatch) -> Followed:
@@ -227,7 +147,7 @@ class SharedPoller:
         name = OperationName.parse(watch.operation_name).dataset
         dataset = self._datasets.get(name)
         if dataset is None:
-            dataset = self._datasets[name] = _Dataset(name)
+            dataset = self._datasets[name] = PolledDataset(name)
         followed = Followed(next(self._numbers), watch, dataset, self._loop.create_future())
         self._followed[followed.number] = followed
         dataset.followed.add(followed)
@@ -315,15 +235,35 @@ class SharedPoller:
         followed.due, followed.is_unlisted = None, False
         self._waiting_gets.append(followed)
         if poll_schedule.needs_connection(self._connections, len(self._waiting_gets)):
-            self._connections += 1
-            self.spawn(self._send_gets())
+            self._start_connection()
 
-    async def _send_gets(self) -> None:
+    def _start_connection(self) -> None:
+        self._connections += 1
+        self.spawn(self._send_gets(_Connection()))
+
+    async def _send_gets(self, connection: _Connection) -> None:
         try:
-            while self._waiting_gets:
-                await self._get(self._waiting_gets.popleft())
+            while self._waiting_gets and not connection.is_stuck:
+                timer = self._loop.call_later(poll_schedule.STUCK_AFTER, self._replace, connection)
+                try:
+                    await self._get(self._waiting_gets.popleft())
+                finally:
+                    timer.cancel()
         finally:
-            self._connections -= 1
+            if connection.is_stuck:
+                self._stuck -= 1
+            else:
+                self._connections -= 1
+
+    def _replace(self, connection: _Connection) -> None:
+        """Let another connection take on the gets that wait behind one that got no answer."""
+        if self._stuck >= poll_schedule.MAX_STUCK:
+            return
+        connection.is_stuck = True
+        self._stuck += 1
+        self._connections -= 1
+        if self._waiting_gets:
+            self._start_connection()
 
     async def _get(self, followed: Followed) -> None:
         if followed.end.done():
@@ -340,12 +280,17 @@ class SharedPoller:
             schedule.record_response()
             self._schedule(followed, followed.on_response(operation))
 
-    async def _list(self, dataset: _Dataset) -> None:
+    async def _list(self, dataset: PolledDataset) -> None:
         schedule = dataset.schedule
         try:
-            await self._list_pages(dataset)
+            async with asyncio.timeout(poll_schedule.LIST_TIMEOUT):
+                await self._list_pages(dataset)
+            schedule.record_list()
+        except TimeoutError:
+            schedule.record_list_refused(self._loop.time())
         except DicomExportTransientError as error:
             schedule.record_error(error, self._loop.time())
+            schedule.record_list_error(error, self._loop.time())
             for followed in self._overdue(dataset):
                 self._schedule(followed, followed.on_error(error))
         except DicomExportError:
@@ -359,7 +304,7 @@ class SharedPoller:
             followed.is_unlisted = True
             self._schedule(followed, 0.0)
 
-    async def _list_pages(self, dataset: _Dataset) -> None:
+    async def _list_pages(self, dataset: PolledDataset) -> None:
         """Answer Operations from the list, as long as that takes fewer requests than gets."""
         wanted: dict[str, list[Followed]] = {}
         now = self._loop.time()
@@ -369,22 +314,23 @@ class SharedPoller:
         if not wanted:
             return
         budget = poll_schedule.page_budget(len(wanted))
-        request = methods.list_operations(dataset.name, filter_=None, page_size=PAGE_SIZE)
+        pages = Pages(methods.list_operations(dataset.name, filter_=None, page_size=PAGE_SIZE))
         for _ in range(budget):
-            page = cast("OperationPage", await self.hook.send_once(request))
+            if not wanted or pages.request is None:
+                return
+            page = cast("OperationPage", await self.hook.send_once(pages.request))
             dataset.schedule.record_response()
             for number, operation in enumerate(page.get("operations", []), start=1):
                 for followed in wanted.pop(operation.get("name", ""), ()):
                     self._schedule(followed, followed.on_response(operation))
                 if number % BATCH_SIZE == 0:
                     await asyncio.sleep(0)
-            token = page.get("nextPageToken")
-            if not wanted or not token:
-                return
-            request = request.page(token)
+            pages.advance(page)
+        if not wanted or pages.request is None:
+            return
         dataset.schedule.record_list_too_long(budget + 1, self._loop.time())
 
-    def _overdue(self, dataset: _Dataset) -> list[Followed]:
+    def _overdue(self, dataset: PolledDataset) -> list[Followed]:
         """Return the Operations that are due and that the list did not answer."""
         now = self._loop.time()
         return [followed for followed in dataset.followed if followed.due is not None and followed.due <= now]

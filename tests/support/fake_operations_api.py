@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_dicom.api.methods import ApiRequest
     from airflow_provider_dicom.api_types import Operation
-    from airflow_provider_dicom.triggers._shared_poller import Followed
+    from airflow_provider_dicom.triggers._followed import Followed
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class FakeOperationsApi:
         self.page_size = page_size
         #: The time from a request to its response, in seconds.
         self.latency = 0.01
+        #: Decides which requests take longer, in seconds.
+        self.extra_latency: Callable[[SentRequest], float] = lambda request: 0.0
         #: The end of each Operation in seconds of the event loop; infinite for a running one.
         self.ends: dict[str, float] = {}
         #: Operations that lists leave out.
@@ -77,7 +79,7 @@ class FakeOperationsApi:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
-            await asyncio.sleep(self.latency)
+            await asyncio.sleep(self.latency + self.extra_latency(sent))
         finally:
             self.in_flight -= 1
         if (error := self.error(sent)) is not None:

@@ -69,7 +69,7 @@ def test_connection_form_has_the_fields_of_google_and_of_the_dicom_store() -> No
     ours = {name.removeprefix(prefix) for name in widgets if name.startswith(prefix)}
     googles = {name.removeprefix(google) for name in widgets if name.startswith(google)}
     assert {"project", "keyfile_dict", "impersonation_chain"} <= googles
-    assert ours == googles | {"location", "dataset_id", "dicom_store_id", "api_endpoint"}
+    assert ours == googles | set(connection_type.FIELDS)
     assert widgets[f"{prefix}keyfile_dict"].is_sensitive
     behaviour = ProvidersManager().field_behaviours[connection_type.CONN_TYPE]
     assert behaviour["placeholders"][f"{prefix}location"]

@@ -16,6 +16,7 @@ from airflow_provider_dicom.api.endpoint import (
     configured_endpoint,
     universe_endpoint,
 )
+from airflow_provider_dicom.api.foreign_text import without_userinfo
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 
 LABELS = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
@@ -52,7 +53,7 @@ def test_http_is_refused_for_hosts_other_than_loopback(host: str, port: int | No
     url = f"http://{with_port(host, port)}"
     with pytest.raises(DicomExportInvalidRequestError) as error:
         configured_endpoint(url)
-    assert f"api_endpoint={url!r}" in str(error.value)
+    assert f"api_endpoint={without_userinfo(repr(url))}" in str(error.value)
     assert "accepted: 'https://host[:port]'; 'http://' for a loopback host only" in str(error.value)
 
 
@@ -120,7 +121,7 @@ def test_http_is_accepted_for_loopback_hosts(host: str, port: int | None) -> Non
 def test_urls_that_could_lead_to_another_server_are_refused(url: str) -> None:
     with pytest.raises(DicomExportInvalidRequestError) as error:
         configured_endpoint(url)
-    assert f"api_endpoint={url!r}" in str(error.value)
+    assert f"api_endpoint={without_userinfo(repr(url))}" in str(error.value)
     assert "accepted: " in str(error.value)
 
 
@@ -163,7 +164,7 @@ def test_valid_api_endpoint_has_no_validation_error(value: object) -> None:
     [
         ("127.0.0.1:8085", "http://127.0.0.1:8085"),
         ("http://127.0.0.1:8085", "http://127.0.0.1:8085"),
-        ("healthcare:8085", "http://healthcare:8085"),
+        ("localhost:8085", "http://localhost:8085"),
         ("[::1]:8085", "http://[::1]:8085"),
     ],
 )
@@ -182,7 +183,7 @@ def test_invalid_emulator_host_is_refused(host: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HEALTHCARE_EMULATOR_HOST", host)
     with pytest.raises(DicomExportInvalidRequestError) as error:
         configured_endpoint(None)
-    assert f"HEALTHCARE_EMULATOR_HOST={host!r}" in str(error.value)
+    assert "HEALTHCARE_EMULATOR_HOST=" in str(error.value)
     assert "accepted: 'host:port'" in str(error.value)
 
 

@@ -16,6 +16,7 @@ from airflow_provider_dicom.api.export_request import ExportRequest
 from airflow_provider_dicom.api.resource_names import DatasetName, DicomStoreName, OperationName, id_error
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 from tests.support import discovery
+from tests.support.resource_ids import LOCATIONS, PROJECTS
 
 if TYPE_CHECKING:
     from airflow_provider_dicom.api.methods import ApiRequest
@@ -30,7 +31,7 @@ def ids(parameter: str) -> st.SearchStrategy[str]:
     return (strange | usual).filter(lambda value: id_error(parameter, value) is None)
 
 
-DATASETS = st.builds(DatasetName, ids("project_id"), ids("location"), ids("dataset_id"))
+DATASETS = st.builds(DatasetName, PROJECTS, LOCATIONS, ids("dataset_id"))
 STORES = st.builds(DicomStoreName, DATASETS, ids("dicom_store_id"))
 OPERATIONS = st.builds(OperationName, DATASETS, ids("operation_id"))
 PLAIN = DatasetName("p", "l", "d")

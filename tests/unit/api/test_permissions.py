@@ -7,11 +7,11 @@ import shlex
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from airflow_provider_dicom.api import permissions
 from airflow_provider_dicom.api.permissions import explain_caller, explain_service_agent
-from airflow_provider_dicom.api.resource_names import DatasetName, DicomStoreName, id_error
+from airflow_provider_dicom.api.resource_names import DatasetName, DicomStoreName
+from tests.support.resource_ids import LOCATIONS, PROJECTS
 
 DATASET = DatasetName("my-project", "us-central1", "radiology")
 STORE = DicomStoreName(DATASET, "ct")
@@ -74,13 +74,7 @@ def test_missing_permission_of_the_caller_names_role_resource_and_command(
         assert command["--dataset"] == "radiology"
 
 
-IDS = st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1, max_size=10)
-
-
-@given(
-    IDS.filter(lambda i: id_error("project_id", i) is None),
-    IDS.filter(lambda i: id_error("location", i) is None),
-)
+@given(PROJECTS, LOCATIONS)
 def test_ids_are_quoted_in_the_command_that_grants_a_role(project: str, location: str) -> None:
     dataset = DatasetName(project, location, "放射線科")
     text = explain_caller(

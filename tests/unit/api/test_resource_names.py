@@ -10,22 +10,20 @@ from hypothesis import strategies as st
 
 from airflow_provider_dicom.api.resource_names import DatasetName, DicomStoreName, OperationName, id_error
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
+from tests.support.resource_ids import LOCATIONS, PROJECTS, RESOURCE_IDS
 
+NAMES = ["dataset_id", "dicom_store_id", "operation_id"]
 PARAMETERS = ["project_id", "location", "dataset_id", "dicom_store_id", "operation_id"]
-#: The API's own pattern of dataset and DICOM store ids: [\p{L}\p{N}_\-\.]{1,256}.
-ACCEPTED_IDS = st.text(
-    st.characters(categories=["L", "N"], include_characters="_-."), min_size=1, max_size=256
-).filter(lambda text: ".." not in text and text != ".")
 
 
-@given(ACCEPTED_IDS)
+@given(RESOURCE_IDS)
 @example("a")
 @example("Abteilung_für-Röntgen.2")
 @example("放射線科")
 @example("x" * 256)
 @example("-")
 @example("_.")
-@pytest.mark.parametrize("parameter", PARAMETERS)
+@pytest.mark.parametrize("parameter", NAMES)
 def test_every_id_of_the_apis_own_pattern_is_accepted(parameter: str, value: str) -> None:
     assert id_error(parameter, value) is None
 
@@ -86,11 +84,28 @@ def test_ids_that_could_reach_another_resource_are_refused(parameter: str, value
     assert "; accepted: " in error
 
 
-def test_domain_scoped_project_id_is_accepted() -> None:
-    assert id_error("project_id", "example.com:my-project") is None
+@pytest.mark.parametrize("value", ["my-project-1", "example.com:my-project", "123456789012", "p"])
+def test_project_ids_and_numbers_are_accepted(value: str) -> None:
+    assert id_error("project_id", value) is None
 
 
-@given(*[ACCEPTED_IDS] * 4)
+@pytest.mark.parametrize("value", ["us", "us-central1", "northamerica-northeast2", "global"])
+def test_locations_are_accepted(value: str) -> None:
+    assert id_error("location", value) is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["us;touch${IFS}X;", "$(id)", "`id`", "a|b", "-us", "us-", "US", "\u0440us", "us'", "--help", "a_b"],
+)
+@pytest.mark.parametrize("parameter", ["project_id", "location"])
+def test_projects_and_locations_that_google_does_not_accept_are_refused(parameter: str, value: str) -> None:
+    error = id_error(parameter, value)
+    assert error is not None
+    assert "lowercase letters, digits and '-'" in error
+
+
+@given(PROJECTS, LOCATIONS, RESOURCE_IDS, RESOURCE_IDS)
 def test_operation_name_is_parsed_into_the_ids_that_it_was_built_from(
     project: str, location: str, dataset: str, last: str
 ) -> None:

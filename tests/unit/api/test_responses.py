@@ -42,6 +42,11 @@ def envelope(status: int, message: str, name: str = "NAME") -> bytes:
     return json.dumps({"error": {"code": status, "message": message, "status": name}}).encode()
 
 
+def refusal(message: str, reason: str) -> bytes:
+    details = [{"@type": "x"}, {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason}]
+    return json.dumps({"error": {"code": 403, "message": message, "details": details}}).encode()
+
+
 def error_of(
     request: methods.ApiRequest, status: int, body: bytes = b"", headers: dict[str, str] | None = None
 ) -> exceptions.DicomExportError:
@@ -143,8 +148,40 @@ def test_403_of_a_policy_names_no_role_but_the_administrators(message: str, poli
     assert "roles/" not in str(error)
     assert message.rstrip(".") in str(error)
     assert f"goes on as {OPERATION}. This is not about a role (" in str(error)
-    assert f"{policy}): ask the administrators" in str(error)
+    assert f"{policy}): " in str(error)
+    assert "Ask the administrators" in str(error)
     assert error.operation_name == str(OPERATION)
+
+
+REASONS = [
+    ("ACCESS_TOKEN_SCOPE_INSUFFICIENT", "lacks a scope. Give the connection"),
+    ("SERVICE_DISABLED", "gcloud services enable healthcare.googleapis.com --project=p"),
+    ("BILLING_DISABLED", "link an active billing account"),
+    ("USER_PROJECT_DENIED", "roles/serviceusage.serviceUsageConsumer"),
+    ("SECURITY_POLICY_VIOLATED", "VPC Service Controls"),
+]
+
+
+@pytest.mark.parametrize(("reason", "advice"), REASONS)
+def test_403_with_a_reason_is_advised_by_it_whatever_its_message_says(reason: str, advice: str) -> None:
+    text = str(error_of(POLL, 403, refusal("Request had a problem, in no words that are known.", reason)))
+    assert f"This is not about a role ({reason}): " in text
+    assert advice in text
+    assert "add-iam-policy-binding" not in text
+
+
+def test_403_of_a_missing_permission_names_the_role_though_its_message_reads_like_a_policy() -> None:
+    message = "Permission denied on resource project quota project x (or it is disabled)."
+    text = str(error_of(POLL, 403, refusal(message, "IAM_PERMISSION_DENIED")))
+    assert "add-iam-policy-binding" in text
+    assert "not about a role" not in text
+
+
+@pytest.mark.parametrize("request_", [EXPORT, POLL], ids=["export", "poll"])
+def test_aborted_request_is_sent_again(request_: methods.ApiRequest) -> None:
+    error = error_of(request_, 409, envelope(409, "Concurrent requests.", "ABORTED"))
+    assert type(error) is exceptions.DicomExportUnavailableError
+    assert error.safe_to_resend
 
 
 def test_policy_is_looked_for_in_a_403_only() -> None:

@@ -256,13 +256,6 @@ def test_watch_without_a_progress_callback() -> None:
     assert watch.record_response(running()) is False
 
 
-def test_response_without_a_name_gets_the_name_of_the_watch() -> None:
-    polled = PolledOperation(timeout=100)
-    polled.watch.record_response({"metadata": {"counter": {"success": "1"}}})
-    assert polled.progress == [{"name": NAME, "metadata": {"counter": {"success": "1"}}}]
-    assert polled.watch.timeout_error().operation_name == NAME
-
-
 def test_response_with_the_projects_number_keeps_its_own_name() -> None:
     polled = PolledOperation()
     by_number: Operation = {"name": NAME.replace("projects/p/", "projects/123/")}

@@ -39,7 +39,7 @@ def same_jitter() -> None:
 async def test_unreadable_counters_are_an_error_of_the_poll() -> None:
     polled = PolledDatasets()
     followed = polled.follow(1)
-    assert followed.on_response({"metadata": {"counter": {"failure": "many"}}}) is not None
+    assert followed.on_response({"name": "x", "metadata": {"counter": {"failure": "many"}}}) is not None
     assert "no readable counters" in polled.log.warnings[0]
     assert not followed.end.done()
 
@@ -178,7 +178,7 @@ async def test_wait_returns_the_operation_and_closes_the_session(triggers: Trigg
     assert await triggers.wait(end=5) == {"name": NAME, "done": True}
     (hook,) = triggers.hooks
     assert hook.closed == 1
-    assert hook.max_connections == poll_schedule.MAX_CONNECTIONS == 16
+    assert hook.max_connections == poll_schedule.MAX_CONNECTIONS + poll_schedule.MAX_STUCK == 64
     assert len(asyncio.all_tasks()) == 1
 
 
