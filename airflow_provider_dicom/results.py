@@ -44,8 +44,8 @@ class DicomExportCheckResult(TypedDict):
     """
     The result of a check of an export's destination, in instances.
 
-    ``arrived`` counts all instances at the destination, expected or not; ``missing_paths`` lists the first
-    few of the ``missing`` instances.
+    ``arrived`` counts all instances at the destination, expected or not, also those with some of their frames
+    only; ``missing_paths`` lists the first few of the ``missing`` instances.
     """
 
     destination: str

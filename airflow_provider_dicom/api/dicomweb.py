@@ -72,18 +72,17 @@ def path_of_match(match: DicomJson, level: str, *, below: Sequence[str] = ()) ->
 
 def number_of_frames(match: DicomJson) -> int:
     """
-    Return the number of frames of a search's match; an instance without that attribute has one frame.
+    Return the number of frames of a search's match: 1 without that attribute, 0 if it is not a number.
 
     :param match: the match at the level of instances.
-    :raises DicomExportUnavailableError: if the attribute is not a number.
     """
     value = _first_value(match, _NUMBER_OF_FRAMES)
     if value is None:
         return 1
     try:
-        return max(1, int(str(value)))
+        return max(0, int(str(value)))
     except ValueError:
-        raise DicomExportUnavailableError("The response holds an invalid NumberOfFrames.") from None
+        return 0
 
 
 def uids_of(path: str) -> list[str]:

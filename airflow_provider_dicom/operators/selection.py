@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, get_args
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
 from airflow_provider_dicom.api.destinations import BigQueryTable, parse_destination, parse_gcs_uri
-from airflow_provider_dicom.api.dicomweb import SearchLevel, path_of_match
+from airflow_provider_dicom.api.dicomweb import SearchLevel, number_of_frames, path_of_match
 from airflow_provider_dicom.api.resource_names import id_error
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 from airflow_provider_dicom.operators._base import ConnectedOperator
-from airflow_provider_dicom.selection.disk_set import DiskSet
 from airflow_provider_dicom.selection.filter_file import FilterFile
 from airflow_provider_dicom.selection.high_water_mark import advance_mark, parse_time, read_mark
-from airflow_provider_dicom.selection.inventory import MetadataTable, exported_instances
+from airflow_provider_dicom.selection.inventory import Inventory, MetadataTable
 from airflow_provider_dicom.validation import parse_errors, raise_if_invalid, seconds_error
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_dicom.api_types import DicomJson
     from airflow_provider_dicom.results import DicomSelection
 
 
@@ -82,8 +82,8 @@ class DicomStoreSearchOperator(SelectionOperator):
         may name a patient).
     :param level: the level of the matches: ``"studies"``, ``"series"`` or ``"instances"`` (templated).
     :param exclude_exported_to: ``gs://bucket/prefix`` or ``bq://project.dataset.table``: instances that are
-        there already are left out, folders below the prefix included, such as one for each night; only with
-        the level ``"instances"`` (templated).
+        there already, as a whole or with all their frames, are left out, folders below the prefix included,
+        such as one for each night; only with the level ``"instances"`` (templated).
     :param project_id: the project's id; the connection's if not given (templated).
     :param page_size: matches on a page, all of them in memory at a time.
     :param gcp_conn_id: the Airflow connection (templated).
@@ -155,11 +155,11 @@ class DicomStoreSearchOperator(SelectionOperator):
                 hook.dicom_store_name(self.location, self.dataset_id, self.dicom_store_id, self.project_id),
                 self.level,
                 filters=filters,
+                include_fields=() if self.exclude_exported_to is None else ("NumberOfFrames",),
                 page_size=self.page_size,
             )
-            paths = (path_of_match(match, self.level) for match in matches)
             count = self.write_selection(
-                self._not_exported(paths),
+                self._not_exported(matches),
                 if_empty=(
                     "The search matches nothing"
                     if self.exclude_exported_to is None
@@ -168,20 +168,23 @@ class DicomStoreSearchOperator(SelectionOperator):
             )
         return {"filter_uri": self.filter_uri, "count": count, "since": None, "until": None}
 
-    def _not_exported(self, paths: Iterator[str]) -> Iterator[str]:
+    def _not_exported(self, matches: Iterator[DicomJson]) -> Iterator[str]:
         if self.exclude_exported_to is None:
-            yield from paths
+            yield from (path_of_match(match, self.level) for match in matches)
             return
-        exported = exported_instances(
+        with Inventory(
             self.exclude_exported_to,
             in_folders=True,
             project_id=self.project_id,
             gcp_conn_id=self.gcp_conn_id,
             impersonation_chain=self.impersonation_chain,
-        )
-        with DiskSet(exported) as present:
-            self.log.info("%d instances are in %s already.", len(present), self.exclude_exported_to)
-            yield from (path for path in paths if path not in present)
+        ) as exported:
+            self.log.info("%d instances are in %s already.", len(exported), self.exclude_exported_to)
+            exported.warn_of_ignored(self.log)
+            for match in matches:
+                path = path_of_match(match, self.level)
+                if not exported.holds(path, number_of_frames(match)):
+                    yield path
 
     def _validation_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
         yield from self.store_errors(unrendered)

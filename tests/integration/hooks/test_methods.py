@@ -99,7 +99,10 @@ def test_store_metrics_and_permissions_are_read(
     assert hook.get_dicom_store(store)["name"] == str(store)
     metrics = hook.get_dicom_store_metrics(store)
     assert metrics["instanceCount"] == "3"
-    for wanted in (["healthcare.dicomStores.export", "healthcare.operations.get"], ["healthcare.operations.get"]):
+    for wanted in (
+        ["healthcare.dicomStores.export", "healthcare.operations.get"],
+        ["healthcare.operations.get"],
+    ):
         assert hook.test_iam_permissions(store, wanted) == wanted
 
 

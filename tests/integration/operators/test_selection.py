@@ -86,6 +86,51 @@ def test_search_leaves_out_instances_that_were_exported_before(
         TaskRun().run(search(**arguments))
 
 
+@pytest.mark.parametrize("folder", ["20260329", "2026/03/29", "1.2.3"])
+def test_search_finds_exported_instances_in_folders_whose_names_are_digits(
+    folder: str,
+    search: SearchOperatorFactory,
+    operator: ExportOperatorFactory,
+    instances: list[Uids],
+    bucket: str,
+) -> None:
+    TaskRun().run(operator(destination=f"gs://{bucket}/nights/{folder}/"))
+    with pytest.raises(AirflowSkipException, match="nothing to export"):
+        TaskRun().run(search(level="instances", exclude_exported_to=f"gs://{bucket}/nights/"))
+
+
+def test_search_counts_objects_that_it_ignores_and_does_not_quote_their_names(
+    search: SearchOperatorFactory,
+    instances: list[Uids],
+    bucket: str,
+    storage: StorageEmulator,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("", "2026/", "Citizen/report.pdf", "2026/1.2/3.4/5.6.dcm.part"):
+        storage.write(bucket, f"nights/{name}", b"")
+    TaskRun().run(search(level="instances", exclude_exported_to=f"gs://{bucket}/nights/"))
+    log = capsys.readouterr().out
+    assert f"2 objects below gs://{bucket}/nights/ were ignored" in log
+    assert "Citizen" not in log
+
+
+def test_search_selects_an_instance_again_unless_all_its_frames_are_exported(
+    search: SearchOperatorFactory,
+    operator: ExportOperatorFactory,
+    thirty_frames: Uids,
+    bucket: str,
+    storage: StorageEmulator,
+) -> None:
+    arguments = {"level": "instances", "exclude_exported_to": f"gs://{bucket}/nights/"}
+    TaskRun().run(operator(destination=f"gs://{bucket}/nights/20260329/", mime_type="image/png"))
+    with pytest.raises(AirflowSkipException, match="nothing to export"):
+        TaskRun().run(search(**arguments))
+    study, series, instance = thirty_frames
+    storage.delete(bucket, f"nights/20260329/{study}/{series}/{instance}/30.png")
+    assert TaskRun().run(search(**arguments))["count"] == 1
+    assert storage.read(bucket, "f.txt").decode() == f"{thirty_frames.path}\n"
+
+
 def test_exclude_exported_to_needs_instance_level_and_a_destination(search: SearchOperatorFactory) -> None:
     with pytest.raises(DicomExportInvalidRequestError, match="level='studies'"):
         search(exclude_exported_to="gs://bucket/nights")
@@ -106,7 +151,8 @@ def test_metadata_table_selects_instances_by_arrival_time(
     table = MetadataTable(
         BigQueryTable("test-project", "selection", "t"), gcp_conn_id=anonymous, impersonation_chain=None
     )
-    now = datetime.now(UTC)
+    # No year before the first one of a calendar has a 29 February.
+    now = datetime(2096, 2, 29, tzinfo=UTC)
     everything = sorted(uids.path for uids in instances)
     assert sorted(table.arrived("instances", since=None, until=now)) == everything
     assert sorted(table.instances()) == everything
