@@ -73,5 +73,7 @@ def is_template(value: object) -> bool:
         return any(mark in value for mark in _TEMPLATE_MARKS)
     if isinstance(value, list | tuple):
         return any(is_template(item) for item in value)
+    if isinstance(value, dict):
+        return any(is_template(item) for item in value.values())
     # Outputs of other tasks, and every other object that Airflow resolves.
     return hasattr(value, "resolve")

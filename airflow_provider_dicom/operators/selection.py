@@ -13,9 +13,15 @@ from airflow_provider_dicom.api.resource_names import id_error
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 from airflow_provider_dicom.operators._base import ConnectedOperator
 from airflow_provider_dicom.selection.filter_file import FilterFile
-from airflow_provider_dicom.selection.high_water_mark import advance_mark, parse_time, read_mark
+from airflow_provider_dicom.selection.high_water_mark import (
+    advance_mark,
+    mark_name_error,
+    parse_time,
+    read_mark,
+    selection_errors,
+)
 from airflow_provider_dicom.selection.inventory import Inventory, MetadataTable
-from airflow_provider_dicom.validation import parse_errors, raise_if_invalid, seconds_error
+from airflow_provider_dicom.validation import is_template, parse_errors, raise_if_invalid, seconds_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -62,6 +68,31 @@ class SelectionOperator(ConnectedOperator):
             )
         self.log.info("Wrote the paths of %d %s to %s.", file.count, self.level, self.filter_uri)
         return file.count
+
+    def selection(
+        self,
+        count: int,
+        *,
+        dicom_store: str | None = None,
+        since: str | None = None,
+        until: str | None = None,
+    ) -> DicomSelection:
+        """
+        Return the result of a selection that was written.
+
+        :param count: the number of paths.
+        :param dicom_store: the full name of the DICOM store, if it is known.
+        :param since: the beginning of the selection, exclusive, as an RFC 3339 time.
+        :param until: the end of the selection, inclusive, as an RFC 3339 time.
+        """
+        return {
+            "dicom_store": dicom_store,
+            "filter_uri": self.filter_uri,
+            "filter_uris": [self.filter_uri],
+            "count": count,
+            "since": since,
+            "until": until,
+        }
 
 
 class DicomStoreSearchOperator(SelectionOperator):
@@ -151,8 +182,11 @@ class DicomStoreSearchOperator(SelectionOperator):
         raise_if_invalid(self._validation_errors(frozenset()))
         filters = self.render_template(dict(self.filters or {}), context, self.get_template_env())
         with self.hook() as hook:
+            store = hook.dicom_store_name(
+                self.location, self.dataset_id, self.dicom_store_id, self.project_id
+            )
             matches = hook.search(
-                hook.dicom_store_name(self.location, self.dataset_id, self.dicom_store_id, self.project_id),
+                store,
                 self.level,
                 filters=filters,
                 include_fields=() if self.exclude_exported_to is None else ("NumberOfFrames",),
@@ -166,7 +200,7 @@ class DicomStoreSearchOperator(SelectionOperator):
                     else f"The search matches nothing that is not in {self.exclude_exported_to} already"
                 ),
             )
-        return {"filter_uri": self.filter_uri, "count": count, "since": None, "until": None}
+        return self.selection(count, dicom_store=str(store))
 
     def _not_exported(self, matches: Iterator[DicomJson]) -> Iterator[str]:
         if self.exclude_exported_to is None:
@@ -291,21 +325,19 @@ class DicomMetadataQueryOperator(SelectionOperator):
             gcp_conn_id=self.gcp_conn_id,
             impersonation_chain=self.impersonation_chain,
         )
-        return {
-            "filter_uri": self.filter_uri,
-            "count": self.write_selection(
-                table.arrived(self.level, since=since, until=until),
-                if_empty=f"Nothing arrived after {since or 'the beginning'} and until {until}",
-            ),
-            "since": None if since is None else since.isoformat(),
-            "until": until.isoformat(),
-        }
+        count = self.write_selection(
+            table.arrived(self.level, since=since, until=until),
+            if_empty=f"Nothing arrived after {since or 'the beginning'} and until {until}",
+        )
+        return self.selection(
+            count, since=None if since is None else since.isoformat(), until=until.isoformat()
+        )
 
     def _validation_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
         if "table" not in unrendered:
             yield from parse_errors(_table, self.table)
-        if "high_water_mark" not in unrendered and not self.high_water_mark:
-            yield "high_water_mark is empty; accepted: the name of an Airflow Variable."
+        if "high_water_mark" not in unrendered and (error := mark_name_error(self.high_water_mark)):
+            yield error
         # An "until" that rendered to None must not become a later time than that of the table's content.
         if "until" not in unrendered and self._is_until_given:
             yield from parse_errors(parse_time, self.until, "until")
@@ -324,6 +356,8 @@ class DicomHighWaterMarkOperator(BaseOperator):
 
     :param high_water_mark: the name of the Airflow Variable (templated).
     :param selection: the output of the :class:`DicomMetadataQueryOperator` (templated).
+    :raises DicomExportInvalidRequestError: if a parameter is invalid; at parse time if its value is known
+        then.
     """
 
     template_fields: Sequence[str] = ("high_water_mark", "selection")
@@ -333,17 +367,27 @@ class DicomHighWaterMarkOperator(BaseOperator):
         super().__init__(**kwargs)
         self.high_water_mark = high_water_mark
         self.selection = selection
+        unrendered = frozenset(name for name in self.template_fields if is_template(getattr(self, name)))
+        raise_if_invalid(self._validation_errors(unrendered))
 
     def execute(self, context: Context) -> str:
         """
         Move the high-water mark, and return it.
 
         :param context: the task's context.
-        :raises DicomExportError: if the mark was moved back since the query.
+        :raises DicomExportInvalidRequestError: if the selection is none, or has no times.
+        :raises DicomExportError: if the mark was moved back since the query, or cannot be moved.
         """
+        raise_if_invalid(self._validation_errors(frozenset()))
         mark = advance_mark(self.high_water_mark, self.selection)
         self.log.info("Everything that arrived until %s has been exported.", mark)
         return mark.isoformat()
+
+    def _validation_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
+        if "high_water_mark" not in unrendered and (error := mark_name_error(self.high_water_mark)):
+            yield error
+        if "selection" not in unrendered:
+            yield from selection_errors(self.selection)
 
 
 def _table(uri: str) -> BigQueryTable:

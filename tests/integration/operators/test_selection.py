@@ -10,11 +10,12 @@ from airflow.providers.common.compat.sdk import AirflowSkipException
 
 from airflow_provider_dicom.api.destinations import BigQueryTable
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
-from airflow_provider_dicom.operators.selection import DicomStoreSearchOperator
+from airflow_provider_dicom.operators.selection import DicomMetadataQueryOperator, DicomStoreSearchOperator
 from airflow_provider_dicom.selection.inventory import MetadataTable
 from tests.support.task_runs import TaskRun
 
 if TYPE_CHECKING:
+    from airflow_provider_dicom.api.resource_names import DicomStoreName
     from rig.dicom_files import Uids
     from rig.servers import BigQueryEmulator, StorageEmulator
     from tests.integration.operators.conftest import ExportOperatorFactory
@@ -44,10 +45,20 @@ def search(where: dict[str, Any], bucket: str) -> SearchOperatorFactory:
 
 
 def test_search_writes_the_paths_of_all_pages_to_the_filter_file(
-    search: SearchOperatorFactory, instances: list[Uids], bucket: str, storage: StorageEmulator
+    search: SearchOperatorFactory,
+    instances: list[Uids],
+    store: DicomStoreName,
+    bucket: str,
+    storage: StorageEmulator,
 ) -> None:
-    selection = TaskRun().run(search(level="instances", page_size=2))
-    assert selection == {"filter_uri": f"gs://{bucket}/f.txt", "count": 3, "since": None, "until": None}
+    assert TaskRun().run(search(level="instances", page_size=2)) == {
+        "dicom_store": str(store),
+        "filter_uri": f"gs://{bucket}/f.txt",
+        "filter_uris": [f"gs://{bucket}/f.txt"],
+        "count": 3,
+        "since": None,
+        "until": None,
+    }
     lines = storage.read(bucket, "f.txt").decode().splitlines()
     assert lines == sorted(uids.path for uids in instances)
 
@@ -138,6 +149,38 @@ def test_exclude_exported_to_needs_instance_level_and_a_destination(search: Sear
         search(level="instances", exclude_exported_to="nights")
 
 
+def test_query_selects_what_the_table_holds_and_names_no_dicom_store(
+    operator: ExportOperatorFactory,
+    instances: list[Uids],
+    anonymous: str,
+    bigquery: BigQueryEmulator,
+    bucket: str,
+    storage: StorageEmulator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", bigquery.url)
+    monkeypatch.setenv("AIRFLOW_VAR_MARK", "2026-01-01T00:00:00Z")
+    bigquery.create_dataset("test-project", "queried")
+    TaskRun().run(operator(destination="bq://test-project.queried.t"))
+    query = DicomMetadataQueryOperator(
+        task_id="query",
+        table="bq://test-project.queried.t",
+        filter_uri=f"gs://{bucket}/f.txt",
+        high_water_mark="mark",
+        until="2096-02-29T00:00:00Z",
+        gcp_conn_id=anonymous,
+    )
+    assert TaskRun().run(query) == {
+        "dicom_store": None,
+        "filter_uri": f"gs://{bucket}/f.txt",
+        "filter_uris": [f"gs://{bucket}/f.txt"],
+        "count": 3,
+        "since": "2026-01-01T00:00:00+00:00",
+        "until": "2096-02-29T00:00:00+00:00",
+    }
+    assert storage.read(bucket, "f.txt").decode().splitlines() == sorted(uids.path for uids in instances)
+
+
 def test_metadata_table_selects_instances_by_arrival_time(
     operator: ExportOperatorFactory,
     instances: list[Uids],
@@ -151,7 +194,7 @@ def test_metadata_table_selects_instances_by_arrival_time(
     table = MetadataTable(
         BigQueryTable("test-project", "selection", "t"), gcp_conn_id=anonymous, impersonation_chain=None
     )
-    # No year before the first one of a calendar has a 29 February.
+    # The year 1, where the window begins, has no 29 February.
     now = datetime(2096, 2, 29, tzinfo=UTC)
     everything = sorted(uids.path for uids in instances)
     assert sorted(table.arrived("instances", since=None, until=now)) == everything

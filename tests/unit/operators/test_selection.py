@@ -44,6 +44,8 @@ VALID: dict[type, dict[str, Any]] = {
         (DicomStoreSearchOperator, "api_endpoint", "http://host.example"),
         (DicomMetadataQueryOperator, "table", "bq://dataset.table"),
         (DicomMetadataQueryOperator, "table", "gs://bucket/table"),
+        (DicomMetadataQueryOperator, "high_water_mark", ""),
+        (DicomMetadataQueryOperator, "high_water_mark", "m" * 251),
         (DicomMetadataQueryOperator, "until", "yesterday"),
         (DicomMetadataQueryOperator, "until", "2026-03-29T02:00:00"),
         (DicomMetadataQueryOperator, "settling_time", 0),
