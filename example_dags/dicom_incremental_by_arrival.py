@@ -29,8 +29,8 @@ STORE = {
 }
 TABLE = "bq://{{ params.table }}"
 NIGHT = "gs://{{ params.bucket }}/by_arrival/{{ ds }}/"
-# One Variable for each DICOM store, by its full name, and each destination: a run for another of them must not
-# move the mark. Its slashes are replaced, because REST clients put the Variable's name into a path.
+# One Variable for each DICOM store, by its full name, and each destination: a run for another of them must
+# not move the mark. Slashes are replaced, because REST clients put the Variable's name into a path.
 STORE_NAME = "{{ ti.xcom_pull(task_ids='refresh_table')['dicom_store'] | replace('/', ':') }}"
 MARK = f"dicom_exported_until:{STORE_NAME}:{{{{ params.bucket }}}}:by_arrival"
 
