@@ -21,8 +21,8 @@ CHAOS_TESTS = tests/chaos
 CHAOS_TESTS_OLDER = tests/chaos/test_people.py tests/chaos/test_crashes.py tests/chaos/test_retries.py
 # The provider's own unit tests, in seconds.
 QUICK = tests/unit --ignore=tests/unit/emulator --ignore=tests/unit/benchmarks -m 'not slow'
-# Tests run one after the other; "-n auto" runs them side by side, one process for each core.
-PARALLEL =
+# Tests run side by side, one process for each core; empty: one after the other.
+PARALLEL = -n auto
 COVERED = --cov --cov-branch --cov-report=term --cov-fail-under=90
 
 .PHONY: bench docs help demo test test-chaos test-matrix test-scale test-system quick watch lint lock clean
@@ -32,7 +32,7 @@ help:
 	@echo "make test   set up and run the whole test suite; a part of it: make test COVERED= ARGS='-k deferrable'"
 	@echo "make quick  run the unit tests that need no local Healthcare API, in seconds; make watch: after each change"
 	@echo "make test-chaos  kill, stop and restart everything around exports, 17 minutes; as root, it installs"
-	@echo "            PostgreSQL and Redis; a part of it: make test-chaos ARGS='-k kills'"
+	@echo "            PostgreSQL and Redis; a part of it: make test-chaos ARGS='-k kill'"
 	@echo "            with an older Airflow: make test-chaos AIRFLOW=2.11-python3.12"
 	@echo "make test-matrix  the unit and integration tests, and a real Airflow, with each Airflow and Python"
 	@echo "            supported; a part of it: make test-matrix MATRIX='2.11-python3.12 lowest-python3.11'"

@@ -26,9 +26,10 @@ STATES = ("running", "deferred", "up_for_retry", "up_for_reschedule", "skipped",
 PASSWORDS = "passwords.json"
 COMPONENTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 
-# The log servers of scheduler and triggerer listen on all interfaces, and `airflow standalone` can't be told
-# to leave them out. It finds its parts through PATH; on one machine logs are read from disk anyway.
-# It also insists on the simple auth manager, which knows no rights to single DAGs.
+# This program takes the place of `airflow` on the PATH of `airflow standalone`, for two reasons. The log
+# servers of scheduler and triggerer listen on all interfaces, and `airflow standalone` has no option that
+# leaves them out; on one machine, Airflow reads logs from disk. And `airflow standalone` always uses the
+# simple auth manager, which has no rights to single DAGs.
 _AIRFLOW_ON_PATH = """#!/bin/sh
 case "$1" in
 scheduler | triggerer) set -- "$@" --skip-serve-logs ;;
@@ -39,7 +40,7 @@ exec {airflow} "$@"
 
 
 class TaskInstance(TypedDict):
-    """What the REST API says about a task instance, as far as it is used here."""
+    """The fields of a task instance in the REST API that demo and tests use."""
 
     task_id: str
     map_index: int
@@ -56,11 +57,11 @@ class AirflowStandalone(Server):
     """Airflow on SQLite, with LocalExecutor, an anonymous Google Cloud connection, and a REST client.
 
     :param home: folder for configuration, database and logs.
-    :param dags_folder: where its DAGs are.
+    :param dags_folder: folder of the DAG files.
     :param env: variables on top of this process's environment, for example the emulators' hosts.
     :param project_id: default project of the Google Cloud connection.
-    :param users: roles by name, if people have to log in; their passwords are their names. The first one's
-        login is the REST client's.
+    :param users: roles by user name, if users have to log in; the password of a user is the user's name. The
+        REST client logs in as the first user.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class RestClient:
     """The parts of Airflow's REST API that the demo and the tests use.
 
     :param url: address of the API server.
-    :param user: who logs in, with the name as password; nobody has to if not given.
+    :param user: the user who logs in, with the name as password; None if Airflow asks for no login.
     """
 
     version = "v2"
@@ -136,16 +137,16 @@ class RestClient:
         self._session.headers["Authorization"] = f"Bearer {token}"
 
     def get(self, path: str, **params: Any) -> Json:
-        """Return the answer to ``GET /api/{version}/{path}``.
+        """Return the response to ``GET /api/{version}/{path}``.
 
-        :raises requests.HTTPError: it is an error.
+        :raises requests.HTTPError: the response is an error.
         """
         return self.call("GET", path, params=params)
 
     def call(self, method: str, path: str, **kwargs: Any) -> Json:
-        """Return the answer to a request to ``/api/{version}/{path}``.
+        """Return the response to a request to ``/api/{version}/{path}``.
 
-        :raises requests.HTTPError: it is an error; the message carries Airflow's.
+        :raises requests.HTTPError: the response is an error; the message contains Airflow's message.
         """
         response = self._session.request(
             method, f"{self._url}/api/{self.version}/{path}", timeout=60, **kwargs
@@ -160,7 +161,7 @@ class RestClient:
     def wait_for_dag(self, dag_id: str, timeout: float = 90) -> None:
         """Wait until the DAG processor has read a DAG.
 
-        :raises TimeoutError: it has not; the message carries the import errors.
+        :raises TimeoutError: the DAG is still unknown; the message contains the import errors.
         """
         try:
             wait_for(f"DAG {dag_id}", lambda: dag_id in self.dag_ids(), timeout=timeout)
@@ -174,7 +175,7 @@ class RestClient:
         return [dag["dag_id"] for dag in self.get("dags", limit=100)["dags"]]
 
     def import_errors(self) -> dict[str, str]:
-        """Return what went wrong in reading DAG files, by file."""
+        """Return the import errors of DAG files, by file."""
         errors = self.get("importErrors")["import_errors"]
         return {error["filename"]: error["stack_trace"] for error in errors}
 
@@ -189,13 +190,13 @@ class RestClient:
     ) -> str:
         """Trigger a DAG and return the run's id.
 
-        :param logical_date: what ``{{ ds }}`` becomes, as an RFC 3339 time.
-        :param run_id: an id of one's own for the run.
-        :param partition_key: the partition that the run is for.
+        :param logical_date: the logical date, which ``{{ ds }}`` renders, as an RFC 3339 time.
+        :param run_id: the id of the run; None lets Airflow choose one.
+        :param partition_key: the partition of the run.
         """
         self.wait_for_dag(dag_id)
         body: Json = {"conf": conf or {}, "logical_date": logical_date, "dag_run_id": run_id}
-        if partition_key is not None:  # known to Airflow 3.3 only
+        if partition_key is not None:  # Airflow 3.3 only
             body["partition_key"] = partition_key
         return str(self.call("POST", f"dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
 
@@ -228,20 +229,20 @@ class RestClient:
         return str(wait_for(f"the end of {dag_id} {run_id}", finished, timeout=timeout, pause=0.5))
 
     def set_task_state(self, dag_id: str, run_id: str, task_id: str, state: str, map_index: int = -1) -> None:
-        """Mark a task, as a user does."""
+        """Mark a task as a user does."""
         path = f"{_run(dag_id, run_id)}/taskInstances/{task_id}"
         self.call("PATCH", path if map_index < 0 else f"{path}/{map_index}", json={"new_state": state})
 
     def set_run_state(self, dag_id: str, run_id: str, state: str) -> None:
-        """Mark a whole run, as a user does."""
+        """Mark a whole run as a user does."""
         self.call("PATCH", _run(dag_id, run_id), json={"state": state})
 
     def clear(
         self, dag_id: str, run_id: str, task_id: str, map_index: int = -1, *, downstream: bool = False
     ) -> None:
-        """Clear a task, as a user does.
+        """Clear a task as a user does.
 
-        :param downstream: also what depends on it.
+        :param downstream: also clear the tasks downstream.
         """
         task: Any = task_id if map_index < 0 else [task_id, map_index]
         body = {"dry_run": False, "task_ids": [task], "dag_run_id": run_id, "only_failed": False}
@@ -275,14 +276,14 @@ class RestClient:
             raise
 
     def history(self, dag_id: str, run_id: str, task_id: str) -> list[tuple[str, datetime]]:
-        """Return the states that a task went through, and when each began."""
+        """Return the states of a task in their order, each with its start time."""
         scope = {"dag_id": dag_id, "run_id": run_id, "task_id": task_id}
         events = self.get("eventLogs", **scope, order_by="when", limit=100)["event_logs"]
         changes = [(event["event"], event["when"]) for event in events if event["event"] in STATES]
         states = [(state, datetime.fromisoformat(when)) for state, when in changes]
         begun = self.task(dag_id, run_id, task_id)["start_date"]
         if states and begun:
-            # The event is written when the worker reports that it runs; the slot was taken before that.
+            # Airflow writes the event when the worker reports the start; the task took its slot before that.
             states[0] = (states[0][0], min(states[0][1], datetime.fromisoformat(begun)))
         return states
 
@@ -308,9 +309,9 @@ def _run(dag_id: str, run_id: str) -> str:
 def is_exit_known(
     scheduler_log: Path, dag_id: str, run_id: str, task_id: str, try_number: int, map_index: int = -1
 ) -> bool:
-    """Tell whether the scheduler knows that the worker is done with a try of a task.
+    """Tell whether the scheduler knows that the worker has finished a try of a task.
 
-    A deferral that ends before that is taken for a task that was killed. Airflow tells it nowhere else.
+    If a deferral ends earlier, Airflow takes the task for a killed one. Only the scheduler's log shows it.
     """
     key = (
         f"TaskInstanceKey(dag_id={dag_id!r}, task_id={task_id!r}, run_id={run_id!r}, "
@@ -331,7 +332,7 @@ def _log_line(event: Json | str) -> str:
 
 
 def login_settings(home: Path, users: Mapping[str, str]) -> dict[str, str]:
-    """Return what an Airflow is told in which people have to log in."""
+    """Return the settings of an Airflow in which users have to log in."""
     return {
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(
@@ -344,7 +345,7 @@ def login_settings(home: Path, users: Mapping[str, str]) -> dict[str, str]:
 
 
 def common_settings(home: Path, dags_folder: Path, port: int, project_id: str) -> dict[str, str | None]:
-    """Return what every Airflow of the rig is told: all of it on loopback, nothing of the caller's own."""
+    """Return the settings of every Airflow of the rig: servers on loopback, no settings of the caller."""
     connection = {
         "conn_type": "google_cloud_platform",
         "extra": {"is_anonymous": True, "project": project_id},
@@ -364,11 +365,13 @@ def common_settings(home: Path, dags_folder: Path, port: int, project_id: str) -
         "AIRFLOW__API__WORKERS": "1",
         "AIRFLOW__API__SECRET_KEY": secrets.token_hex(32),
         "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
-        # Runs are triggered by hand: a nightly DAG must not also start the run of last night by itself.
+        # Tests trigger runs: the scheduler must not start the latest run of a nightly DAG as well.
         "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
-        # A busy machine must not end tasks.
+        # Tasks must not end because the machine is busy.
         "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        # Measured, Airflow takes a third longer; the tasks' code is covered by other tests.
+        "COVERAGE_PROCESS_CONFIG": None,
     }

@@ -1,4 +1,4 @@
-"""What the rig needs to know about Airflow 2: its REST API, its settings, and who may use it."""
+"""Airflow 2 in the rig: its REST API, its settings, and its user."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ NEW_USER = [
     *("--firstname", "A", "--lastname", "Admin", "--email", "admin@example.org"),
 ]
 
-# What the web interface does. The REST API of 2.11 says it has cleared a task that runs on a worker, and
-# leaves it running; and it knows no map indexes.
+# The program clears a task like the web interface. The REST API of 2.11 reports a running task as cleared
+# and leaves it running; and that API has no map indexes.
 CLEAR = """
 import sys
 from airflow.models.dagbag import DagBag
@@ -60,7 +60,7 @@ class RestClientV1(RestClient):
         run_id: str | None = None,
         partition_key: str | None = None,
     ) -> str:
-        """Trigger a DAG and return the run's id; there are no partitions."""
+        """Trigger a DAG and return the run's id; Airflow 2 has no partitions."""
         self.wait_for_dag(dag_id)
         body = {"conf": conf or {}, "logical_date": logical_date, "dag_run_id": run_id}
         given = {key: value for key, value in body.items() if value is not None}
@@ -74,14 +74,14 @@ class RestClientV1(RestClient):
         return links
 
     def tasks(self, dag_id: str, run_id: str) -> list[TaskInstance]:
-        """Return all task instances of a run, 100 at most."""
+        """Return the task instances of a run, at most 100."""
         found: list[TaskInstance] = self.get(f"dags/{dag_id}/dagRuns/{run_id}/taskInstances")[
             "task_instances"
         ]
         return found
 
     def set_task_state(self, dag_id: str, run_id: str, task_id: str, state: str, map_index: int = -1) -> None:
-        """Mark a task, as a user does."""
+        """Mark a task as a user does."""
         path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
         body = {"new_state": state, "dry_run": False}
         self.call("PATCH", path if map_index < 0 else f"{path}/{map_index}", json=body)
@@ -93,10 +93,10 @@ class RestClientV1(RestClient):
 
 
 def settings(port: int, task_threshold: int) -> dict[str, str]:
-    """Return what Airflow 2 is told in words of its own.
+    """Return the settings that have other names in Airflow 2.
 
-    :param port: where its web server listens.
-    :param task_threshold: seconds without a sign of life after which a task has failed.
+    :param port: port of the web server.
+    :param task_threshold: seconds without a heartbeat after which Airflow fails a task.
     """
     return {
         "AIRFLOW__API__AUTH_BACKENDS": "airflow.providers.fab.auth_manager.api.auth.backend.basic_auth",

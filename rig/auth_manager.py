@@ -1,4 +1,4 @@
-"""Airflow's simple auth manager with a DAG that one user may not see, which the simple one cannot express."""
+"""Airflow's simple auth manager, extended by a DAG that one user may not see."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
     from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 
-#: ``user:dag_id``: the user may see all other DAGs, but not this one, and so not "all DAGs" either.
+#: ``user:dag_id``: the user may see all DAGs but this one; a request for "all DAGs" is refused, too.
 HIDDEN = "RIG_HIDDEN_DAG"
 
 
 class AuthManager(SimpleAuthManager):
-    """Decides what the API server enforces."""
+    """Decides which requests the API server permits."""
 
     def is_authorized_dag(
         self,

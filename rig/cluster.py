@@ -28,18 +28,18 @@ WORKERS = ("worker-1", "worker-2")
 TRIGGERERS = ("triggerer-1", "triggerer-2")
 #: How many tasks a worker runs at the same time.
 CONCURRENCY = 4
-#: After so many seconds without a sign of life, a triggerer's exports are given to another one.
+#: Seconds without a heartbeat after which another triggerer takes over the triggers of a triggerer.
 TRIGGERER_THRESHOLD = 10
-#: After so many seconds without a sign of life, a task on a worker has failed.
+#: Seconds without a heartbeat after which Airflow fails a task on a worker.
 TASK_THRESHOLD = 30
 _START_TIMEOUT = 120.0
 
 
 class Part(Server):
-    """One of Airflow's programs, without a health check of its own: it is healthy as long as it runs.
+    """One of Airflow's programs without a health check: the program is healthy as long as it runs.
 
-    :param python: the interpreter of the Airflow that it belongs to.
-    :param ready: what it logs when it has come up; None: nothing to wait for.
+    :param python: the interpreter of the Airflow.
+    :param ready: the text that the program logs when its start is complete; None: the program logs none.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Part(Server):
     def signal(self, number: int, *, main_only: bool = False) -> None:
         """Send a signal to the program and its children.
 
-        :param main_only: only to the process that was started, as a service manager does.
+        :param main_only: send the signal only to the main process, as a service manager does.
         """
         for process in self.processes():
             if not main_only or process.pid == self.pid:
@@ -80,7 +80,7 @@ class Part(Server):
                     process.send_signal(number)
 
     def stop(self, grace: float = 10.0) -> None:
-        """End the program; one that stands still could not end by itself."""
+        """End the program, also after a SIGSTOP."""
         self.signal(signal.SIGCONT)
         super().stop(grace)
 
@@ -109,12 +109,12 @@ class ApiServer(Server):
 
 
 class Cluster:
-    """All of it, on loopback: :meth:`start` brings it up, :meth:`stop` leaves nothing running.
+    """A cluster on loopback: :meth:`start` starts all of its programs, :meth:`stop` ends all of them.
 
     :param home: folder for configuration, data and logs.
-    :param dags_folder: where the DAGs are.
+    :param dags_folder: folder of the DAG files.
     :param env: variables on top of this process's environment, for example the emulators' hosts.
-    :param release: which Airflow.
+    :param release: the version of Airflow.
     :param project_id: default project of the Google Cloud connection.
     """
 
@@ -163,7 +163,7 @@ class Cluster:
         return self._rest
 
     def start(self) -> Self:
-        """Start everything and wait until it is healthy; nothing is left running when that fails."""
+        """Start all programs and wait until they are healthy; if one fails, end all of them."""
         try:
             for database in (self.postgres, self.redis):
                 database.launch()
@@ -184,7 +184,7 @@ class Cluster:
         return self
 
     def wait_until_healthy(self, timeout: float = 180.0) -> None:
-        """Wait until all parts run and have told the database so."""
+        """Wait until all programs run and have a heartbeat in the database."""
         for part in self._parts.values():
             part.wait_until_healthy()
         try:
@@ -194,7 +194,7 @@ class Cluster:
             raise TimeoutError(f"{error}\n{tails}") from None
 
     def is_healthy(self) -> bool:
-        """Whether all that runs has told the database so, and nothing that was killed counts as alive."""
+        """Whether each running program has a recent heartbeat in the database, and no killed one has."""
         health_path = "/health" if self.release.is_second else "/api/v2/monitor/health"
         with loopback_session() as session:
             try:
@@ -207,8 +207,8 @@ class Cluster:
         return len(self.living_triggerers()) == sum(bool(self[name].processes()) for name in TRIGGERERS)
 
     def living_triggerers(self) -> set[int]:
-        """The jobs of the triggerers that count as alive."""
-        # Asked of the database: Airflow 2 has no other way.
+        """The ids of the jobs of triggerers with a recent heartbeat."""
+        # The REST API of Airflow 2 does not list jobs.
         jobs = self.postgres.ask(
             "SELECT COALESCE(STRING_AGG(id::text, ' '), '') FROM job WHERE job_type = 'TriggererJob' "
             f"AND state = 'running' AND latest_heartbeat > NOW() - INTERVAL '{TRIGGERER_THRESHOLD} seconds'"
@@ -216,7 +216,7 @@ class Cluster:
         return {int(job) for job in jobs.split()}
 
     def _all_beat_since(self, moment: str) -> bool:
-        """Whether every part has given a sign of life since a moment of the database's clock."""
+        """Whether every program has had a heartbeat since a moment of the database's clock."""
         beating = self.postgres.ask(
             "SELECT COALESCE(STRING_AGG(job_type, ' '), '') FROM job "
             f"WHERE state = 'running' AND latest_heartbeat > '{moment}'"
@@ -227,9 +227,9 @@ class Cluster:
         return all(beating.count(job) >= expected.count(job) for job in expected)
 
     def clear(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> None:
-        """Clear a task, as a user does.
+        """Clear a task as a user does.
 
-        :raises ServerFailed: Airflow 2 did not.
+        :raises ServerFailed: Airflow 2 did not clear the task.
         """
         if not self.release.is_second:
             self.rest.clear(dag_id, run_id, task_id, map_index)
@@ -242,18 +242,18 @@ class Cluster:
             raise ServerFailed(f"Clearing {dag_id} {run_id} failed:\n{done.stderr[-2000:]}")
 
     def processes(self) -> list[psutil.Process]:
-        """All that is running."""
+        """The running processes of all programs."""
         servers = (self.postgres, self.redis, self.api_server, *self._parts.values())
         return [process for server in servers for process in server.processes()]
 
     def restart(self, name: str) -> None:
-        """Start a part again that was ended, and wait until all is healthy."""
+        """Start a program again that has ended, and wait until the cluster is healthy."""
         self[name].launch()
         self.wait_until_healthy()
 
     def revive(self) -> None:
-        """Start again what ends by itself, as a service manager does, until all has been at the database."""
-        # What the loss of a database ends may run on for a while: it ends before its next sign of life.
+        """Restart programs that end, as a service manager does, until each has a heartbeat since the call."""
+        # A program that fails with the database may run on for a while; it ends before its next heartbeat.
         begun = self.postgres.ask("SELECT CLOCK_TIMESTAMP()")
 
         def revived() -> bool:
@@ -266,7 +266,7 @@ class Cluster:
         wait_for("all parts of Airflow to be healthy again", revived, timeout=180.0, pause=1.0)
 
     def stop(self) -> None:
-        """End everything, the databases last."""
+        """End all programs, the databases last."""
         for part in self._parts.values():
             part.signal(signal.SIGCONT)
         stop_all([self.api_server, *self._parts.values()], grace=5.0)
@@ -302,14 +302,14 @@ class Cluster:
 def _settings(postgres: PostgreSQL, redis: Redis, port: int) -> dict[str, str]:
     return {
         "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
-        # As many as the workers take at once: what waits in Redis for longer counts as stuck, and is failed.
+        # As many tasks as the workers run at once: Airflow fails tasks that wait in Redis for long.
         "AIRFLOW__CORE__PARALLELISM": str(CONCURRENCY * len(WORKERS)),
         "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "400",
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://{LOOPBACK}:{port}/execution/",
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://{postgres.address}",
         "AIRFLOW__CELERY__BROKER_URL": redis.address,
         "AIRFLOW__CELERY__RESULT_BACKEND": f"db+postgresql+psycopg2://{postgres.address}",
-        # Small thresholds, so that what is lost is missed within seconds.
+        # Small thresholds, so that Airflow notices the loss of a program within seconds.
         "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
         "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": str(TRIGGERER_THRESHOLD),
         "AIRFLOW__SCHEDULER__JOB_HEARTBEAT_SEC": "2",
@@ -317,7 +317,7 @@ def _settings(postgres: PostgreSQL, redis: Redis, port: int) -> dict[str, str]:
         "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "15",
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": str(TASK_THRESHOLD),
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
-        # What a killed worker had fetched but not begun, nobody else would ever see.
+        # A task that a killed worker has fetched and not started is lost until this timeout.
         "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "45",
         "AIRFLOW__SCHEDULER__NUM_STUCK_IN_QUEUED_RETRIES": "10",
         "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": "10",

@@ -1,8 +1,8 @@
-"""What users rely on, stated once for all tests and apart from the code that has to keep it."""
+"""The interface that users rely on, stated once for all tests, apart from the provider's code."""
 
 from __future__ import annotations
 
-#: The keys of an export's result, as they are in XCom.
+#: The keys of an export's result in XCom.
 RESULT_KEYS = {
     "operation_name",
     "dicom_store",

@@ -10,7 +10,7 @@ Json = dict[str, Any]
 
 
 class Control:
-    """Steers one local Healthcare API: settings, stepping, faults, and what it has seen.
+    """Controls one local Healthcare API: settings, held exports, faults, and the log of requests.
 
     :param url: address of the server.
     """
@@ -26,15 +26,15 @@ class Control:
         return self._call("PATCH", "settings", changes)
 
     def step(self, operation: str | None = None, instances: int | None = None) -> Json:
-        """Let held exports write so many more instances (None: all of them) and return the operations."""
+        """Let held exports write a number of further instances (None: all), and return the Operations."""
         return self._call("POST", "step", {"operation": operation, "instances": instances})
 
     def fault(self, route: str, **fault: Any) -> str:
-        """Set up a fault on a route and return its id."""
+        """Inject a fault into a route, and return the id of the fault."""
         return str(self._call("POST", "faults", {"route": route, **fault})["id"])
 
     def faults(self) -> Json:
-        """Return the faults, with how often each has fired."""
+        """Return the faults, each with the number of times that it has fired."""
         return self._call("GET", "faults")
 
     def remove_fault(self, identifier: str) -> None:
@@ -50,18 +50,18 @@ class Control:
         return self._call("GET", "exports")
 
     def operation_state(self, name: str) -> str:
-        """Return RUNNING, SUCCEEDED, CANCELLED or FAILED, as the API itself tells of an Operation."""
+        """Return the state of an Operation in the API: RUNNING, SUCCEEDED, CANCELLED or FAILED."""
         operation = self._session.get(f"{self.url}/v1/{name}", timeout=30).json()
         if not operation.get("done"):
             return "RUNNING"
         return {None: "SUCCEEDED", 1: "CANCELLED"}.get(operation.get("error", {}).get("code"), "FAILED")
 
     def requests(self) -> Json:
-        """Return the counted requests and the latest ones."""
+        """Return the numbers of requests, and the latest requests."""
         return self._call("GET", "requests")
 
     def reset_requests(self) -> None:
-        """Forget the requests seen so far."""
+        """Empty the log of requests."""
         self._call("DELETE", "requests")
 
     def tokens(self, valid: list[str] | None) -> None:

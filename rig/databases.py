@@ -1,4 +1,4 @@
-"""PostgreSQL and Redis of one's own: in a folder and on a port that nobody else uses, beside any service."""
+"""PostgreSQL and Redis for one cluster: each in a folder and on a port that no other program uses."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _USER = "postgres"
 class PostgreSQL(Server):
     """PostgreSQL with one database, ``airflow``; as root it runs as the user ``postgres``.
 
-    :param folder: where the data is to be; made by the first start.
+    :param folder: folder of the data; the first start creates it.
     """
 
     def __init__(self, folder: Path, log_dir: Path) -> None:
         port = free_port()
         self._data = folder
-        # Nobody pulls the plug: what a killed process had written is in the page cache.
+        # The machine keeps running: the page cache holds the writes of a killed process.
         settings = ("fsync=off", "max_connections=200", f"listen_addresses={LOOPBACK}", "shared_buffers=64MB")
         options = [option for setting in settings for option in ("-c", setting)]
         program = ["postgres", "-D", str(folder), "-p", str(port), "-k", str(folder), *options]
@@ -49,10 +49,10 @@ class PostgreSQL(Server):
         return f"{_USER}@{LOOPBACK}:{self.port}/airflow"
 
     def launch(self) -> None:
-        """Start PostgreSQL without waiting for it; the first time, make its files."""
+        """Start PostgreSQL without waiting for it; the first start creates its files."""
         self._data.mkdir(parents=True, exist_ok=True)
         if os.geteuid() == 0:
-            # Each time: every run of pytest closes the folder that all runs share.
+            # At each start: every run of pytest revokes access to the folder that all runs share.
             _let_through(self._data)
         if not (self._data / "PG_VERSION").exists():
             if os.geteuid() == 0:
@@ -76,13 +76,13 @@ class PostgreSQL(Server):
         subprocess.run(_as_owner(made), check=True, capture_output=True, cwd="/")
 
     def ask(self, sql: str) -> str:
-        """Return the only value of a query."""
+        """Return the single value of a query's result."""
         options = ["--no-align", "--tuples-only", "--dbname", f"postgresql://{self.address}"]
         asked = [_program("psql"), *options, "--command", sql]
         return subprocess.run(asked, check=True, capture_output=True, text=True, cwd="/").stdout.strip()
 
     def processes(self) -> list[psutil.Process]:
-        """Return the server and its living children, each of which is in a session of its own."""
+        """Return the server and its living children; each child is in a session of its own."""
         found = super().processes()
         for process in list(found):
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -90,7 +90,7 @@ class PostgreSQL(Server):
         return found
 
     def terminate(self) -> None:
-        """Ask for a fast shutdown: a smart one, SIGTERM, waits for all clients to leave."""
+        """Send SIGINT, the fast shutdown: the smart shutdown, SIGTERM, waits until all clients have left."""
         for process in super().processes():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGINT)
@@ -101,9 +101,9 @@ class PostgreSQL(Server):
 
 
 class Redis(Server):
-    """Redis, which keeps what it was told over a restart (append-only file).
+    """Redis, which keeps its data over a restart (append-only file).
 
-    :param folder: where its file is to be.
+    :param folder: folder of the append-only file.
     """
 
     def __init__(self, folder: Path, log_dir: Path) -> None:
@@ -150,7 +150,7 @@ def _program(name: str) -> str:
 
 
 def _let_through(folder: Path) -> None:
-    """Let other users reach a folder; pytest's are closed to them."""
+    """Permit other users to reach a folder; pytest's folders permit only their owner."""
     for parent in folder.parents:
         if parent.stat().st_uid == os.geteuid():
             parent.chmod(parent.stat().st_mode | 0o011)

@@ -1,4 +1,4 @@
-"""DICOM files to export: the ones that pydicom ships, uploaded through ``dicomweb-client``."""
+"""DICOM files to export: files that pydicom ships, uploaded through ``dicomweb-client``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _STORE = re.compile(
 
 
 class Uids(NamedTuple):
-    """The three UIDs that place an instance in a DICOM store."""
+    """The three UIDs of an instance."""
 
     study: str
     series: str
@@ -38,22 +38,23 @@ class Uids(NamedTuple):
 
     @property
     def path(self) -> str:
-        """The instance's resource path, as filter files have it."""
+        """The instance's resource path, as in filter files."""
         return f"/studies/{self.study}/series/{self.series}/instances/{self.instance}"
 
 
 class UploadFailed(Exception):  # noqa: N818 - reads as what happened
-    """The server did not take all the instances."""
+    """The server did not store all instances."""
 
 
 @functools.cache
 def sample_files() -> list[Path]:
-    """Return pydicom's own files that a DICOM store takes, one per SOP Instance UID.
+    """Return pydicom's own files that a DICOM store accepts, one per SOP Instance UID.
 
-    A store takes Part 10 files with a transfer syntax, a SOP class and well-formed study, series and
-    instance UIDs, and ``dicomweb-client`` sends what pydicom can write anew. That leaves out media
-    directories (DICOMDIR) and pydicom's deliberately broken files. Of several files with one SOP Instance UID
-    (the same picture in other encodings) the first by name is taken. Nothing is downloaded.
+    A DICOM store accepts Part 10 files with a transfer syntax, a SOP class and well-formed study, series and
+    instance UIDs, and ``dicomweb-client`` sends files that pydicom can encode again. Media directories
+    (DICOMDIR) and pydicom's deliberately broken files are therefore left out. Of several files with one SOP
+    Instance UID (the same picture in other encodings), the first by name is in the list. The files are part
+    of pydicom; none is downloaded.
     """
     folder = Path(pydicom.data.__file__).parent / "test_files"
     by_instance: dict[str, Path] = {}
@@ -71,7 +72,7 @@ def uids_of(path: Path) -> Uids:
 
 
 def as_uploaded(path: Path) -> bytes:
-    """Return a file as it arrives at the server: ``dicomweb-client`` has pydicom write it anew."""
+    """Return a file as the server receives it: ``dicomweb-client`` encodes it again with pydicom."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -100,11 +101,11 @@ def upload(url: str, store_name: str, paths: Iterable[Path]) -> list[Uids]:
 
     :param url: address of the Healthcare API.
     :param store_name: ``projects/P/locations/L/datasets/D/dicomStores/S``.
-    :raises UploadFailed: the server did not take all of them.
+    :raises UploadFailed: the server did not store all files.
     """
     uploaded: list[Uids] = []
     with loopback_session() as session, warnings.catch_warnings():
-        # pydicom's files are there to exercise a parser: many of their values draw a warning.
+        # pydicom's files exercise a parser: it warns of many of their values.
         warnings.simplefilter("ignore")
         client = DICOMwebClient(f"{url}/v1/{store_name}/dicomWeb", session=session)
         for study, group in groupby(sorted(paths, key=uids_of), key=lambda path: uids_of(path).study):
@@ -124,9 +125,9 @@ def upload_copies(url: str, store_name: str, uids: Iterable[Uids], *, study_date
 
     :param url: address of the Healthcare API.
     :param store_name: ``projects/P/locations/L/datasets/D/dicomStores/S``.
-    :param uids: one for each copy.
-    :param study_date: the StudyDate of all of them, such as ``20260329``.
-    :raises UploadFailed: the server did not take all of them.
+    :param uids: the UIDs of the copies.
+    :param study_date: the StudyDate of all copies, such as ``20260329``.
+    :raises UploadFailed: the server did not store all files.
     """
     dataset = _read(min(sample_files(), key=lambda path: (path.stat().st_size, path.name)))
     dataset.StudyDate = study_date

@@ -1,4 +1,4 @@
-"""The environments of the support matrix: an Airflow, a Python, and what is installed with them."""
+"""The environments of the support matrix: a version of Airflow, of Python, and of all dependencies."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CONSTRAINTS = ROOT / "rig" / "constraints"
-#: With the oldest versions that pyproject.toml admits.
+#: The environment with the oldest versions that pyproject.toml admits.
 LOWEST = "lowest"
 
 
 class EnvironmentMissing(Exception):  # noqa: N818 - reads as what happened
-    """An environment cannot be made on this machine."""
+    """An environment cannot be created on this machine."""
 
 
 @dataclass(frozen=True)
 class Environment:
     """One Airflow on one Python, in a virtual environment of its own.
 
-    :param airflow: which versions, as the files in ``rig/constraints`` are called: ``3.1``, ``lowest``.
-    :param python: such as ``3.12``.
+    :param airflow: the name of a file in ``rig/constraints``, such as ``3.1`` or ``lowest``.
+    :param python: the version of Python, such as ``3.12``.
     """
 
     airflow: str
@@ -38,7 +38,7 @@ class Environment:
     def named(cls, name: str) -> Environment:
         """Return the environment with a name such as ``3.1-python3.12``.
 
-        :raises EnvironmentMissing: it is none of the matrix.
+        :raises EnvironmentMissing: no environment of the matrix has that name.
         """
         found = {str(environment): environment for environment in MATRIX}
         if name not in found:
@@ -50,29 +50,29 @@ class Environment:
 
     @property
     def folder(self) -> Path:
-        """Where it is installed."""
+        """The folder of the virtual environment."""
         return ROOT / f".venv-airflow-{self}"
 
     @property
     def interpreter(self) -> Path:
-        """Its Python."""
+        """The Python interpreter of the environment."""
         return self.folder / "bin" / "python"
 
     @property
     def constraints(self) -> Path:
-        """The versions of everything that is installed."""
+        """The constraints file, with the versions of all packages."""
         return CONSTRAINTS / f"{self.airflow}.txt"
 
     @property
     def airflow_version(self) -> str:
-        """The whole version of Airflow, such as ``3.1.8``."""
+        """The full version of Airflow, such as ``3.1.8``."""
         (version,) = re.findall(r"^apache-airflow==(\S+)", self.constraints.read_text(), re.MULTILINE)
         return str(version)
 
     def install(self) -> None:
-        """Make the environment, unless it is there and up to date.
+        """Create the environment, unless it exists and is up to date.
 
-        :raises EnvironmentMissing: its Python is not on this machine.
+        :raises EnvironmentMissing: the Python version is not installed on this machine.
         """
         inputs = (self.constraints, ROOT / "pyproject.toml")
         wanted = hashlib.sha256(b"".join(path.read_bytes() for path in inputs)).hexdigest()

@@ -2,7 +2,7 @@
 
     python -m rig.matrix [--jobs N] [--pytest ARGUMENTS] [ENVIRONMENT ...]
 
-Without names: in all whose Python is on this machine. The output of each is in ``build/matrix``.
+Without names, all environments whose Python is installed are tested. Their output is in ``build/matrix``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LOGS = ROOT / "build" / "matrix"
-#: What `make test` runs with the newest Airflow only: it starts one Airflow after the other, or a browser.
+#: Tests that only `make test` runs, with the newest Airflow: each starts an Airflow of its own, or a browser.
 NEWEST_ONLY = (
     "real_airflow/test_lineage.py",
     "real_airflow/test_nightly_runs.py",
@@ -35,13 +35,13 @@ NEWEST_ONLY = (
     "real_airflow/test_web_interface.py",
     "test_demo.py",
 )
-#: Third parties warn on their old and new versions. What comes from this provider, and what nobody closes, is
-#: an error everywhere.
+#: Other packages warn in their old and new versions. A warning of this provider, and a resource that is not
+#: closed, is an error everywhere.
 WARNINGS = (
     "default",
     "error:::airflow_provider_dicom",
     "error::ResourceWarning",
-    # Airflow's own: Python 3.13 is the first to tell.
+    # A warning about Airflow's own database, since Python 3.13.
     "ignore:unclosed database in <sqlite3:ResourceWarning",
     "error::pytest.PytestUnraisableExceptionWarning",
 )
@@ -49,7 +49,7 @@ WARNINGS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one environment."""
+    """The outcome of the tests in one environment."""
 
     environment: Environment
     passed: bool
@@ -59,10 +59,10 @@ class Outcome:
 
 
 def tests_for(environment: Environment) -> list[str]:
-    """Return what pytest is to run in an environment.
+    """Return the arguments that choose the tests for an environment.
 
-    The local Healthcare API's own tests import no Airflow: they are run once with each Python, and with the
-    oldest versions of what it needs.
+    The local Healthcare API's own tests import no Airflow: they run once with each Python, and with the
+    oldest dependencies.
     """
     chosen = ["tests/unit", "tests/integration"]
     chosen += [f"--ignore=tests/integration/{name}" for name in NEWEST_ONLY]
@@ -74,8 +74,8 @@ def tests_for(environment: Environment) -> list[str]:
 def run(environment: Environment, arguments: Sequence[str]) -> Outcome:
     """Install an environment and run the suites there.
 
-    :param environment: which.
-    :param arguments: more for pytest.
+    :param environment: the environment.
+    :param arguments: more arguments for pytest.
     """
     begun = time.monotonic()
     try:
@@ -102,18 +102,18 @@ def run(environment: Environment, arguments: Sequence[str]) -> Outcome:
 
 
 def report(outcome: Outcome) -> None:
-    """Print one line, and what failed below it."""
+    """Print a line about an outcome, and below it the tests that failed."""
     verdict = "ok    " if outcome.passed else "FAILED"
     environment = f"{outcome.environment!s:18} Airflow {outcome.environment.airflow_version:7}"
     print(f"{verdict} {environment} {outcome.seconds:5.0f} s  {outcome.summary}", flush=True)
     if not outcome.passed and outcome.log:
         lines = outcome.log.read_text(errors="replace").splitlines()
         failures = [line for line in lines if line.startswith(("FAILED ", "ERROR "))]
-        print("\n".join(failures or lines[-30:]), f"\nAll of it is in {outcome.log}", flush=True)
+        print("\n".join(failures or lines[-30:]), f"\nThe whole output is in {outcome.log}", flush=True)
 
 
 def main() -> int:
-    """Run what the command line asks for."""
+    """Run the tests in the environments that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m rig.matrix", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="ENVIRONMENT", help=", ".join(map(str, MATRIX)))
     parser.add_argument("--jobs", type=int, default=2, help="how many at a time (%(default)s)")

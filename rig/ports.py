@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import random
 import socket
 
 LOOPBACK = "127.0.0.1"
 #: Below the ports from which any system takes those of outgoing connections.
 _PORTS = range(20_000, 32_000)
-_reserved: list[socket.socket] = []
+_reservations = contextlib.ExitStack()
+atexit.register(_reservations.close)
 
 
 def free_port() -> int:
-    """Return a loopback port for a server, which no other process of the rig gets as long as this one lives.
+    """Return a loopback port for a server; until this process ends, no other process of the rig gets it.
 
-    Servers listen seconds after their port was chosen, and suites run side by side: the UDP port of the same
-    number stands for the reservation.
+    A server listens seconds after its port was chosen, and suites run side by side: the UDP port of the same
+    number is the reservation.
     """
     while True:
         port = random.choice(_PORTS)
@@ -27,5 +30,5 @@ def free_port() -> int:
         except OSError:
             reservation.close()
             continue
-        _reserved.append(reservation)
+        _reservations.enter_context(reservation)
         return port

@@ -1,4 +1,4 @@
-"""Which Airflow a cluster runs: the one of this environment, or an older one in another environment."""
+"""The version of Airflow that a cluster runs: of this environment, or of another one."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from rig.environments import Environment
 
 @dataclass(frozen=True)
 class Release:
-    """One version of Airflow, installed somewhere.
+    """One installed version of Airflow.
 
-    :param version: such as ``3.1.8``.
-    :param python: the interpreter of the environment that it is installed in.
+    :param version: the full version, such as ``3.1.8``.
+    :param python: the interpreter of the environment in which it is installed.
     """
 
     version: str
@@ -24,13 +24,13 @@ class Release:
 
     @property
     def line(self) -> tuple[int, int]:
-        """The parts of the version that decide what it can do."""
+        """Major and minor version, on which features depend."""
         major, minor, *_ = self.version.split(".")
         return int(major), int(minor)
 
     @property
     def keeps_task_state(self) -> bool:
-        """Whether a later try can find what an earlier one submitted."""
+        """Whether Airflow keeps values between the tries of a task."""
         return self.line >= (3, 3)
 
     @property
@@ -45,7 +45,7 @@ class Release:
 
 
 def chosen_release() -> Release:
-    """Return that of the environment that ``$CHAOS_AIRFLOW`` names, else the Airflow of this one."""
+    """Return the release of the environment that ``$CHAOS_AIRFLOW`` names, else of this environment."""
     asked = os.environ.get("CHAOS_AIRFLOW", "")
     if not asked:
         return Release(version("apache-airflow"), sys.executable)

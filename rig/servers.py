@@ -1,4 +1,4 @@
-"""Servers as child processes: each in a session of its own, waited for until healthy, ended by process id."""
+"""Servers as child processes: each in a session of its own, with a health check, ended by process id."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LOG_TAIL_LINES = 40
 
 
 class ServerFailed(Exception):  # noqa: N818 - reads as what happened
-    """A server ended early or never became healthy; the message carries the end of its log."""
+    """A server ended early or never became healthy; the message contains the end of its log."""
 
 
 def loopback_session() -> requests.Session:
@@ -40,10 +40,10 @@ def loopback_session() -> requests.Session:
 class Server:
     """One server program: ``launch`` starts it, ``wait_until_healthy`` waits for it, ``stop`` ends it.
 
-    :param name: what people call it, for messages and the name of its log.
+    :param name: name of the server in messages; the name of its log is derived from it.
     :param command: program and arguments.
-    :param port: the loopback port that the command makes it listen on.
-    :param health_path: path that answers 200 once the server is ready.
+    :param port: the loopback port of the server.
+    :param health_path: path with the response 200 once the server is ready.
     :param log_dir: folder for the log (standard output and error).
     :param env: variables on top of this process's environment; None removes one.
     :param start_timeout: seconds that the start may take.
@@ -78,7 +78,7 @@ class Server:
         return self._process.pid
 
     def start(self) -> Self:
-        """Start the server and wait until it is healthy; nothing is left running when that fails."""
+        """Start the server and wait until it is healthy; end the server if that fails."""
         try:
             self.launch()
             self.wait_until_healthy()
@@ -104,7 +104,7 @@ class Server:
     def wait_until_healthy(self) -> None:
         """Wait until the server answers its health check.
 
-        :raises ServerFailed: it ended, or took longer than ``start_timeout``.
+        :raises ServerFailed: the server ended, or its start took longer than ``start_timeout``.
         """
         deadline = time.monotonic() + self._start_timeout
         with loopback_session() as session:
@@ -119,18 +119,18 @@ class Server:
                 time.sleep(0.1)
 
     def stop(self, grace: float = 10.0) -> None:
-        """End the server and everything that it started: SIGTERM, and SIGKILL after ``grace`` seconds."""
+        """End the server and its children: SIGTERM, and SIGKILL after ``grace`` seconds."""
         self.terminate()
         self.reap(grace)
 
     def terminate(self) -> None:
-        """Ask the server to end, without waiting for it."""
+        """Send SIGTERM to the server and its children, without waiting for their end."""
         for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.terminate()
 
     def reap(self, grace: float = 10.0) -> None:
-        """Wait until the server has ended, and kill what is left of it after ``grace`` seconds."""
+        """Wait until the server has ended, and kill its remaining processes after ``grace`` seconds."""
         if self._process is None:
             return
         deadline = time.monotonic() + grace
@@ -145,7 +145,7 @@ class Server:
         self._process.wait()
 
     def kill(self) -> None:
-        """End the server as a crash would: SIGKILL, no warning."""
+        """End the server like a crash: SIGKILL."""
         self.reap(grace=0)
 
     def processes(self) -> list[psutil.Process]:
@@ -159,7 +159,7 @@ class Server:
         return [process for process in psutil.process_iter(["status"]) if self._in_session(process)]
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that the server is started with."""
+        """Return the environment variables of the server."""
         changes: dict[str, str | None] = {
             "no_proxy": "127.0.0.1,localhost",
             "NO_PROXY": "127.0.0.1,localhost",
@@ -203,7 +203,7 @@ class StorageEmulator(Server):
 
     def __init__(self, log_dir: Path) -> None:
         port = free_port()
-        # Its logger is silent: at its only other level it writes every request with its body.
+        # The emulator's logger is silent: its only other level writes every request with its body.
         options = ["start", "--host", LOOPBACK, "--port", str(port), "--in-memory", "--quiet"]
         super().__init__(
             "Cloud Storage emulator",
@@ -223,7 +223,7 @@ class StorageEmulator(Server):
         return {item["name"]: int(item["size"]) for item in self._listed(bucket, prefix)}
 
     def generations(self, bucket: str, prefix: str = "") -> dict[str, str]:
-        """Return what tells an object from the one that was there before it, by name."""
+        """Return the generations of a bucket's objects, by name; a replaced object has a new one."""
         return {item["name"]: item["generation"] for item in self._listed(bucket, prefix)}
 
     def delete(self, bucket: str, name: str) -> None:
@@ -245,7 +245,7 @@ class StorageEmulator(Server):
         return items
 
     def write(self, bucket: str, name: str, content: bytes) -> None:
-        """Create an object, or replace it."""
+        """Create or replace an object."""
         from google.auth.credentials import AnonymousCredentials
         from google.cloud import storage
 
@@ -309,7 +309,7 @@ class BigQueryEmulator(Server):
             port=port,
             health_path="/readyz",
             log_dir=log_dir,
-            # Its installation put DuckDB's spatial extension there; elsewhere it would have to be downloaded.
+            # The installation has put DuckDB's spatial extension there; elsewhere DuckDB would download it.
             env={"HOME": str(program.parent.parent)},
         )
 
@@ -321,10 +321,10 @@ class BigQueryEmulator(Server):
     def query(self, project: str, sql: str) -> list[list[Any]]:
         """Return the rows of a query.
 
-        :raises ValueError: it is wrong.
+        :raises ValueError: the query is invalid.
         """
         answer = self._post(f"projects/{project}/queries", {"query": sql, "useLegacySql": False})
-        # A wrong query is answered like one without rows.
+        # The response to an invalid query has errors and the status 200.
         if errors := answer.get("errors"):
             raise ValueError(f"{sql}: {errors}")
         return [[cell["v"] for cell in row["f"]] for row in answer.get("rows", [])]
@@ -338,7 +338,7 @@ class BigQueryEmulator(Server):
 
 
 def stop_all(servers: Sequence[Server], grace: float = 10.0) -> None:
-    """End several servers side by side; the last one started is asked first."""
+    """End several servers side by side; SIGTERM goes to the last one first."""
     for server in reversed(servers):
         server.terminate()
     for server in reversed(servers):
@@ -346,10 +346,10 @@ def stop_all(servers: Sequence[Server], grace: float = 10.0) -> None:
 
 
 def wait_for(condition: str, check: Any, *, timeout: float, pause: float = 0.2) -> Any:
-    """Call ``check`` until it returns something true, and return that.
+    """Call ``check`` until it returns a true value, and return that value.
 
-    :param condition: what is waited for, for the message.
-    :raises TimeoutError: it took longer than ``timeout`` seconds.
+    :param condition: description of the condition, for the message.
+    :raises TimeoutError: ``check`` returned no true value within ``timeout`` seconds.
     """
     deadline = time.monotonic() + timeout
     while not (result := check()):
@@ -361,7 +361,7 @@ def wait_for(condition: str, check: Any, *, timeout: float, pause: float = 0.2) 
 
 @contextlib.contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Hold signals that ask to end back, so that no child starts without being known to its owner."""
+    """Delay SIGINT, SIGTERM and SIGHUP, so that no child starts without being known to its owner."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

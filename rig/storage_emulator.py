@@ -1,4 +1,4 @@
-"""``gcp_storage_emulator`` in memory, with pages in its lists of objects, as Cloud Storage has them.
+"""``gcp_storage_emulator`` in memory, with pages in its lists of objects, as in Cloud Storage.
 
 A program for itself: run it with ``-P``, because its neighbours have the names of packages.
 """
@@ -8,16 +8,16 @@ from __future__ import annotations
 import runpy
 from typing import Any
 
-from gcp_storage_emulator.handlers import objects  # type: ignore[import-untyped]
-from gcp_storage_emulator.storage import Storage  # type: ignore[import-untyped]
+from gcp_storage_emulator.handlers import objects
+from gcp_storage_emulator.storage import Storage
 
-#: What Cloud Storage puts on a page at most.
+#: The largest number of objects on a page of Cloud Storage.
 _MOST = 1000
 _list_all = objects.ls
 
 
 class _Caught:
-    """Stands in for the response, and keeps what was to be answered."""
+    """Stands in for a response, and keeps its JSON instead of sending it."""
 
     def __init__(self, response: Any) -> None:
         self._response = response
@@ -33,7 +33,7 @@ class _Caught:
 
 
 def list_a_page(request: Any, response: Any, storage: Any, *args: Any, **kwargs: Any) -> None:
-    """Answer the objects after the one that ``pageToken`` names."""
+    """Respond with a page of objects: those after the one that ``pageToken`` names."""
     caught = _Caught(response)
     _list_all(request, caught, storage, *args, **kwargs)
     if caught.answer is None:
@@ -48,8 +48,8 @@ def list_a_page(request: Any, response: Any, storage: Any, *args: Any, **kwargs:
 
 
 if __name__ == "__main__":
-    # Before the server's module takes it into its table.
+    # Replaced before the server's module puts the handler into its table.
     objects.ls = list_a_page
-    # Nobody reads what it writes down about all objects whenever one changes.
+    # The emulator would write a list of all objects, which nobody reads, with every change.
     Storage._write_config_to_file = lambda _: None
     runpy.run_module("gcp_storage_emulator", run_name="__main__", alter_sys=True)

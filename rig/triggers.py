@@ -1,4 +1,4 @@
-"""A trigger's way through Airflow's database."""
+"""Storing triggers in Airflow's database, and loading them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 def through_the_database(trigger: BaseTrigger) -> BaseTrigger:
-    """Return a trigger as a triggerer gets it.
+    """Return a trigger as a triggerer loads it.
 
-    :param trigger: the trigger as a task defers on it.
+    :param trigger: the trigger that a task passes to its deferral.
     """
     classpath, kwargs = trigger.serialize()
-    # Airflow 2 has it under another name.
+    # Airflow 2 has another name for the method.
     encrypt = getattr(Trigger, "encrypt_kwargs", None) or Trigger._encrypt_kwargs
     copy: BaseTrigger = pkgutil.resolve_name(classpath)(**Trigger._decrypt_kwargs(encrypt(kwargs)))
     return copy

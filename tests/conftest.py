@@ -1,4 +1,4 @@
-"""Real servers for the tests, one of each per run, and which Airflow a test needs."""
+"""Real servers for the tests, one of each per run, and the marker of tests that need a newer Airflow."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _store_numbers = itertools.count(1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker of tests that not every Airflow can pass, and separate workers from each other."""
-    config.addinivalue_line("markers", "airflow(since, why): what the test needs is not in older ones")
+    """Declare the marker of tests that need a newer Airflow, and separate workers from each other."""
+    config.addinivalue_line("markers", "airflow(since, why): the oldest version of Airflow that can pass")
     if (worker := distribution.worker_id(config)) is not None:
         distribution.use_own_airflow_home(worker)
     elif config.option.numprocesses:
@@ -31,13 +31,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Leave nothing running."""
+    """End the processes that workers have left running."""
     if distribution.worker_id(config) is None and config.option.numprocesses:
         distribution.end_orphans()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Leave out what the installed Airflow lacks, and say what that is."""
+    """Skip a test of a feature that the installed Airflow lacks; the reason names the feature."""
     for mark in item.iter_markers("airflow"):
         since, why = mark.args
         if chosen_release().line < tuple(map(int, since.split("."))):
@@ -45,18 +45,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Decide what ``-n auto`` means."""
+    """Return the number of workers for ``-n auto``."""
     return distribution.number_of_workers(config)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> distribution.LongestFirst:
-    """Decide which tests stay together."""
+    """Return the scheduler, which decides which tests stay on one worker."""
     config.option.loadscopereorder = False
     return distribution.LongestFirst(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let what takes longest begin first, if tests run side by side."""
+    """Let the longest modules begin first, if tests run side by side."""
     if distribution.worker_id(config) is not None:
         distribution.sort_longest_first(items)
 
@@ -69,20 +69,20 @@ def server_logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def storage(server_logs: Path) -> Iterator[StorageEmulator]:
-    """Cloud Storage."""
+    """The Cloud Storage emulator."""
     with StorageEmulator(server_logs) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def _bigquery_not_started(server_logs: Path) -> BigQueryEmulator:
-    """BigQuery's address, known before it runs: the Healthcare API needs it, most tests don't."""
+    """The BigQuery emulator before its start: the Healthcare API needs its address, few tests the server."""
     return BigQueryEmulator(server_logs)
 
 
 @pytest.fixture(scope="session")
 def bigquery(_bigquery_not_started: BigQueryEmulator) -> Iterator[BigQueryEmulator]:
-    """BigQuery."""
+    """The BigQuery emulator, running."""
     with _bigquery_not_started as server:
         yield server
 
@@ -99,7 +99,7 @@ def healthcare(
 
 @pytest.fixture
 def control(healthcare: HealthcareEmulator) -> Iterator[Control]:
-    """Control of the local Healthcare API; what a test changes is undone after it."""
+    """Control of the local Healthcare API; the end of a test undoes its faults and settings."""
     control = Control(healthcare.url)
     settings = control.settings()
     control.reset_requests()

@@ -1,4 +1,4 @@
-"""The stage that all scenarios share, and the table of what came of them."""
+"""The stage that all scenarios share, and the table of their outcomes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker that describes a scenario, and the table that is made of them."""
-    config.addinivalue_line("markers", "scenario(what, expected): what is done, and what has to come of it")
+    """Declare the marker that describes a scenario, and register the table of scenarios."""
+    config.addinivalue_line("markers", "scenario(failure, expected): injected failure, expected outcome")
     config.pluginmanager.register(Table(config))
 
 
@@ -33,7 +33,7 @@ def healthcare(
     storage: StorageEmulator,
     bigquery: BigQueryEmulator,
 ) -> Iterator[HealthcareEmulator]:
-    """The local Healthcare API; it keeps its state on disk, so that it can be killed."""
+    """The local Healthcare API, with its state on disk, so that the state survives a kill."""
     env = {"STORAGE_EMULATOR_HOST": storage.url, "BIGQUERY_EMULATOR_HOST": bigquery.url}
     data = tmp_path_factory.mktemp("healthcare")
     with HealthcareEmulator(server_logs, data=data, env=env) as server:
@@ -44,7 +44,7 @@ def healthcare(
 def stage(
     tmp_path_factory: pytest.TempPathFactory, healthcare: HealthcareEmulator, storage: StorageEmulator
 ) -> Iterator[Stage]:
-    """Everything, running, with exports that stand still until they are stepped."""
+    """A running cluster, Healthcare API and Cloud Storage; exports advance only when a test steps them."""
     home = tmp_path_factory.mktemp("cluster")
     shutil.copytree(ROOT / "tests" / "chaos" / "dags", home / "dags")
     storage.create_bucket(BUCKET)

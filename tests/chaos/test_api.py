@@ -1,4 +1,4 @@
-"""What the API does to an export: it is busy, it forgets, it loses replies, it refuses."""
+"""Failures of the API during an export: errors, exhausted quota, lost replies, lost Operations."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from rig.servers import BigQueryEmulator
     from tests.support.chaos_scene import Stage
 
-#: Polls that fail in ten minutes with the longest pause of 30 s.
+#: The number of polls in ten minutes with the longest pause, 30 s.
 TEN_MINUTES = 20
-#: What may happen to polls without ever failing a task.
+#: Faults of polls that must not fail a task.
 POLLS: dict[str, dict[str, Any]] = {
     "unavailable": {"status": 503, "count": TEN_MINUTES},
     "quota": {"status": 429, "retry_after": 1, "count": 3},
@@ -29,7 +29,7 @@ POLLS: dict[str, dict[str, Any]] = {
     "token-expired": {"status": 401, "count": 1},
     "permission-back": {"status": 403, "count": 2},
 }
-#: What may happen to the submission without failing the task; with how many exports are accepted.
+#: Faults of the submission that must not fail a task, each with the number of accepted exports.
 SUBMISSIONS: dict[str, tuple[dict[str, Any], int]] = {
     "submit-unavailable": ({"status": 503, "count": 2}, 1),
     "submit-quota": ({"status": 429, "retry_after": 1, "count": 2}, 1),
@@ -45,7 +45,7 @@ def _prepare_submission(fault: dict[str, Any]) -> Callable[[Scene], object]:
 
 @pytest.fixture(scope="module")
 def scenes(stage: Stage, bigquery: BigQueryEmulator) -> dict[str, Scene]:
-    """All runs, begun at once."""
+    """The scenes of all tests, whose DAG runs begin together."""
     bigquery.create_dataset("test-project", "chaos")
     scenes = {name: Scene(stage, name) for name in POLLS}
     for name, (fault, _) in SUBMISSIONS.items():
@@ -66,7 +66,7 @@ def scenes(stage: Stage, bigquery: BigQueryEmulator) -> dict[str, Scene]:
 
 @pytest.mark.scenario("polls fail for a while", "the same export continues to success")
 @pytest.mark.parametrize("name", POLLS)
-def test_polls_that_fail(scenes: dict[str, Scene], name: str) -> None:
+def test_export_survives_failed_polls(scenes: dict[str, Scene], name: str) -> None:
     scene = scenes[name]
     export = scene.followed()
     faults = [scene.fault(route, **POLLS[name]) for route in ("operations.get", "operations.list")]
@@ -82,10 +82,10 @@ def test_polls_that_fail(scenes: dict[str, Scene], name: str) -> None:
     "the permission to poll is revoked until the attempt has failed, then granted again",
     "the next attempt re-attaches; the same export continues to success",
 )
-def test_permission_revoked(scenes: dict[str, Scene]) -> None:
+def test_next_try_reattaches_after_the_permission_to_poll_was_revoked(scenes: dict[str, Scene]) -> None:
     scene = scenes["permission-revoked"]
     export = scene.followed()
-    # The trigger believes the third refusal; the worker asks once more.
+    # The third refusal ends the trigger; the worker polls once more.
     refused = scene.fault("operations.get", status=403, count=MAX_CONSECUTIVE_ERRORS + 1)
     scene.wait_for_try(2)
     assert scene.fired(refused) == MAX_CONSECUTIVE_ERRORS + 1
@@ -97,7 +97,7 @@ def test_permission_revoked(scenes: dict[str, Scene]) -> None:
 
 @pytest.mark.scenario("the submission is refused, or its reply lost", "one complete result")
 @pytest.mark.parametrize("name", SUBMISSIONS)
-def test_submissions(scenes: dict[str, Scene], name: str) -> None:
+def test_export_survives_a_refused_submission_or_a_lost_reply(scenes: dict[str, Scene], name: str) -> None:
     scene = scenes[name]
     followed = scene.followed()
     accepted = scene.accepted()
@@ -113,7 +113,9 @@ def test_submissions(scenes: dict[str, Scene], name: str) -> None:
 @pytest.mark.scenario(
     "WRITE_APPEND: the reply to the submission is lost", "refused, also on retries; no duplicate rows"
 )
-def test_append_with_a_lost_reply(scenes: dict[str, Scene], bigquery: BigQueryEmulator) -> None:
+def test_append_export_with_a_lost_reply_is_refused(
+    scenes: dict[str, Scene], bigquery: BigQueryEmulator
+) -> None:
     scene = scenes["append-lost"]
     scene.wait_for_state("failed")
     (export,) = scene.accepted()
@@ -125,7 +127,7 @@ def test_append_with_a_lost_reply(scenes: dict[str, Scene], bigquery: BigQueryEm
 
 
 @pytest.mark.scenario("the API forgets the operation", "failed, with the operation's name")
-def test_vanished(scenes: dict[str, Scene]) -> None:
+def test_vanished_operation_fails_the_task(scenes: dict[str, Scene]) -> None:
     scene = scenes["vanished"]
     export = scene.followed()
     scene.fault("operations.get", vanish=True, count=1)
@@ -137,7 +139,7 @@ def test_vanished(scenes: dict[str, Scene]) -> None:
 
 
 @pytest.mark.scenario("the operation ends in an error", "failed, with the API's message")
-def test_done_with_error(scenes: dict[str, Scene]) -> None:
+def test_error_of_the_operation_fails_the_task(scenes: dict[str, Scene]) -> None:
     scene = scenes["done-with-error"]
     export = scene.followed()
     scene.step_into_error(export, "the disk is full")
@@ -148,7 +150,7 @@ def test_done_with_error(scenes: dict[str, Scene]) -> None:
 
 @pytest.mark.scenario("one instance fails", "failed above max_failures, PARTIAL below")
 @pytest.mark.parametrize("name", ["failures-above", "failures-below"])
-def test_failures(scenes: dict[str, Scene], name: str) -> None:
+def test_failed_instance_counts_against_max_failures(scenes: dict[str, Scene], name: str) -> None:
     scene = scenes[name]
     export = scene.followed()
     scene.control.settings(failing_instances=[scene.uids[0].instance])
@@ -169,7 +171,7 @@ def test_failures(scenes: dict[str, Scene], name: str) -> None:
 
 
 @pytest.mark.scenario("another client cancels the operation", "failed with that reason; no second submission")
-def test_cancelled_elsewhere(scenes: dict[str, Scene]) -> None:
+def test_operation_that_another_client_cancels_fails_the_task(scenes: dict[str, Scene]) -> None:
     scene = scenes["cancelled-elsewhere"]
     export = scene.followed()
     scene.cancel(export)

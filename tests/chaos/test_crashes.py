@@ -1,4 +1,4 @@
-"""kill -9 of everything around an export: none of it is a reason to lose the export, or to start another."""
+"""kill -9 of each program around an export: the export is neither lost nor submitted a second time."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def _start_workers(stage: Stage) -> None:
 
 
 @pytest.mark.scenario("kill -9: both triggerers in turn", "the polls continue; one result")
-def test_both_triggerers_in_turn(stage: Stage) -> None:
+def test_polls_continue_after_each_triggerer_was_killed(stage: Stage) -> None:
     scene = Scene(stage, "triggerers-killed")
     name = scene.followed()
     begun = scene.trigger_logs()
-    # Whoever follows it at first, one of the two kills takes the export from its triggerer.
+    # One of the two kills takes the export from its triggerer, whichever triggerer polls at first.
     for triggerer in TRIGGERERS:
         stage.cluster[triggerer].kill()
         scene.wait_until_followed_by_the_other()
         stage.cluster.restart(triggerer)
-    scene.wait_until("it to have been taken over", lambda: scene.trigger_logs() > begun)
+    scene.wait_until("another triggerer to take the export over", lambda: scene.trigger_logs() > begun)
     scene.finish()
     scene.assert_one_export(name)
 
@@ -45,11 +45,11 @@ def test_both_triggerers_in_turn(stage: Stage) -> None:
     "kill -9: all workers, before they note the name, after it, while resuming, and with an end meanwhile",
     "re-attached where the name is known; resubmitted only where data cannot be duplicated",
 )
-def test_workers(stage: Stage, bigquery: BigQueryEmulator) -> None:
+def test_kill_of_all_workers_duplicates_no_data(stage: Stage, bigquery: BigQueryEmulator) -> None:
     bigquery.create_dataset("test-project", "crashes")
 
     def hold(scene: Scene) -> None:
-        # Accepted, and the reply under way: this is where the worker is killed.
+        # The kill of the worker comes after the API has accepted the export and before its reply.
         scene.fault("export", hold_seconds=600.0, count=1)
 
     unnamed = Scene(stage, "worker-unnamed", prepare=hold)
@@ -67,7 +67,7 @@ def test_workers(stage: Stage, bigquery: BigQueryEmulator) -> None:
     resuming.wait_until("the worker to have resumed", held.with_suffix(".begun").exists)
     _kill_workers(stage)
     held.unlink()
-    # What ends now finds no worker to resume on until they are back.
+    # The deferral of this export ends while no worker runs; the task resumes when the workers are back.
     away.step(ended)
     _start_workers(stage)
 
@@ -112,7 +112,7 @@ def test_workers(stage: Stage, bigquery: BigQueryEmulator) -> None:
     "kill -9: both triggerers, until the execution_timeout has passed",
     "a worker cancels the export; failed, with the operation's name",
 )
-def test_a_deferral_that_times_out(stage: Stage) -> None:
+def test_timeout_of_a_deferral_cancels_the_export_while_no_triggerer_runs(stage: Stage) -> None:
     scene = Scene(stage, "timed-out-unfollowed", "timed")
     name = scene.followed()
     for triggerer in TRIGGERERS:
@@ -131,7 +131,7 @@ def test_a_deferral_that_times_out(stage: Stage) -> None:
 
 @pytest.mark.scenario("kill -9 or restart: scheduler, PostgreSQL, Redis", "the polls continue; one result")
 @pytest.mark.parametrize("part", ["scheduler", "PostgreSQL", "Redis"])
-def test_the_core(stage: Stage, part: str) -> None:
+def test_export_survives_the_kill_of_scheduler_database_or_broker(stage: Stage, part: str) -> None:
     cluster = stage.cluster
     scene = Scene(stage, f"{part.lower()}-killed")
     name = scene.followed()
@@ -147,7 +147,7 @@ def test_the_core(stage: Stage, part: str) -> None:
 @pytest.mark.scenario(
     "kill -9: the Healthcare API in mid-export", "the export continues after the restart; one result"
 )
-def test_the_api(stage: Stage) -> None:
+def test_export_survives_the_kill_of_the_healthcare_api(stage: Stage) -> None:
     scene = Scene(stage, "api-killed")
     name = scene.followed()
     scene.step(name, 1)
@@ -162,11 +162,11 @@ def test_the_api(stage: Stage) -> None:
     "SIGSTOP and SIGCONT of both triggerers in turn, then SIGTERM of the one that polls 20 mapped exports",
     "handed over, none cancelled: 20 exports, 20 results",
 )
-def test_hand_over(stage: Stage) -> None:
+def test_triggerers_hand_exports_over_to_each_other(stage: Stage) -> None:
     count = 20
     scene = Scene(stage, "handed-over", "mapped", count=count)
     names = [scene.followed(index) for index in range(count)]
-    # Whoever follows them at first, the second one hands all of them over to the first, which then ends.
+    # At the end of the loop the first triggerer polls all exports, whichever polled at first; then it ends.
     for triggerer in TRIGGERERS:
         stage.cluster[triggerer].signal(signal.SIGSTOP)
         scene.wait_until_followed_by_the_other()

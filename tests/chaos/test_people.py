@@ -1,4 +1,4 @@
-"""What users do to a task: mark it failed or succeeded, clear it, fail the run; and what time does to it."""
+"""Actions of users on a running task: mark it failed or succeeded, clear it, fail the run; and timeouts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MODES = {"export": "deferred", "on_worker": "on-worker"}
 
 @pytest.fixture(scope="module")
 def scenes(stage: Stage) -> dict[str, Scene]:
-    """All runs, begun at once."""
+    """The scenes of all tests, whose DAG runs begin together."""
     scenes = {
         f"{action}-{mode}": Scene(stage, f"{action}-{mode}", dag_id)
         for dag_id, mode in MODES.items()
@@ -39,7 +39,7 @@ def scenes(stage: Stage) -> dict[str, Scene]:
 
 @pytest.mark.scenario("the execution_timeout passes", "cancelled; failed, and the error holds the counters")
 @pytest.mark.parametrize("dag_id", ["timed", "timed_on_worker"])
-def test_execution_timeout(scenes: dict[str, Scene], dag_id: str) -> None:
+def test_execution_timeout_cancels_the_export(scenes: dict[str, Scene], dag_id: str) -> None:
     scene = scenes[dag_id]
     scene.wait_for_state("failed")
     (name,) = scene.accepted()
@@ -55,14 +55,16 @@ def test_execution_timeout(scenes: dict[str, Scene], dag_id: str) -> None:
 @pytest.mark.scenario("a user ends the task", "cancelled, one export, nothing written")
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("mode", MODES.values())
-def test_ended_by_a_user(scenes: dict[str, Scene], action: str, mode: str) -> None:
+def test_export_of_a_task_that_a_user_ends_is_cancelled(
+    scenes: dict[str, Scene], action: str, mode: str
+) -> None:
     scene = scenes[f"{action}-{mode}"]
     name = scene.followed()
     ACTIONS[action](scene)
     scene.wait_for_remote(name, "CANCELLED")
     scene.wait_for_state(ENDS.get(action, "failed"), *(("skipped",) if action == "run-failed" else ()))
     said = f"{name} is cancelled, as the API confirms"
-    scene.wait_until("the log to say so", lambda: said in scene.logs())
+    scene.wait_until("the log to report the cancellation", lambda: said in scene.logs())
     assert scene.accepted() == [name]
     assert scene.result() is None
     assert scene.objects() == 0
@@ -70,7 +72,7 @@ def test_ended_by_a_user(scenes: dict[str, Scene], action: str, mode: str) -> No
 
 @pytest.mark.scenario("a user ends one of two mapped tasks", "that one is cancelled, its sibling succeeds")
 @pytest.mark.parametrize("action", ["marked-failed", "marked-success"])
-def test_one_of_two_mapped(scenes: dict[str, Scene], action: str) -> None:
+def test_export_of_one_of_two_mapped_tasks_is_cancelled(scenes: dict[str, Scene], action: str) -> None:
     scene = scenes[f"{action}-mapped"]
     ended, sibling = scene.followed(0), scene.followed(1)
     scene.set_state(action.removeprefix("marked-"), map_index=0)
@@ -83,7 +85,7 @@ def test_one_of_two_mapped(scenes: dict[str, Scene], action: str) -> None:
 
 
 @pytest.mark.scenario("a user fails a run of two mapped tasks", "both are cancelled")
-def test_run_failed_mapped(scenes: dict[str, Scene]) -> None:
+def test_exports_of_a_run_that_a_user_fails_are_cancelled(scenes: dict[str, Scene]) -> None:
     scene = scenes["run-failed-mapped"]
     names = [scene.followed(index) for index in (0, 1)]
     scene.fail_run()
@@ -97,7 +99,9 @@ def test_run_failed_mapped(scenes: dict[str, Scene]) -> None:
     "a user clears the task", "one export is the task's result; an abandoned one is cancelled"
 )
 @pytest.mark.parametrize(("mode", "index"), [("deferred", -1), ("on-worker", -1), ("mapped", 0)])
-def test_cleared(scenes: dict[str, Scene], stage: Stage, mode: str, index: int) -> None:
+def test_cleared_task_ends_with_one_export(
+    scenes: dict[str, Scene], stage: Stage, mode: str, index: int
+) -> None:
     scene = scenes[f"cleared-{mode}"]
     first = scene.followed(index)
     sibling = scene.followed(1) if mode == "mapped" else None
@@ -109,8 +113,8 @@ def test_cleared(scenes: dict[str, Scene], stage: Stage, mode: str, index: int) 
         scene.assert_submitted_again(first, "CANCELLED", index)
         _finish_sibling(scene, sibling)
         return
-    # The new try and the kill of the old one race: either the new try takes the running export over, or
-    # that one is cancelled and a second one submitted. In both cases, one export runs and is followed.
+    # The new try and the kill of the old one race: either the new try re-attaches to the running export, or
+    # that export is cancelled and a second one submitted. In both cases, one export runs to its end.
     scene.finish(index)
     name, *more = scene.accepted("/0/" if mode == "mapped" else "")
     assert name == first
@@ -131,7 +135,7 @@ def _finish_sibling(scene: Scene, sibling: str | None) -> None:
     "marked failed after the deferral, before the trigger starts",
     "the export continues: Airflow drops the trigger without notice (a limit of Airflow)",
 )
-def test_marked_failed_before_it_is_followed(stage: Stage) -> None:
+def test_export_of_a_task_failed_before_its_trigger_starts_continues(stage: Stage) -> None:
     for triggerer in TRIGGERERS:
         stage.cluster[triggerer].signal(signal.SIGSTOP)
     try:

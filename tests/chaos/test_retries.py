@@ -1,4 +1,4 @@
-"""What a later try makes of what an earlier one submitted."""
+"""Later tries of a task whose earlier try has submitted an export."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def scenes(stage: Stage, bigquery: BigQueryEmulator) -> dict[str, Scene]:
-    """All runs, begun at once."""
+    """The scenes of all tests, whose DAG runs begin together."""
     bigquery.create_dataset("test-project", "retries")
     scenes = {
         name: Scene(stage, name, dag_id)
@@ -31,12 +31,12 @@ def scenes(stage: Stage, bigquery: BigQueryEmulator) -> dict[str, Scene]:
 
 
 @pytest.mark.scenario("cleared after success, the request unchanged", "the same result, no new export")
-def test_cleared_after_success(scenes: dict[str, Scene], stage: Stage) -> None:
+def test_task_cleared_after_success_returns_the_same_result(scenes: dict[str, Scene], stage: Stage) -> None:
     scene = scenes["cleared-after-success"]
     name = scene.followed()
     scene.finish()
     result = scene.result()
-    # What is cleared between the end of the task and that of its run, Airflow may never start again.
+    # Airflow may never restart a task that is cleared between the end of the task and the end of the run.
     scene.wait_until("the end of the run", scene.run_ended)
     scene.clear()
     scene.wait_for_try(2)
@@ -51,7 +51,7 @@ def test_cleared_after_success(scenes: dict[str, Scene], stage: Stage) -> None:
 
 
 @pytest.mark.scenario("cleared with a changed request", "the old export is cancelled, the new one submitted")
-def test_changed_request(scenes: dict[str, Scene], stage: Stage) -> None:
+def test_changed_request_cancels_the_earlier_export(scenes: dict[str, Scene], stage: Stage) -> None:
     scene = scenes["changed-request"]
     old = scene.followed()
     stage.rest.call("POST", "variables", json={"key": "folder", "value": "changed"})
@@ -70,7 +70,7 @@ def test_changed_request(scenes: dict[str, Scene], stage: Stage) -> None:
 
 
 @pytest.mark.scenario("the export of the first attempt failed", "the second attempt submits again")
-def test_the_first_try_failed(scenes: dict[str, Scene]) -> None:
+def test_failed_export_is_resubmitted(scenes: dict[str, Scene]) -> None:
     scene = scenes["failed-first"]
     first = scene.followed()
     scene.step_into_error(first, "the disk is full")
@@ -82,7 +82,7 @@ def test_the_first_try_failed(scenes: dict[str, Scene]) -> None:
 
 
 @pytest.mark.scenario("WRITE_APPEND: the export of the first attempt failed", "refused on the second attempt")
-def test_the_first_append_failed(scenes: dict[str, Scene]) -> None:
+def test_failed_append_export_is_not_resubmitted(scenes: dict[str, Scene]) -> None:
     scene = scenes["append-failed-first"]
     first = scene.followed()
     scene.step_into_error(first, "the disk is full")

@@ -1,4 +1,4 @@
-"""Everything at once: 200 mapped exports, faults of all kinds, and triggerers and workers that are killed."""
+"""All failures together: 200 mapped exports, faults of the API, and kills of triggerers and workers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 COUNT = int(os.environ.get("CHAOS_STORM", "200"))
 SEED = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(10**6))
 BOUND = 900.0
-#: Seconds from one killed process to the next; after so many kills it calms down.
+#: Seconds between two kills, and the number of kills.
 PAUSE, KILLS = 20.0, 6
 
 
@@ -27,8 +27,8 @@ PAUSE, KILLS = 20.0, 6
     f"a storm: {COUNT} mapped exports, random API faults, kill -9 of triggerers and workers",
     "one result each; one export each, except after lost replies and lost workers",
 )
-def test_storm(stage: Stage) -> None:
-    print(f"CHAOS_SEED={SEED}")  # noqa: T201 - to run the same storm again
+def test_mapped_exports_survive_a_storm_of_faults_and_kills(stage: Stage) -> None:
+    print(f"CHAOS_SEED={SEED}")  # noqa: T201 - the seed repeats the storm
     chance = random.Random(SEED)
     stage.control.settings(advance="time", seconds_per_instance=8.0)
 
@@ -61,7 +61,7 @@ def test_storm(stage: Stage) -> None:
     for index, names in accepted.items():
         if len(names) == 1:
             continue
-        # Twice only where the reply never reached a worker that could record it, and the log says so.
+        # An export may be submitted again only if its worker never recorded the reply; the log reports it.
         log = scene.logs(index)
         repeats = log.count("Submitting again: the data cannot be duplicated")
         assert 1 < len(names) <= 1 + repeats, (index, names, log)

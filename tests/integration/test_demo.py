@@ -1,4 +1,4 @@
-"""The demo as a user starts it: on a terminal, without one, interrupted, and with a part that is broken."""
+"""The demo as a user starts it: on a terminal, without one, interrupted, and with a broken server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class RunningDemo:
-    """A demo under way, with what it has printed so far."""
+    """A running demo, with its output so far."""
 
     def __init__(self, state: Path, *, terminal: bool = False, **env: str) -> None:
         self.state = state
@@ -47,7 +47,7 @@ class RunningDemo:
 
     @property
     def output(self) -> str:
-        """What the demo has printed, without colours."""
+        """The output of the demo so far, without colours."""
         return re.sub(
             r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\]8;[^\x1b]*\x1b\\", "", self._output.decode(errors="replace")
         )
@@ -68,7 +68,7 @@ class RunningDemo:
         return status
 
     def left_running(self) -> list[str]:
-        """The processes that were started for the demo and are still there."""
+        """The command lines of the demo's processes that still run."""
         return [
             " ".join(process.info["cmdline"] or [])
             for process in psutil.process_iter(["cmdline", "cwd", "status"])
@@ -110,7 +110,7 @@ def start(demos: list[RunningDemo], state: Path, *, terminal: bool = False, **en
     return demos[-1]
 
 
-def test_without_a_terminal_it_ends_by_itself(demos: list[RunningDemo], tmp_path: Path) -> None:
+def test_demo_without_a_terminal_ends_by_itself(demos: list[RunningDemo], tmp_path: Path) -> None:
     demo = start(demos, tmp_path)
     assert demo.end() == 0, demo.output
     count = len(sample_files())
@@ -127,7 +127,7 @@ def test_without_a_terminal_it_ends_by_itself(demos: list[RunningDemo], tmp_path
     assert demo.left_running() == []
 
 
-def test_on_a_terminal_it_leaves_the_ui_open_until_ctrl_c(demos: list[RunningDemo], tmp_path: Path) -> None:
+def test_demo_on_a_terminal_leaves_the_ui_open_until_ctrl_c(demos: list[RunningDemo], tmp_path: Path) -> None:
     demo = start(demos, tmp_path, terminal=True)
     demo.wait_for_output("Press Ctrl-C")
     address = re.search(r"http://127\.0\.0\.1:\d+/dags/\S+", demo.output)
@@ -139,7 +139,7 @@ def test_on_a_terminal_it_leaves_the_ui_open_until_ctrl_c(demos: list[RunningDem
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_interrupted_while_it_starts(
+def test_demo_interrupted_while_it_starts_leaves_nothing_running(
     demos: list[RunningDemo], tmp_path: Path, number: signal.Signals
 ) -> None:
     demo = start(demos, tmp_path)
@@ -149,7 +149,7 @@ def test_interrupted_while_it_starts(
     assert demo.left_running() == []
 
 
-def test_a_signal_while_python_tidies_up_is_not_lost(tmp_path: Path) -> None:
+def test_signal_during_a_finalizer_ends_the_demo(tmp_path: Path) -> None:
     program = """
 import os, signal, sys, time, weakref
 from demo import __main__ as demo
@@ -166,12 +166,12 @@ demo.Demo.run = run
 sys.argv = ["demo", "--state", sys.argv[1]]
 sys.exit(demo.main())
 """
-    command = [sys.executable, "-c", program, tmp_path / "state"]
+    command = [sys.executable, "-c", program, str(tmp_path / "state")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50)
     assert done.returncode == 128 + signal.SIGTERM, done.stdout + done.stderr
 
 
-def test_a_server_that_does_not_start_is_explained(demos: list[RunningDemo], tmp_path: Path) -> None:
+def test_demo_explains_a_server_that_does_not_start(demos: list[RunningDemo], tmp_path: Path) -> None:
     broken = tmp_path / "broken" / "gcp_storage_emulator"
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text("raise SystemExit('no room on this disk')")
@@ -182,7 +182,7 @@ def test_a_server_that_does_not_start_is_explained(demos: list[RunningDemo], tmp
     assert demo.left_running() == []
 
 
-def test_a_second_demo_in_the_same_folder_is_refused(demos: list[RunningDemo], tmp_path: Path) -> None:
+def test_second_demo_in_the_same_folder_is_refused(demos: list[RunningDemo], tmp_path: Path) -> None:
     first = start(demos, tmp_path)
     first.wait_for_output("Started Cloud Storage")
     second = start(demos, tmp_path)

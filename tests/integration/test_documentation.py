@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _FENCED = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?<=\n\n)((?:    .*\n)+)")
-#: What is no code of ours: Sphinx's own, which `make docs` checks.
+#: The language of Sphinx directives, which `make docs` checks.
 NOT_RUN = {"{eval-rst}"}
 #: Characters of a line that fit into a block of code on the built pages.
 PAGE_WIDTH = 88
@@ -54,7 +54,7 @@ PUBLIC_CLASSES = {
     },
 }
 
-# Every block is a file of its own, all of them are read in one interpreter.
+# Each block is a file; one interpreter reads all files.
 READ_ALL = """
 import runpy, sys
 from airflow.sdk import DAG
@@ -89,12 +89,12 @@ def blocks() -> Iterator[Block]:
 BLOCKS = list(blocks())
 
 
-def test_every_block_is_of_a_language_that_is_tried() -> None:
+def test_code_blocks_of_the_pages_are_in_tested_languages() -> None:
     assert {block.language for block in BLOCKS} <= {"python", "shell"} | NOT_RUN
 
 
-@pytest.mark.airflow("3.3", "the pages show what is best there")
-def test_python_can_be_read_as_dag_files(tmp_path: Path) -> None:
+@pytest.mark.airflow("3.3", "the pages show features of it")
+def test_python_blocks_of_the_pages_can_be_read_as_dag_files(tmp_path: Path) -> None:
     paths = []
     for number, block in enumerate(block for block in BLOCKS if block.language == "python"):
         path = tmp_path / f"{number}_{block.page.stem}.py"
@@ -108,19 +108,19 @@ def test_python_can_be_read_as_dag_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "shell"], ids=lambda b: b.page.stem)
-def test_commands_are_well_formed(block: Block) -> None:
+def test_shell_blocks_of_the_pages_are_well_formed(block: Block) -> None:
     subprocess.run(["bash", "-n"], input=block.code, text=True, check=True)
     for target in re.findall(r"^make ([a-z-]+)", block.code, re.MULTILINE):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
-def test_files_that_pages_name_exist() -> None:
+def test_example_dags_that_pages_name_exist() -> None:
     for page in PAGES:
         for name in re.findall(r"`(example_dags/\S+?)`", page.read_text()):
             assert (ROOT / name).exists(), f"{page.name} names {name}"
 
 
-def test_code_fits_the_built_pages() -> None:
+def test_lines_of_code_fit_the_width_of_the_built_pages() -> None:
     built = [block for block in BLOCKS if block.page.is_relative_to(ROOT / "docs")]
     lines = [(block.page.name, line) for block in built for line in block.code.splitlines()]
     assert len(lines) > 100
@@ -175,14 +175,14 @@ def test_troubleshooting_quotes_messages_of_the_package() -> None:
     assert unknown == []
 
 
-@pytest.mark.airflow("3.3", "the pages show what is best there")
+@pytest.mark.airflow("3.3", "the pages show features of it")
 def test_recipe_for_testing_dags_leads_to_an_exported_file(tmp_path: Path) -> None:
     page = [block for block in BLOCKS if block.page.name == "testing.md"]
     (dag,) = (block.code for block in page if block.language == "python")
     (tmp_path / "dags").mkdir()
     (tmp_path / "dags" / "tried.py").write_text(dag)
     script = "set -e\n" + "".join(block.code for block in page if block.language == "shell")
-    # The environment of the tests has what the page installs.
+    # The packages that the page installs are in the environment of the tests.
     installing = re.compile(r"^(python3 -m venv|\. venv|pip install).*\n", re.MULTILINE)
     script, left_out = installing.subn("", script)
     assert left_out == 3
@@ -191,14 +191,14 @@ def test_recipe_for_testing_dags_leads_to_an_exported_file(tmp_path: Path) -> No
 
     printed = run_in_shell(script, tmp_path)
 
-    # Once as the page begins, and once with the faults that it injects.
+    # The page runs the DAG once without faults, and once with the faults that it injects.
     assert printed.count("Export ended as SUCCEEDED: 1 exported, 0 failed") == 2, printed
     assert "The export itself goes on; polling continues" in printed
     assert '"name": "tried/1.3.6.1.4.1.5962' in printed
 
 
 def run_in_shell(script: str, folder: Path) -> str:
-    """Run commands with the tests' Python, end what they leave running, and return what they print."""
+    """Run commands with the tests' Python, end their background processes, and return their output."""
     settings = ("AIRFLOW", "HEALTHCARE_EMULATOR", "STORAGE_EMULATOR")
     env = {name: value for name, value in os.environ.items() if not name.startswith(settings)}
     env |= {"PATH": f"{Path(sys.executable).parent}:{env['PATH']}", "no_proxy": LOOPBACK}

@@ -1,4 +1,4 @@
-"""The example DAGs as users copy them: importable without the emulator, and set up for every night."""
+"""The example DAGs as users copy them: readable without the emulator, with valid forms and defaults."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ README = (ROOT / "README.md").read_text()
 NIGHT = "partition_key or ds" if chosen_release().line >= (3, 3) else "ds"
 EXAMPLES = sorted((ROOT / "example_dags").glob("*.py"))
 
-# What only the extra `emulator` brings is made impossible to import.
+# Packages of the extra `emulator` cannot be imported.
 READ_DAG = """
 import json, runpy, sys
 for name in ("airflow_provider_dicom.emulator", "pydicom", "imagecodecs", "jpeg_ls", "openjpeg", "rle"):
@@ -56,23 +56,23 @@ def read_dag(path: str, **env: str) -> dict[str, Any]:
 
 
 def example(path: Path) -> Any:
-    """A test's parameter, left out where the example says that it needs a newer Airflow."""
+    """A parameter of a test, skipped if the example states that it needs a newer Airflow."""
     marks = [
-        pytest.mark.airflow(since, "so the example says")
+        pytest.mark.airflow(since, "the example states it")
         for since in re.findall(r"^Needs Airflow (\S+)\.", path.read_text(), re.MULTILINE)
     ]
     return pytest.param(path, id=path.stem, marks=marks)
 
 
 @pytest.mark.parametrize("path", [example(path) for path in EXAMPLES])
-def test_example_needs_no_emulator(path: Any, tmp_path: Any) -> None:
+def test_example_dag_can_be_read_without_the_emulator(path: Any, tmp_path: Any) -> None:
     dag = read_dag(str(path), AIRFLOW_HOME=str(tmp_path))
     assert dag["dag_id"] == path.stem
     assert dag["catchup"] is False
     assert min(dag["retries"]) > 0
 
 
-def test_example_takes_its_defaults_from_the_environment(tmp_path: Any) -> None:
+def test_example_dag_takes_its_defaults_from_the_environment(tmp_path: Any) -> None:
     path = str(ROOT / "example_dags" / "dicom_nightly_to_gcs.py")
     dag = read_dag(path, AIRFLOW_HOME=str(tmp_path), DICOM_BUCKET="another-bucket")
     assert dag["params"]["bucket"] == "another-bucket"
@@ -94,7 +94,7 @@ def test_every_store_and_every_destination_has_a_high_water_mark_of_its_own() ->
     assert "dicom_exported_until:projects:p:locations:us:datasets:d:dicomStores:s:b:by_arrival" in marks
 
 
-def test_the_on_demand_form_offers_only_what_the_operator_takes() -> None:
+def test_every_choice_of_the_on_demand_form_is_accepted_by_the_operator() -> None:
     dag = runpy.run_path(str(ROOT / "example_dags" / "dicom_on_demand.py"))
     request = dag["dag"].get_task("request").python_callable
     defaults = dag["dag"].params.dump()
@@ -136,7 +136,7 @@ def test_the_on_demand_form_offers_only_what_the_operator_takes() -> None:
         ("max_failures", 0.5),
     ],
 )
-def test_the_on_demand_form_refuses(name: str, value: Any) -> None:
+def test_on_demand_form_refuses_invalid_values(name: str, value: Any) -> None:
     params = runpy.run_path(str(ROOT / "example_dags" / "dicom_on_demand.py"))["PARAMS"]
     with pytest.raises(ParamValidationError):
         params[name].resolve(value)
@@ -153,14 +153,14 @@ def test_the_on_demand_form_refuses(name: str, value: Any) -> None:
         (exceptions.DicomExportUnavailableError, "DEFAULT", None),
     ],
 )
-def test_the_retry_policy_of_the_notices(error: Any, action: str, minutes: int | None) -> None:
+def test_retry_policy_of_the_example_with_notices(error: Any, action: str, minutes: int | None) -> None:
     dag = runpy.run_path(str(ROOT / "example_dags" / "dicom_nightly_with_notices.py"))["dag"]
     decision = dag.get_task("export").retry_policy.evaluate(error("no"), 1, 3)
     assert decision.action.name == action
     assert decision.retry_delay == (minutes and timedelta(minutes=minutes))
 
 
-@pytest.mark.airflow("3.0", "airflow.sdk; the README says what it is in 2.11")
+@pytest.mark.airflow("3.0", "airflow.sdk; the README has the import of 2.11")
 def test_readme_dag_can_be_read(tmp_path: Any) -> None:
     block, *_ = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     path = tmp_path / "readme.py"

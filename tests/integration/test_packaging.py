@@ -1,4 +1,4 @@
-"""What is released: built from this tree, and installed beside Airflow in a clean environment."""
+"""The distributions: built from this tree, and installed beside Airflow in a clean environment."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def run(*command: str | Path, **env: str) -> str:
-    """Run a program, and return what it prints."""
+    """Run a program, and return its output."""
     done = subprocess.run(command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -33,7 +33,7 @@ def run(*command: str | Path, **env: str) -> str:
 
 @pytest.fixture(scope="module")
 def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the source distribution, and the wheel that is built from it."""
+    """The folder with the source distribution, and the wheel that was built from it."""
     folder = tmp_path_factory.mktemp("released")
     run(sys.executable, "-m", "uv", "build", "--quiet", "--out-dir", folder)
     return folder
@@ -41,29 +41,29 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(released: Path) -> Path:
-    """The wheel."""
+    """The path of the wheel."""
     (path,) = released.glob("*.whl")
     return path
 
 
 def files_of(folder: str) -> set[str]:
-    """What is in a folder of this tree, apart from what Python leaves there."""
+    """The files in a folder of this tree, without compiled ones."""
     paths = (ROOT / folder).rglob("*")
     return {str(p.relative_to(ROOT)) for p in paths if p.is_file() and "__pycache__" not in p.parts}
 
 
-def test_source_distribution_holds_what_it_should_and_nothing_else(released: Path) -> None:
+def test_source_distribution_holds_package_examples_and_pages_and_nothing_else(released: Path) -> None:
     (path,) = released.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {member.name.partition("/")[2] for member in archive if member.isfile()}
     pages = {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml"}
-    # hatchling adds these two by itself.
+    # hatchling adds these two files.
     added = {"PKG-INFO", ".gitignore"}
     assert names == files_of("airflow_provider_dicom") | files_of("example_dags") | pages | added
 
 
-@pytest.mark.airflow("3.3", "the newest tools; what is released is the same for all")
-def test_the_index_will_take_it(released: Path) -> None:
+@pytest.mark.airflow("3.3", "the newest tools; the distributions are the same for all")
+def test_distributions_pass_the_check_of_the_package_index(released: Path) -> None:
     checked = run(
         sys.executable,
         "-m",
@@ -76,7 +76,7 @@ def test_the_index_will_take_it(released: Path) -> None:
     assert checked.count("PASSED") == 2
 
 
-def test_the_version_stands_in_one_place() -> None:
+def test_version_is_written_in_one_file() -> None:
     version = re.escape(airflow_provider_dicom.__version__)
     places = {
         name
@@ -101,7 +101,7 @@ def fields_of(wheel: Path) -> Message:
         return Parser().parsestr(archive.read(metadata).decode())
 
 
-def test_wheel_metadata(wheel: Path) -> None:
+def test_wheel_declares_name_version_and_licence(wheel: Path) -> None:
     fields = fields_of(wheel)
     assert fields["Name"] == "airflow-provider-dicom"
     assert fields["Version"] == airflow_provider_dicom.__version__
@@ -111,14 +111,16 @@ def test_wheel_metadata(wheel: Path) -> None:
 def test_long_description_has_no_relative_links(wheel: Path) -> None:
     fields = fields_of(wheel)
     assert fields["Description-Content-Type"] == "text/markdown"
-    targets = re.findall(r"\]\(([^)]*)\)", fields.get_payload())
+    description = fields.get_payload()
+    assert isinstance(description, str)
+    targets = re.findall(r"\]\(([^)]*)\)", description)
     assert targets
     assert all(target.startswith("https://") for target in targets)
-    # Indexes cannot show what the README refers to, but the text of a link stays.
-    assert "docs/troubleshooting.md" in fields.get_payload()
+    # A relative link of the README becomes its text, because it has no target in a package index.
+    assert "docs/troubleshooting.md" in description
 
 
-def test_no_more_is_needed_than_promised(wheel: Path) -> None:
+def test_wheel_requires_four_packages_and_has_two_extras(wheel: Path) -> None:
     needed = [Requirement(line) for line in fields_of(wheel).get_all("Requires-Dist", [])]
     assert {str(r.marker) for r in needed if r.marker} == {'extra == "emulator"', 'extra == "openlineage"'}
     assert {requirement.name for requirement in needed if not requirement.marker} == {
@@ -142,12 +144,12 @@ def beside_airflow(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     before = set(run(*pip, "freeze", PYTHONPATH="").splitlines())
     run(*pip, "install", "--quiet", wheel, PYTHONPATH="")
     after = set(run(*pip, "freeze", PYTHONPATH="").splitlines())
-    assert before <= after, "nothing that was there has moved"
+    assert before <= after, "an installed package has changed"
     assert {line.partition(" @")[0] for line in after - before} == {"airflow-provider-dicom"}
     return clean
 
 
-def test_all_of_it_fits_together(beside_airflow: Path) -> None:
+def test_wheel_installed_beside_airflow_breaks_no_requirement(beside_airflow: Path) -> None:
     python = beside_airflow / "bin" / "python"
     assert "No broken requirements" in run(python, "-m", "pip", "check", PYTHONPATH="")
 

@@ -1,4 +1,4 @@
-"""50 DICOM stores exported by the example DAG in a real Airflow, no more than 5 at a time."""
+"""The example DAG exports 50 DICOM stores in a real Airflow, at most 5 at a time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NIGHT = "2026-03-29"
 
 @pytest.fixture(scope="module")
 def stores(server_logs: Path, storage: StorageEmulator) -> Iterator[HealthcareEmulator]:
-    """A Healthcare API with a quota, an instance in each store, and exports that take a while."""
+    """A Healthcare API with a quota, one instance in each store, and exports that take seconds."""
     env = {"STORAGE_EMULATOR_HOST": storage.url}
     with HealthcareEmulator(server_logs / "every-store", env=env) as server:
         for number, store in enumerate(STORES, start=1):
@@ -52,7 +52,7 @@ def test_no_more_exports_run_at_once_than_the_pool_has_slots(
     env = {
         "HEALTHCARE_EMULATOR_HOST": stores.url,
         "STORAGE_EMULATOR_HOST": storage.url,
-        # More than there may be exports: it is the pool that holds them back.
+        # More slots than the pool has, so that the pool limits the exports.
         "AIRFLOW__CORE__PARALLELISM": "8",
         "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "50",
     }
@@ -74,7 +74,7 @@ def test_no_more_exports_run_at_once_than_the_pool_has_slots(
     print(f"\nhighest number of unfinished exports: {seen['highest_unfinished']}; requests: {refused}")
     assert report == f"{len(STORES)} instances of {len(STORES)} DICOM stores are exported"
     assert seen["accepted"] == len(STORES)
-    # All slots were used, and not one more.
+    # All slots of the pool were used, and no more.
     assert seen["highest_unfinished"] == AT_ONCE
     folders = {name.split("/")[2] for name in storage.objects(BUCKET, f"every_store/{NIGHT}/")}
     assert folders == set(STORES)

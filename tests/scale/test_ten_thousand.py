@@ -1,4 +1,4 @@
-"""10,000 instances are searched, exported, checked, and exported again as far as they are new.
+"""Search, export, check and incremental export of 10,000 instances.
 
 Times are reported and not judged. Memory is: each task's peak may not grow with the number of instances.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 BUCKET = "ten-thousand"
 DATASET = "projects/test-project/locations/europe-west3/datasets/radiology"
 STORE = "ten-thousand"
-#: No less than a page of everything that is read in pages, so that only what grows without bounds grows.
+#: At least one full page of every paged list, so that the peak grows only with data that has no bound.
 HALF, ALL, NEW = 5_000, 10_000, 100
 INSTANCES_OF_A_STUDY = 100
 MOST_GROWTH_MIB = 12
@@ -37,7 +37,7 @@ SELECTION, EXPORT, CHECK = (
 
 
 class Step(TypedDict):
-    """What a task returned, how long it took, and the peak of its process's memory."""
+    """The result and the duration of a task, and the peak memory of its process."""
 
     result: Any
     seconds: float
@@ -121,7 +121,7 @@ def steps(healthcare: HealthcareEmulator, storage: StorageEmulator) -> dict[tupl
     return steps
 
 
-def test_everything_is_exported(steps: dict[tuple[str, int], Step]) -> None:
+def test_every_instance_of_a_large_store_is_exported(steps: dict[tuple[str, int], Step]) -> None:
     for size in (HALF, ALL):
         assert steps["search", size]["result"]["count"] == size
         assert steps["export", size]["result"]["success"] == size
@@ -129,7 +129,7 @@ def test_everything_is_exported(steps: dict[tuple[str, int], Step]) -> None:
         assert (found["expected"], found["arrived"], found["missing"]) == (size, size, 0)
 
 
-def test_only_what_is_new_is_exported_again(steps: dict[tuple[str, int], Step]) -> None:
+def test_incremental_export_contains_new_instances_only(steps: dict[tuple[str, int], Step]) -> None:
     size = ALL + NEW
     assert steps["incremental search", size]["result"]["count"] == NEW
     assert steps["incremental export", size]["result"]["success"] == NEW
@@ -137,5 +137,7 @@ def test_only_what_is_new_is_exported_again(steps: dict[tuple[str, int], Step]) 
 
 
 @pytest.mark.parametrize("name", ["search", "export", "check"])
-def test_memory_does_not_grow(steps: dict[tuple[str, int], Step], name: str) -> None:
+def test_memory_of_a_task_does_not_grow_with_the_number_of_instances(
+    steps: dict[tuple[str, int], Step], name: str
+) -> None:
     assert steps[name, ALL]["peak_mib"] - steps[name, HALF]["peak_mib"] < MOST_GROWTH_MIB

@@ -1,4 +1,4 @@
-"""A scene: one DAG run that exports from a dataset of its own, and what can be seen of it from outside."""
+"""A scene: one DAG run that exports a dataset of its own, observed through the APIs around it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 BUCKET = "chaos"
 PROJECT = "test-project"
 INSTANCES = 3
-#: Seconds after which something that should happen has not; no test depends on how long it really takes.
+#: Seconds after which a test fails if its condition has not come true; no test depends on real durations.
 BOUND = 150.0
-#: What the first answer to a poll makes them log.
+#: Text of the log line about the first response to a poll.
 FOLLOWED = "Export running for"
 
 
 class Stage:
-    """Where the scenes play: one cluster of Airflow, one Healthcare API, one Cloud Storage."""
+    """The servers of all scenes: one cluster of Airflow, one Healthcare API, one Cloud Storage."""
 
     def __init__(self, cluster: Cluster, healthcare: HealthcareEmulator, storage: StorageEmulator) -> None:
         self.cluster = cluster
@@ -44,22 +44,22 @@ class Stage:
 
     @property
     def keeps_task_state(self) -> bool:
-        """Whether a later try can find what an earlier one submitted (Airflow 3.3+)."""
+        """Whether Airflow keeps values between the tries of a task (Airflow 3.3+)."""
         return self.cluster.release.keeps_task_state
 
     def hold_exports(self) -> None:
-        """Let exports stand still until they are stepped."""
+        """Let exports advance only when a test steps them."""
         self.control.settings(advance="manual", max_running_exports=500)
 
 
 class Scene:
     """One run of one DAG.
 
-    :param name: the dataset that the export is from; its destination is named after it, too.
+    :param name: the id of the dataset to export, of the DAG run, and of the destination's folder.
     :param dag_id: a DAG of ``dags/exports.py``.
-    :param count: how many mapped exports, for the DAG ``mapped``.
-    :param destination: another one than Cloud Storage.
-    :param prepare: called when the store is there and before anything runs, to set faults.
+    :param count: the number of mapped exports, for the DAG ``mapped``.
+    :param destination: a destination other than the folder in Cloud Storage.
+    :param prepare: called before the DAG run is triggered, to inject faults.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Scene:
         return self.rest.tasks(self.dag_id, self.run_id)
 
     def task(self, map_index: int = -1) -> Any:
-        """The task instance; None while there is no such map index yet."""
+        """The task instance; None until Airflow has created the map index."""
         try:
             return self.rest.task(self.dag_id, self.run_id, "export", map_index)
         except requests.HTTPError as error:
@@ -105,7 +105,7 @@ class Scene:
             raise
 
     def state(self, map_index: int = -1) -> str | None:
-        """The task's state; None, too, while there is no such map index yet."""
+        """The task's state; None also until Airflow has created the map index."""
         task = self.task(map_index)
         state: str | None = None if task is None else task["state"]
         return state
@@ -123,29 +123,29 @@ class Scene:
             raise TimeoutError(f"{error}; it is {self.state(map_index)}\n{self.logs(map_index)}") from None
 
     def wait_for_try(self, number: int, map_index: int = -1) -> None:
-        """Wait until so many tries have begun."""
+        """Wait until the given try has begun."""
         self.wait_until(
             f"try {number}", lambda: self.task(map_index)["try_number"] >= number, map_index=map_index
         )
 
     def wait_until(self, what: str, check: Callable[[], Any], *, map_index: int = -1) -> Any:
-        """Wait for a condition, and tell the whole story if it does not come."""
+        """Wait for a condition; the error contains the task's state and logs."""
         try:
             return wait_for(f"{self.name}: {what}", check, timeout=BOUND)
         except TimeoutError as error:
             raise TimeoutError(f"{error}; it is {self.state(map_index)}\n{self.logs(map_index)}") from None
 
     def followed(self, map_index: int = -1) -> str:
-        """Wait until a triggerer or a worker follows the export, and return the export's name."""
+        """Wait until a triggerer or a worker polls the export, and return the Operation's name."""
         self.wait_until(
-            "somebody to follow",
+            "a triggerer or a worker to poll",
             lambda: self.may_end(map_index) and FOLLOWED in self.log(map_index=map_index),
             map_index=map_index,
         )
         return str(self.operation_name(map_index))
 
     def may_end(self, map_index: int = -1) -> bool:
-        """Whether the task waits for its export, on a worker or deferred, and long enough for Airflow."""
+        """Whether the export may end: the task polls on a worker, or the scheduler knows of its deferral."""
         task = self.task(map_index)
         if task is None:
             return False
@@ -162,12 +162,12 @@ class Scene:
         )
 
     def trigger_logs(self, job: str = "*") -> int:
-        """How many times a triggerer, or a certain one, has begun to follow an export of this scene."""
+        """The number of starts of this scene's triggers, in all triggerers or in one."""
         logs = self.stage.cluster.home / "logs"
         return len(list(logs.glob(f"**/run_id={self.run_id}/**/*.trigger.{job}.log")))
 
     def wait_until_followed_by_the_other(self) -> None:
-        """Wait until the cluster has missed one of its two triggerers, and the other one follows all."""
+        """Wait until one of the two triggerers counts as dead, and the other one polls all exports."""
 
         def followed() -> bool:
             living = self.stage.cluster.living_triggerers()
@@ -178,10 +178,10 @@ class Scene:
                 str(*living)
             ) == len(jobs)
 
-        self.wait_until("the other triggerer to follow", followed)
+        self.wait_until("the other triggerer to poll all exports", followed)
 
     def operation_name(self, map_index: int = -1) -> str | None:
-        """The name of the export that the task follows, as XCom tells it; None while there is none."""
+        """The Operation's name in the task's XCom; None while there is none."""
         name: str | None = self.rest.xcom(self.dag_id, self.run_id, "export", "operation_name", map_index)
         return name
 
@@ -197,28 +197,28 @@ class Scene:
         """The logs of all tries."""
         task = self.task(map_index)
         if task is None:
-            return "There is no such task instance."
+            return "The task instance does not exist."
         tries = max(1, task["try_number"])
         return "\n".join(f"[try {number}]\n{self.log(number, map_index)}" for number in range(1, tries + 1))
 
     def set_state(self, state: str, map_index: int = -1) -> None:
-        """Mark the task, as a user does."""
+        """Mark the task as a user does."""
         self.rest.set_task_state(self.dag_id, self.run_id, "export", state, map_index)
 
     def fail_run(self) -> None:
-        """Mark the whole run as failed, as a user does."""
+        """Mark the whole run as failed like a user."""
         self.rest.set_run_state(self.dag_id, self.run_id, "failed")
 
     def clear(self, map_index: int = -1) -> None:
-        """Clear the task, as a user does."""
+        """Clear the task as a user does."""
         self.stage.cluster.clear(self.dag_id, self.run_id, "export", map_index)
 
     # -- the Healthcare API
 
     def accepted(self, ending: str = "") -> list[str]:
-        """The exports that the API accepted from this scene, in order.
+        """The names of the Operations that the API accepted from this scene, in order.
 
-        :param ending: how the destination ends, for mapped exports.
+        :param ending: the end of the destination, to choose one of the mapped exports.
         """
         return [
             operation["name"]
@@ -227,7 +227,7 @@ class Scene:
         ]
 
     def accepted_by_index(self) -> dict[int, list[str]]:
-        """The accepted exports of a mapped task, by map index."""
+        """The names of the accepted Operations of a mapped task, by map index."""
         found: dict[int, list[str]] = {}
         for operation in self.control.exports()["operations"]:
             if operation["dicomStore"] == self.store:
@@ -236,15 +236,15 @@ class Scene:
         return found
 
     def remote_state(self, name: str) -> str:
-        """What has become of an export."""
+        """The state of an export in the API."""
         return self.control.operation_state(name)
 
     def wait_for_remote(self, name: str, state: str) -> None:
-        """Wait until an export has ended like that."""
+        """Wait until an export is in the given state in the API."""
         self.wait_until(f"{name} to be {state}", lambda: self.remote_state(name) == state)
 
     def step(self, name: str | None = None, instances: int | None = None) -> None:
-        """Let an export go on; without a name, those of this scene that have not ended."""
+        """Let an export advance; without a name, all running exports of this scene."""
         for each in [name] if name else self.accepted():
             if self.remote_state(each) == "RUNNING":
                 self.control.step(each, instances)
@@ -259,16 +259,16 @@ class Scene:
             self.control.settings(operation_error=None)
 
     def cancel(self, name: str) -> None:
-        """Cancel an export as somebody else would."""
+        """Cancel an export like another client of the API."""
         with loopback_session() as session:
             session.post(f"{self.control.url}/v1/{name}:cancel", json={}, timeout=30).raise_for_status()
 
     def fault(self, route: str, **fault: Any) -> str:
-        """Set a fault that only this scene sees."""
+        """Inject a fault into the requests about this scene's dataset."""
         return self.control.fault(route, resource=f"datasets/{self.name}/", **fault)
 
     def fired(self, *identifiers: str) -> int:
-        """How often some faults fired."""
+        """The number of times that some faults have fired."""
         return sum(
             fault["fired"] for fault in self.control.faults()["faults"] if str(fault["id"]) in identifiers
         )
@@ -281,13 +281,13 @@ class Scene:
     # -- Cloud Storage
 
     def objects(self, folder: str = "") -> int:
-        """How many objects are at the destination."""
+        """The number of objects at the destination."""
         return len(self.stage.storage.objects(BUCKET, f"{self.name}/{folder}"))
 
-    # -- what has to hold
+    # -- assertions
 
     def assert_succeeded(self, *, name: str, state: str = "SUCCEEDED", map_index: int = -1) -> None:
-        """The task succeeded with one complete result, about this export."""
+        """Assert that the task has succeeded with the complete result of an export."""
         assert self.state(map_index) == "success", self.logs(map_index)
         folder = f"{map_index}/" if map_index >= 0 else ""
         result = self.result(map_index)
@@ -300,22 +300,22 @@ class Scene:
             assert self.objects(folder) == result["success"]
 
     def assert_one_export(self, name: str, map_index: int = -1) -> None:
-        """The task succeeded with the one export that was ever accepted."""
+        """Assert that the task has succeeded with the only accepted export."""
         assert self.accepted(f"/{map_index}/" if map_index >= 0 else "") == [name]
         self.assert_succeeded(name=name, map_index=map_index)
 
     def assert_submitted_again(self, first: str, ended: str, map_index: int = -1) -> None:
-        """The task did not know of its first export, submitted a second one, and succeeded with that."""
+        """Assert that a later try, without task state, has submitted a second export and succeeded."""
         name, *more = self.accepted(f"/{map_index}/" if map_index >= 0 else "")
         assert (name, len(more)) == (first, 1), self.logs(map_index)
         assert self.remote_state(first) == ended
         self.assert_succeeded(name=more[0], map_index=map_index)
 
     def finish(self, map_index: int = -1) -> None:
-        """Let the export that stands still end, and the task with it."""
+        """Let the export end, and wait for the end of the task."""
 
         def ended() -> bool:
-            # A task that was cleared has no name until its new try begins, and that may be another one.
+            # The XCom of a cleared task is empty until the new try begins, and may then hold another name.
             if self.may_end(map_index) and (name := self.operation_name(map_index)) is not None:
                 self.step(name)
             return self.state(map_index) in ("success", "failed")

@@ -27,7 +27,7 @@ class Row(NamedTuple):
     """One scenario."""
 
     name: str
-    what: str
+    failure: str
     expected: str
     outcome: str
     seconds: float
@@ -36,7 +36,7 @@ class Row(NamedTuple):
 class Table:
     """A plugin of pytest that collects the outcomes.
 
-    :param config: tells whether the run is a complete one.
+    :param config: configuration of pytest, which shows whether all scenarios run.
     """
 
     def __init__(self, config: pytest.Config) -> None:
@@ -47,29 +47,30 @@ class Table:
         self._rows: list[Row] = []
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Note what each scenario says about itself."""
+        """Collect the descriptions of the scenarios."""
         for item in items:
             if (marker := item.get_closest_marker("scenario")) is not None:
-                what, expected = marker.args
-                self._described[item.nodeid] = (what, expected)
+                failure, expected = marker.args
+                self._described[item.nodeid] = (failure, expected)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note what came of a scenario."""
+        """Collect the outcome of a scenario."""
         if report.when == "call" and report.nodeid in self._described:
-            what, expected = self._described[report.nodeid]
+            failure, expected = self._described[report.nodeid]
             name = report.nodeid.rpartition("::")[2].removeprefix("test_").replace("_", " ")
             outcome = "as expected" if report.passed else f"**{report.outcome}**"
-            self._rows.append(Row(name, what, expected, outcome, report.duration))
+            self._rows.append(Row(name, failure, expected, outcome, report.duration))
 
     def pytest_sessionfinish(self) -> None:
-        """Write the table, if nothing is missing."""
+        """Write the table if all scenarios have an outcome."""
         if not self._is_complete or len(self._rows) < len(self._described):
             return
         as_expected = sum(row.outcome == "as expected" for row in self._rows)
         airflow = version("apache-airflow")
         total = f"{as_expected} of {len(self._rows)} tests ended as expected."
         lines = [
-            f"| {row.name} | {row.what} | {row.expected} | {row.outcome} | {row.seconds:.0f} | {airflow} |\n"
+            f"| {row.name} | {row.failure} | {row.expected} | {row.outcome} | {row.seconds:.0f} "
+            f"| {airflow} |\n"
             for row in self._rows
         ]
         TABLE.parent.mkdir(exist_ok=True)

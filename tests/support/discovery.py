@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-import googleapiclient  # type: ignore[import-untyped]
-import jsonschema  # type: ignore[import-untyped]
+import googleapiclient
+import jsonschema
 
 Json = dict[str, Any]
 

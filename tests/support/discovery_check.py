@@ -1,4 +1,4 @@
-"""Holds answers of the local Healthcare API against Google's discovery document."""
+"""Checks responses of the local Healthcare API against Google's discovery document."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def discovery_document() -> Json:
 
 
 def _strict(node: Json) -> Json:
-    """Turn a node of the discovery document into a JSON schema that allows nothing more."""
+    """Turn a node of the discovery document into a JSON schema without additional properties."""
     if "$ref" in node:
         return {"$ref": f"#/$defs/{node['$ref']}"}
     if node["type"] == "any":
@@ -34,7 +34,7 @@ def _strict(node: Json) -> Json:
     if "enum" in node:
         schema["enum"] = node["enum"]
     if node.get("format") in ("int64", "uint64"):
-        # Proto3 leaves zeros out, so a counter never is "0".
+        # Proto3 leaves zeros out, so that a counter is never "0".
         schema["pattern"] = "^-?[1-9][0-9]*$"
     if node.get("format") == "google-datetime":
         schema["pattern"] = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z$"
@@ -54,7 +54,7 @@ def _validator(name: str) -> jsonschema.Draft202012Validator:
 
 
 def validate(answer: Json, schema: str) -> None:
-    """Hold an answer against a schema of the discovery document, and an operation's metadata, too."""
+    """Validate a response, and the metadata of an Operation, against a schema of the document."""
     _validator(schema).validate(answer)
     operations = [answer] if schema == "Operation" else answer.get("operations", [])
     for operation in operations:
@@ -78,7 +78,7 @@ def _response_schemas() -> dict[str, str]:
 
 
 def execute(request: HttpRequest) -> Json:
-    """Send a request of Google's client, and validate the answer against the method's schema."""
+    """Send a request of Google's client, and validate the response against the method's schema."""
     answer: Json = request.execute()
     validate(answer, _response_schemas()[request.methodId])
     return answer

@@ -1,4 +1,4 @@
-"""Distribution of the tests over pytest-xdist's workers: what stays together, and what begins first.
+"""Distribution of the tests over pytest-xdist's workers: groups of tests, and their order.
 
 A worker starts servers of its own when a test asks for them, so no two workers share one. A module's tests
 stay on one worker, because most modules set their servers up once for all of their tests.
@@ -22,31 +22,31 @@ from rig.servers import ROOT
 if TYPE_CHECKING:
     import pytest
 
-#: More workers would start more Airflows at once than the cores can serve in time.
+#: More workers would start more Airflows at once than the cores can run in time.
 WORKERS_PER_CORE = 1
-#: A worker takes seconds to start, and more would not end earlier than the longest module.
+#: A worker takes seconds to start, and the longest module bounds the run whatever the number of workers.
 MOST_WORKERS = 8
-#: What takes longest begins first, because the longest module bounds the whole run; the other modules follow.
+#: The longest modules begin first, because the longest one bounds the whole run; the others follow.
 LONGEST_FIRST = (
-    "tests/integration/real_airflow/test_web_interface.py",
     "tests/integration/real_airflow/test_nightly_runs.py",
-    "tests/integration/real_airflow/",
+    "tests/integration/real_airflow/test_web_interface.py",
     "tests/integration/test_demo.py",
+    "tests/integration/real_airflow/",
     "tests/integration/test_documentation.py",
     "tests/integration/hooks/",
     "tests/integration/",
     "tests/unit/benchmarks/",
     "tests/unit/emulator/imaging/",
 )
-#: Modules whose tests share nothing, and take long.
+#: Modules with long tests that share nothing.
 _SPLIT_BY_TEST = ("tests/integration/test_demo.py",)
 _PR_SET_CHILD_SUBREAPER = 36
 
 
 def number_of_workers(config: pytest.Config) -> int:
-    """Return how many workers ``-n auto`` means: none if only a part of the suite is chosen.
+    """Return the number of workers for ``-n auto``: none if only a part of the suite is chosen.
 
-    :param config: tells what is chosen.
+    :param config: configuration of pytest, with the chosen tests.
     """
     option = config.option
     is_part = option.keyword or option.markexpr or option.lf or option.failedfirst or option.stepwise
@@ -58,7 +58,7 @@ def number_of_workers(config: pytest.Config) -> int:
 def worker_id(config: pytest.Config) -> str | None:
     """Return the name of this worker; None in the controller, and if tests run one after the other.
 
-    :param config: tells it.
+    :param config: configuration of pytest.
     """
     worker: dict[str, str] = getattr(config, "workerinput", {})
     return worker.get("workerid")
@@ -82,7 +82,7 @@ def adopt_orphans() -> None:
 
 
 def end_orphans() -> None:
-    """End what workers have left behind: an interrupted run gives them little time to stop their servers."""
+    """End processes that workers have left behind: an interrupted worker has little time to stop servers."""
     orphans = psutil.Process().children(recursive=True)
     for process in orphans:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -94,9 +94,9 @@ def end_orphans() -> None:
 
 
 def sort_longest_first(items: list[pytest.Item]) -> None:
-    """Sort tests by when their unit of work has to begin; the order within a module stays.
+    """Sort tests, the longest modules first; the order within a module stays.
 
-    :param items: all that are collected.
+    :param items: all collected tests.
     """
     items.sort(key=lambda item: _rank(item.nodeid))
 

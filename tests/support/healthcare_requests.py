@@ -1,4 +1,4 @@
-"""What the local Healthcare API has received."""
+"""Requests that the local Healthcare API has received."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ LOSSLESS = {
 }
 SIGNED = LOSSLESS - {JPEG_XL_LOSSLESS}
 
-# What of the lossless encapsulated syntaxes can hold the file's pixels.
+# The lossless encapsulated syntaxes that can hold the file's pixels.
 PICTURES: dict[str, set[str]] = {
     "test_files/CT_small.dcm": SIGNED,
     "test_files/MR_small_bigendian.dcm": SIGNED,
@@ -98,7 +98,7 @@ def rendered(path: Path, mime_type: str | None) -> Dataset:
 
 
 def stored_values(ds: Dataset) -> list[NDArray[Any]]:
-    """Decode with what did not encode, where there is one: not for JPEG XL."""
+    """Decode with a library other than the encoder's; JPEG XL has only one."""
     syntax = ds.file_meta.TransferSyntaxUID
     if syntax not in {*JPEG_LOSSLESS, JPEG_XL_LOSSLESS, DEFLATED_FRAMES}:
         return [frame for frame, _ in get_decoder(syntax).iter_array(ds, raw=True)]
@@ -125,8 +125,8 @@ def _unpacked(codestream: bytes, ds: Dataset) -> NDArray[Any]:
 
 
 def differences(one: Dataset, other: Dataset) -> set[str]:
-    """Name the elements that are in only one of the two, or have another value."""
-    # Group lengths are retired, and not kept. Implicit VR does not tell the VR of private elements.
+    """Name the elements that are in only one of two datasets, or differ in their values."""
+    # Group lengths are retired, and dropped. Implicit VR has no VR for private elements.
     tags = {
         element.tag
         for element in [*one, *other]
@@ -140,7 +140,7 @@ def differences(one: Dataset, other: Dataset) -> set[str]:
 
 
 def altered(name: str, path: Path, change: Callable[[Dataset], object]) -> Path:
-    """Write a copy of one of the files with something changed."""
+    """Write a changed copy of one of the files."""
     ds = dcmread(FILES / name)
     change(ds)
     dcmwrite(path, ds)

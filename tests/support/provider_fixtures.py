@@ -1,4 +1,4 @@
-"""Connections, tokens and quick clocks for the tests of hooks, operators, triggers and sensors."""
+"""Connections, tokens and short pauses for the tests of hooks, operators, triggers and sensors."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import itertools
 import json
 import logging
 from importlib.util import find_spec
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
+import google.auth._exponential_backoff
 import pytest
 import tenacity
 
 from airflow_provider_dicom.api import retry
 from airflow_provider_dicom.api.resource_names import DatasetName, DicomStoreName
+from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
 from airflow_provider_dicom.longrunning import poll_schedule, polling
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
 from airflow_provider_dicom.sensors import dicom_store as sensor
@@ -35,6 +38,13 @@ class Connect(Protocol):
         """Set ``AIRFLOW_CONN_...`` and return the connection's id."""
 
 
+class ExportOperatorFactory(Protocol):
+    """Builds operators that export the test's DICOM store."""
+
+    def __call__(self, **changes: object) -> DicomStoreExportOperator:
+        """Build an operator; ``changes`` are its parameters other than the defaults."""
+
+
 @pytest.fixture
 def connect(monkeypatch: pytest.MonkeyPatch) -> Connect:
     """Makes Google connections known to Airflow, by environment variables."""
@@ -54,17 +64,29 @@ def anonymous(connect: Connect) -> str:
     return connect("anonymous", is_anonymous=True, project="test-project")
 
 
-@pytest.fixture
-def token_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[TokenServer]:
-    """Google's token endpoint and IAM Credentials API, on loopback."""
-    # google-auth would ask Google itself where the account may be used from; older ones don't.
-    if find_spec("google.auth._regional_access_boundary_utils"):
-        asking = (
-            "google.auth._regional_access_boundary_utils._RegionalAccessBoundaryManager.maybe_start_refresh"
-        )
-        monkeypatch.setattr(asking, lambda *_: None)
+@pytest.fixture(scope="session")
+def shared_token_server() -> Iterator[TokenServer]:
+    """
+    The token server of all tests.
+
+    Airflow masks the keys of all connections with one regular expression, which it compiles again, and more
+    slowly, for every new key. The server's address is a part of the key, so it must not change.
+    """
     with TokenServer() as server:
         yield server
+
+
+@pytest.fixture
+def token_server(shared_token_server: TokenServer, monkeypatch: pytest.MonkeyPatch) -> TokenServer:
+    """Google's token endpoint and IAM Credentials API on loopback, without requests so far."""
+    # Newer versions of google-auth request the regions of an account from Google itself.
+    if find_spec("google.auth._regional_access_boundary_utils"):
+        refresh = "_regional_access_boundary_utils._RegionalAccessBoundaryManager.maybe_start_refresh"
+        monkeypatch.setattr(f"google.auth.{refresh}", lambda *_: None)
+    # google-auth pauses for seconds between two attempts to get a token.
+    monkeypatch.setattr(google.auth._exponential_backoff, "time", SimpleNamespace(sleep=lambda _: None))
+    shared_token_server.reset()
+    return shared_token_server
 
 
 @pytest.fixture
@@ -75,7 +97,7 @@ def keyfile(connect: Connect, token_server: TokenServer) -> str:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses too short to wait for."""
+    """Pauses of milliseconds between polls and repetitions."""
     monkeypatch.setattr(retry, "BACKOFF_INITIAL", 0.01)
     monkeypatch.setattr(polling, "FIRST_PAUSE", 0.02)
     monkeypatch.setattr(sensor._repeating_refusals, "wait", tenacity.wait_fixed(0.02))
@@ -86,7 +108,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def bucket(storage: StorageEmulator, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty bucket of the test's own, where the provider's own client finds it, too."""
+    """An empty bucket of the test's own; Google's client reaches it by the environment."""
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage.url)
     name = f"provider-tests-{next(_bucket_numbers)}"
     storage.create_bucket(name)
@@ -115,6 +137,13 @@ def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 @pytest.fixture
+def hook(anonymous: str, healthcare: HealthcareEmulator) -> Iterator[DicomStoreHook]:
+    """A hook with a connection without credentials."""
+    with DicomStoreHook(anonymous, api_endpoint=healthcare.url) as hook:
+        yield hook
+
+
+@pytest.fixture
 def where(anonymous: str, healthcare: HealthcareEmulator, store: DicomStoreName) -> dict[str, Any]:
     """The parameters of all operators that name ``store`` and how to reach it."""
     return {
@@ -127,10 +156,10 @@ def where(anonymous: str, healthcare: HealthcareEmulator, store: DicomStoreName)
 
 
 @pytest.fixture
-def operator(where: dict[str, Any], bucket: str) -> Any:
+def operator(where: dict[str, Any], bucket: str) -> ExportOperatorFactory:
     """Builds operators that export ``store`` to ``bucket``."""
 
-    def build(**changes: Any) -> DicomStoreExportOperator:
+    def build(**changes: object) -> DicomStoreExportOperator:
         arguments: dict[str, Any] = {
             "task_id": "export",
             "destination": f"gs://{bucket}/nightly",

@@ -1,4 +1,4 @@
-"""Runs one task in a process of its own, and prints its result, its time, and its peak of memory.
+"""Runs one task in a process of its own, and prints its result, its duration, and its peak memory.
 
 The argument is JSON: ``{"operator": "module:class", "arguments": {...}}``.
 """

@@ -34,7 +34,7 @@ try:
 except ImportError:
     _run_execute_callable = None
 
-__all__ = ["TaskInstance", "TaskRun", "TaskStateStore", "both_modes", "set_current_context"]
+__all__ = ["FakeTaskInstance", "TaskRun", "TaskStateStore", "both_modes", "set_current_context"]
 
 #: Runs a test with a task that defers, and with one that polls on the worker.
 both_modes = pytest.mark.parametrize(
@@ -43,7 +43,7 @@ both_modes = pytest.mark.parametrize(
 
 
 @dataclass
-class TaskInstance:
+class FakeTaskInstance:
     """The part of a task instance that the provider uses."""
 
     task_id: str = "export"
@@ -90,7 +90,7 @@ class TaskRun:
     """
 
     def __init__(self, **ti: Any) -> None:
-        self.ti = TaskInstance(**ti)
+        self.ti = FakeTaskInstance(**ti)
         # Airflow's Context, which has dozens of keys that the provider does not read.
         self.context: Any = {"ti": self.ti, "task_state_store": TaskStateStore()}
         self.deferrals: list[TaskDeferred] = []

@@ -1,4 +1,4 @@
-"""Runs of a trigger as a triggerer runs it, and what Airflow tells the trigger about its task."""
+"""Runs of a trigger as in a triggerer, and Airflow's data about the trigger's task."""
 
 from __future__ import annotations
 

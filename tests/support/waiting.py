@@ -1,4 +1,4 @@
-"""Waiting in an event loop for what happens in another task or process."""
+"""Waiting in an event loop for events in another task or process."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ async def wait_until(condition: Callable[[], object]) -> None:
     :raises TimeoutError: if the condition stays false for ``MAX_WAIT``.
     """
     async with asyncio.timeout(MAX_WAIT):
-        while not condition():  # noqa: ASYNC110 - another process makes it true
+        while not condition():  # noqa: ASYNC110 - another process makes the condition true
             await asyncio.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Airflow's web interface, with people who log in by a browser."""
+"""Airflow's web interface, with users who log in by a browser."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BOUND_MS = 90_000
 
 @dataclass
 class Web:
-    """Airflow with its people, the Healthcare API behind it, and runs that are held at their beginning."""
+    """An Airflow with users, its Healthcare API, and DAG runs whose exports are held at their beginning."""
 
     airflow: AirflowStandalone
     control: Control
@@ -47,14 +47,14 @@ class Web:
         return str(wait_for(f"the export of {store}", submitted, timeout=90))
 
     def page_address(self, dag_id: str, task_id: str = "export", map_index: int = -1) -> str:
-        """Return the address of the progress page itself, as the tab has it."""
+        """Return the address of the progress page that the tab shows."""
         values = {"dag_id": dag_id, "run_id": self.runs["followed"], "task_id": task_id}
         values |= {"run_id": self.runs[dag_id]} if dag_id in self.runs else {}
         query = "&".join(f"{name}={quote(value, safe='')}" for name, value in values.items())
         return f"{self.airflow.url}/dicom-export/?{query}&map_index={map_index}"
 
     def person(self, name: str | None, **options: Any) -> BrowserContext:
-        """Return a browser in which somebody has logged in, or nobody has."""
+        """Return a browser with or without a logged-in user."""
         context = self.browser.new_context(viewport={"width": 1360, "height": 860}, **options)
         context.set_default_timeout(BOUND_MS)
         context.set_default_navigation_timeout(BOUND_MS)

@@ -20,7 +20,7 @@ FOLDER = "XCOM_FILES_FOLDER"
 _PREFIX = "file:"
 
 
-class FilesXCom(BaseXCom):
+class FilesXCom(BaseXCom):  # type: ignore[misc]
     """XComs whose values are files."""
 
     @staticmethod

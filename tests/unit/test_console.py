@@ -84,7 +84,9 @@ def test_address_of_a_bigquery_table() -> None:
     ("domain", "host"),
     [("example.goog", "console.cloud.example.goog"), ("", "console.cloud.google.com")],
 )
-def test_console_of_another_universe(domain: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses_in_the_console_of_another_universe(
+    domain: str, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GOOGLE_CLOUD_HIGH_VALUE_COOKIE_DOMAIN", domain)
     for url in (
         console.dicom_store_url("p", "l", "d", "s"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from collections import Counter
 from graphlib import TopologicalSorter
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from airflow.providers.common.compat.sdk import BaseOperator
+
 PACKAGE = ROOT / "airflow_provider_dicom"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 #: The folders of the package from the ground up: a folder imports only from those before it. The modules at
@@ -47,7 +50,7 @@ LAYERS = [
 ]
 MOST_ROOT_MODULES = 10
 MOST_LINES = 400
-TEMPLATED = [
+TEMPLATED: list[type[BaseOperator]] = [
     DicomStoreExportOperator,
     DicomStoreExportSensor,
     DicomStoreExportCheckOperator,
@@ -55,7 +58,7 @@ TEMPLATED = [
     DicomMetadataQueryOperator,
     DicomHighWaterMarkOperator,
 ]
-PUBLIC = [*TEMPLATED, DicomStoreExportTrigger, DicomStoreHook, DicomStoreAsyncHook]
+PUBLIC: list[type] = [*TEMPLATED, DicomStoreExportTrigger, DicomStoreHook, DicomStoreAsyncHook]
 #: Airflow's own clock, which talks to nobody.
 UNCONNECTED = ["TimeDeltaTrigger"]
 CONNECTION = {"gcp_conn_id", "impersonation_chain", "api_endpoint"}
@@ -115,7 +118,7 @@ def test_the_emulator_and_the_provider_do_not_import_each_other(imports: dict[st
     assert not crossing
 
 
-def test_there_are_no_import_circles(imports: dict[str, set[str]]) -> None:
+def test_package_has_no_import_circles(imports: dict[str, set[str]]) -> None:
     # A circle is raised as a CycleError that names its modules.
     order = [*TopologicalSorter(imports).static_order()]
     assert set(order) == set(imports)
@@ -128,14 +131,29 @@ def test_few_modules_lie_at_the_root_of_the_package() -> None:
 @pytest.mark.parametrize(
     "folder", ["airflow_provider_dicom", "rig", "demo", "benchmarks", "tests", "example_dags"]
 )
-def test_files_are_short(folder: str) -> None:
+def test_files_have_less_than_400_lines(folder: str) -> None:
     lines = {str(path): len(path.read_text().splitlines()) for path in (ROOT / folder).rglob("*.py")}
     assert {path: count for path, count in lines.items() if count >= MOST_LINES} == {}
 
 
+def test_class_names_of_tests_and_rig_are_unique() -> None:
+    defined = Counter(
+        node.name
+        for folder in ("rig", "demo", "benchmarks", "tests")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, count in defined.items() if count > 1] == []
+
+
 def calls(tree: ast.AST, attribute: str) -> Iterator[ast.Call]:
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", None) == attribute:
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr == attribute
+        ):
             yield node
 
 
@@ -148,7 +166,7 @@ def test_every_parameter_is_documented(cls: type) -> None:
 
 
 @pytest.mark.parametrize("cls", TEMPLATED, ids=lambda cls: cls.__name__)
-def test_what_is_templated_says_so(cls: type[DicomStoreExportOperator]) -> None:
+def test_templated_parameters_are_documented_as_templated(cls: type[BaseOperator]) -> None:
     descriptions = dict(re.findall(r":param (\w+):((?:.|\n(?!\s*:))*)", inspect.getdoc(cls) or ""))
     templated = {name for name, text in descriptions.items() if "(templated)" in text}
     assert templated == set(cls.template_fields)
@@ -165,23 +183,23 @@ def test_public_methods_are_documented(cls: type) -> None:
 
 
 @pytest.mark.parametrize("cls", TEMPLATED, ids=lambda cls: cls.__name__)
-def test_templated_fields_are_assigned_only_in_init(cls: type[DicomStoreExportOperator]) -> None:
+def test_templated_fields_are_assigned_only_in_init(cls: type[BaseOperator]) -> None:
     """Airflow renders in between: what is assigned elsewhere is rendered too early, or never."""
     tree = ast.parse(inspect.getsource(inspect.getmodule(cls)))  # type: ignore[arg-type]
     for function in ast.walk(tree):
         if not isinstance(function, ast.FunctionDef) or function.name == "__init__":
             continue
         for node in ast.walk(function):
-            assigned = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
-            assert not (assigned and node.attr in cls.template_fields), (
-                f"{function.name}: {ast.unparse(node)}"
-            )
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                assert node.attr not in cls.template_fields, f"{function.name}: {ast.unparse(node)}"
 
 
-def test_templated_fields_are_assigned_as_they_are() -> None:
+def test_templated_fields_are_assigned_unchanged() -> None:
     """An expression would be worked out before the template is rendered."""
     for cls in TEMPLATED:
-        tree = ast.parse(inspect.getsource(inspect.unwrap(cls.__init__)).replace("\n    ", "\n").strip())
+        tree = ast.parse(
+            inspect.getsource(inspect.unwrap(vars(cls)["__init__"])).replace("\n    ", "\n").strip()
+        )
         assigned = {
             target.attr: node.value
             for node in ast.walk(tree)
@@ -206,7 +224,7 @@ def test_every_deferral_passes_the_whole_connection() -> None:
 
 
 @pytest.mark.parametrize("module", MODULES, ids=name_of)
-def test_no_bare_airflow_exception(module: Path) -> None:
+def test_no_bare_airflow_exception_is_raised(module: Path) -> None:
     for node in ast.walk(ast.parse(module.read_text())):
         if isinstance(node, ast.Raise) and node.exc is not None:
             assert "AirflowException(" not in ast.unparse(node.exc)

@@ -19,13 +19,13 @@ from airflow_provider_dicom.validation import (
 )
 
 
-def test_all_sentences_are_in_one_error() -> None:
+def test_all_validation_errors_are_in_one_exception() -> None:
     with pytest.raises(DicomExportInvalidRequestError) as error:
         raise_if_invalid(iter(["First sentence.", "Second sentence."]))
     assert str(error.value) == "First sentence. Second sentence."
 
 
-def test_no_sentence_is_no_error() -> None:
+def test_nothing_is_raised_without_validation_errors() -> None:
     raise_if_invalid([])
 
 
@@ -33,15 +33,15 @@ def refuse(value: object, *, unit: str) -> NoReturn:
     raise DicomExportInvalidRequestError(f"{value!r} is no {unit}.")
 
 
-def test_refusal_of_a_parser_is_its_sentence() -> None:
+def test_value_that_a_parser_refuses_is_a_validation_error() -> None:
     assert list(parse_errors(refuse, 5, unit="name")) == ["5 is no name."]
 
 
-def test_parser_that_accepts_yields_no_sentence() -> None:
+def test_value_that_a_parser_accepts_is_no_validation_error() -> None:
     assert list(parse_errors(int, "ff", base=16)) == []
 
 
-def test_other_errors_of_a_parser_are_not_hidden() -> None:
+def test_programming_error_of_a_parser_is_raised() -> None:
     with pytest.raises(ValueError, match="invalid literal"):
         list(parse_errors(int, "x"))
 
@@ -61,7 +61,7 @@ def test_seconds_are_numbers_above_zero(value: float) -> None:
 @example(0)
 @example(True)
 @example(math.inf)
-def test_other_values_are_no_seconds(value: object) -> None:
+def test_other_values_of_seconds_are_refused(value: object) -> None:
     assert seconds_error("poll_interval", value) == (
         f"poll_interval={value!r} is not accepted; accepted: a number of seconds above 0."
     )
@@ -101,6 +101,9 @@ class Resolvable:
     def resolve(self) -> None:
         """Do nothing; only the name counts."""
 
+    def __repr__(self) -> str:
+        return "Resolvable()"  # without the address: all workers of a run must give a test the same name
+
 
 @pytest.mark.parametrize(
     "value",
@@ -116,10 +119,10 @@ class Resolvable:
     ],
     ids=repr,
 )
-def test_templates_and_outputs_get_their_value_when_the_task_runs(value: object) -> None:
+def test_templates_and_outputs_of_tasks_are_templates(value: object) -> None:
     assert is_template(value) is True
 
 
 @pytest.mark.parametrize("value", ["a", "{a}", "", None, 5, [], ["a"], ("a",), {"a": "b"}], ids=repr)
-def test_other_values_are_no_templates(value: object) -> None:
+def test_plain_values_are_no_templates(value: object) -> None:
     assert is_template(value) is False

@@ -1,4 +1,4 @@
-"""DAGs for the chaos suite: one export, or one for each index, as a run's parameters say."""
+"""DAGs of the chaos suite: each exports the dataset in the run's parameters; one DAG is mapped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airflow.providers.common.compat.sdk import DAG
 from airflow_provider_dicom.operators import _long_running
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
 
-# As with the other thresholds of the rig: what is late is missed within seconds.
+# Short, like the other thresholds of the rig, so that the test takes seconds.
 _long_running.GRACE = timedelta(seconds=10)
 
 PARAMS = {
@@ -24,7 +24,7 @@ PARAMS = {
 
 
 def hold_back(context: Any, result: object) -> None:
-    """Keep a task on its worker after its export has ended, as long as a file of its run's name is there."""
+    """Keep a task on its worker after the end of its export while a file with the run's name exists."""
     held = Path(os.environ["AIRFLOW_HOME"]) / "held" / context["run_id"]
     if held.exists():
         held.with_suffix(".begun").touch()
@@ -43,7 +43,7 @@ MODES: dict[str, dict[str, Any]] = {
 }
 WHERE: dict[str, Any] = {
     "task_id": "export",
-    # Airflow 2 asks for one.
+    # Airflow 2 needs a start date.
     "start_date": datetime(2024, 1, 1, tzinfo=UTC),
     "location": "europe-west3",
     "dataset_id": "{{ params.dataset }}",
@@ -76,9 +76,9 @@ with DAG(dag_id="by_variable", schedule=None, params=PARAMS):
 with DAG(dag_id="mapped", schedule=None, params=PARAMS, max_active_tasks=400) as mapped:
 
     @mapped.task(start_date=WHERE["start_date"])
-    def destinations(params: dict[str, Any]) -> list[str]:
+    def destinations(params: Any = None) -> list[str]:
         """Return one destination for each index."""
         return [f"{params['destination']}{index}/" for index in range(int(params["count"]))]
 
-    # As in production: the first question comes no sooner than after 10 s.
+    # As in production, the first poll comes after 10 s or more.
     DicomStoreExportOperator.partial(**(WHERE | {"poll_interval": 10.0})).expand(destination=destinations())

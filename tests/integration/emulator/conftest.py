@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-import httplib2  # type: ignore[import-untyped]
+import httplib2
 import pytest
-from googleapiclient.discovery import build_from_document  # type: ignore[import-untyped]
+from googleapiclient.discovery import build_from_document
 
 from rig.servers import loopback_session, wait_for
 from tests.support.discovery_check import Json, discovery_document, execute

@@ -1,37 +1,19 @@
-"""Operators for the test's DICOM store, and a hook to look at its Operations."""
+"""Operators for the test's DICOM store."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import pytest
 
 from airflow_provider_dicom.hooks import dicom_store as hook_module
-from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
 from rig.dicom_files import sample_files, upload
 from tests.support.provider_fixtures import *  # noqa: F403
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from airflow_provider_dicom.api.resource_names import DicomStoreName
-    from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
     from rig.dicom_files import Uids
     from rig.servers import HealthcareEmulator
-
-
-class ExportOperatorFactory(Protocol):
-    """Builds operators that export the test's DICOM store."""
-
-    def __call__(self, **changes: object) -> DicomStoreExportOperator:
-        """Build an operator; ``changes`` are its parameters other than the defaults."""
-
-
-@pytest.fixture
-def hook(anonymous: str, healthcare: HealthcareEmulator) -> Iterator[DicomStoreHook]:
-    """A hook with the test's connection."""
-    with DicomStoreHook(anonymous, api_endpoint=healthcare.url) as hook:
-        yield hook
 
 
 @pytest.fixture(autouse=True)

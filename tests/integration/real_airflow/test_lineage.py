@@ -33,7 +33,7 @@ STORE_DATASET = ("healthcare.googleapis.com", STORE)
 Json = dict[str, Any]
 
 
-class Scene:
+class LineageScene:
     """An Airflow in which every run has ended, and what OpenLineage wrote."""
 
     def __init__(self, airflow: AirflowStandalone, events: Path) -> None:
@@ -70,7 +70,7 @@ def scene(
     storage: StorageEmulator,
     bigquery: BigQueryEmulator,
     healthcare: HealthcareEmulator,
-) -> Iterator[Scene]:
+) -> Iterator[LineageScene]:
     """All runs at once in one Airflow, for the time that it takes to start."""
     folder = tmp_path_factory.mktemp("lineage")
     (folder / "dags").mkdir()
@@ -93,14 +93,14 @@ def scene(
     }
     with AirflowStandalone(folder / "home", folder / "dags", settings) as airflow:
         airflow.rest.wait_for_dag("lineage_after_export")
-        yield Scene(airflow, events)
+        yield LineageScene(airflow, events)
 
 
 def datasets(event: Json, key: str) -> list[tuple[str, str]]:
     return [(dataset["namespace"], dataset["name"]) for dataset in event[key]]
 
 
-def test_a_deferred_export(scene: Scene) -> None:
+def test_a_deferred_export(scene: LineageScene) -> None:
     assert scene.states["lineage_deferred"] == "success"
     events = scene.events("lineage_deferred")
     # Airflow begins anew when the deferral is over.
@@ -116,7 +116,7 @@ def test_a_deferred_export(scene: Scene) -> None:
     assert (facet["done"], facet["success"], facet["failure"], facet["pending"]) == (True, INSTANCES, 0, 0)
 
 
-def test_an_export_to_bigquery_on_the_worker(scene: Scene) -> None:
+def test_an_export_to_bigquery_on_the_worker(scene: LineageScene) -> None:
     assert scene.states["lineage_on_worker"] == "success"
     start, complete = scene.events("lineage_on_worker")
     assert (start["eventType"], complete["eventType"]) == ("START", "COMPLETE")
@@ -127,7 +127,7 @@ def test_an_export_to_bigquery_on_the_worker(scene: Scene) -> None:
     assert output["outputFacets"]["outputStatistics"]["rowCount"] == INSTANCES
 
 
-def test_an_export_that_is_not_waited_for(scene: Scene) -> None:
+def test_an_export_that_is_not_waited_for(scene: LineageScene) -> None:
     complete = scene.events("lineage_no_wait")[-1]
     assert complete["eventType"] == "COMPLETE"
     assert datasets(complete, "inputs") == [STORE_DATASET]
@@ -137,7 +137,7 @@ def test_an_export_that_is_not_waited_for(scene: Scene) -> None:
     assert not facet["done"]
 
 
-def test_a_failed_export(scene: Scene) -> None:
+def test_a_failed_export(scene: LineageScene) -> None:
     assert scene.states["lineage_failing"] == "failed"
     events = scene.events("lineage_failing")
     assert events[-1]["eventType"] == "FAIL"
@@ -148,14 +148,14 @@ def test_a_failed_export(scene: Scene) -> None:
     assert facet["errorCode"]
 
 
-def test_an_export_by_the_hook_alone(scene: Scene) -> None:
+def test_an_export_by_the_hook_alone(scene: LineageScene) -> None:
     assert scene.states["lineage_by_hook"] == "success"
     complete = scene.events("lineage_by_hook")[-1]
     assert datasets(complete, "inputs") == [STORE_DATASET]
     assert datasets(complete, "outputs") == [(f"gs://{BUCKET}", "by_hook")]
 
 
-def test_an_asset_carries_the_result_to_the_dag_that_waits_for_it(scene: Scene) -> None:
+def test_an_asset_carries_the_result_to_the_dag_that_waits_for_it(scene: LineageScene) -> None:
     def finished() -> Json | None:
         runs = scene.rest.get("dags/lineage_after_export/dagRuns")["dag_runs"]
         return next((run for run in runs if run["state"] == "success"), None)
@@ -166,7 +166,7 @@ def test_an_asset_carries_the_result_to_the_dag_that_waits_for_it(scene: Scene) 
     assert extras[0]["success"] == INSTANCES
 
 
-def test_the_asset_of_an_export_that_is_not_waited_for_carries_its_name(scene: Scene) -> None:
+def test_the_asset_of_an_export_that_is_not_waited_for_carries_its_name(scene: LineageScene) -> None:
     (event,) = [
         event
         for event in scene.rest.get("assets/events")["asset_events"]
@@ -175,7 +175,7 @@ def test_the_asset_of_an_export_that_is_not_waited_for_carries_its_name(scene: S
     assert event["extra"] == {"operation_name": scene.result("lineage_no_wait")}
 
 
-def test_the_connection_form_and_its_test_button(scene: Scene) -> None:
+def test_the_connection_form_and_its_test_button(scene: LineageScene) -> None:
     rest = scene.rest
     extra = {
         "is_anonymous": True,

@@ -110,15 +110,18 @@ def runs(
         started = {
             dag_id: rest.trigger(dag_id, conf, logical_date=night) for dag_id, conf in parameters.items()
         }
+        if chosen_release().line >= (3, 3):
+            # What Airflow itself does every night, for another night.
+            nightly = "dicom_nightly_to_gcs"
+            partition = rest.trigger(nightly, parameters[nightly], partition_key=PARTITION)
         runs = {
             dag_id: Run(airflow, dag_id, run_id, state_at_the_end(airflow, dag_id, run_id))
             for dag_id, run_id in started.items()
         }
         if chosen_release().line >= (3, 3):
-            # What Airflow itself does every night, for another night.
-            dag_id = "dicom_nightly_to_gcs"
-            run_id = rest.trigger(dag_id, parameters[dag_id], partition_key=PARTITION)
-            runs["partition"] = Run(airflow, dag_id, run_id, state_at_the_end(airflow, dag_id, run_id))
+            runs["partition"] = Run(
+                airflow, nightly, partition, state_at_the_end(airflow, nightly, partition)
+            )
         yield runs
 
 

@@ -8,15 +8,13 @@ import pytest
 
 from airflow_provider_dicom.api.export_request import ExportRequest
 from airflow_provider_dicom.hooks import dicom_store as hook_module
-from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
 from airflow_provider_dicom.triggers.dicom_store import DicomStoreExportTrigger
 from tests.support.provider_fixtures import *  # noqa: F403
 from tests.support.trigger_runs import patch_task_state, set_task_instance
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from airflow_provider_dicom.api.resource_names import DicomStoreName
+    from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
     from rig.dicom_files import Uids
     from rig.servers import HealthcareEmulator
 
@@ -48,13 +46,6 @@ class TaskTriggerFactory(Protocol):
 def short_confirmation_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Check more often than in production, and for as long, whether a cancellation is confirmed."""
     monkeypatch.setattr(hook_module, "CONFIRMATION_PAUSES", (0.05,) * 140)
-
-
-@pytest.fixture
-def hook(anonymous: str, healthcare: HealthcareEmulator) -> Iterator[DicomStoreHook]:
-    """A hook with the test's connection."""
-    with DicomStoreHook(anonymous, api_endpoint=healthcare.url) as hook:
-        yield hook
 
 
 @pytest.fixture

@@ -191,6 +191,6 @@ def test_empty_emulator_host_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None
     assert configured_endpoint(None) is None
 
 
-def test_endpoint_of_a_universe() -> None:
+def test_endpoint_of_another_universe() -> None:
     assert universe_endpoint(None) == Endpoint("https://healthcare.googleapis.com")
     assert universe_endpoint("example.goog") == Endpoint("https://healthcare.example.goog")

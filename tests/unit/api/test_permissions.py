@@ -81,7 +81,7 @@ IDS = st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1, max_size
     IDS.filter(lambda i: id_error("project_id", i) is None),
     IDS.filter(lambda i: id_error("location", i) is None),
 )
-def test_ids_are_quoted_in_the_command(project: str, location: str) -> None:
+def test_ids_are_quoted_in_the_command_that_grants_a_role(project: str, location: str) -> None:
     dataset = DatasetName(project, location, "放射線科")
     text = explain_caller(
         permissions.EXPORT, dataset, DicomStoreName(dataset, "Röntgen"), "o'hara@example.org"

@@ -102,7 +102,9 @@ def test_each_status_has_an_error_class_with_the_apis_own_message(
         (GET_STORE, 400, ["request has to be changed"]),
     ],
 )
-def test_error_says_what_to_do(request_: methods.ApiRequest, status: int, advice: list[str]) -> None:
+def test_error_says_what_the_user_can_do(
+    request_: methods.ApiRequest, status: int, advice: list[str]
+) -> None:
     text = str(error_of(request_, status, envelope(status, "No.")))
     for words in advice:
         assert words in text

@@ -46,7 +46,7 @@ def run_contest(server: tuple[str, dict[str, str]], sabotage: Any, grace: float)
     return row
 
 
-def test_a_fair_contest_has_nothing_lost_and_costs_something(server: tuple[str, dict[str, str]]) -> None:
+def test_contest_on_a_correct_server_loses_no_event(server: tuple[str, dict[str, str]]) -> None:
     row = run_contest(server, None, grace=120.0)
     assert row["lost"] == 0
     assert row["mistakes"] == []
@@ -60,7 +60,7 @@ def test_a_fair_contest_has_nothing_lost_and_costs_something(server: tuple[str, 
     ("sabotage", "grace", "mistake"),
     [("lost", 3.0, "operation 1: no event"), ("wrong", 120.0, "operation 1: wrong event")],
 )
-def test_a_sabotaged_contest_fails_the_benchmark(
+def test_contest_that_loses_events_fails_the_benchmark(
     server: tuple[str, dict[str, str]], sabotage: str, grace: float, mistake: str
 ) -> None:
     row = run_contest(server, sabotage, grace)
@@ -151,7 +151,7 @@ GOOD = (
 )
 
 
-def test_a_good_run_reaches_every_target() -> None:
+def test_good_benchmark_run_reaches_every_target() -> None:
     missed = [verdict for verdict in verdicts(results(*GOOD)) if not verdict.reached]
     assert missed == []
 
@@ -170,18 +170,18 @@ def test_a_good_run_reaches_every_target() -> None:
         (2, {"stall": 0.11}, "loop stall"),
     ],
 )
-def test_a_worse_run_misses_its_target(index: int, worse: dict[str, Any], target: str) -> None:
+def test_worse_benchmark_run_misses_its_target(index: int, worse: dict[str, Any], target: str) -> None:
     contests = [contest | (worse if place == index else {}) for place, contest in enumerate(GOOD)]
     missed = [verdict.target for verdict in verdicts(results(*contests)) if not verdict.reached]
     assert any(target in name for name in missed)
 
 
-def test_a_peer_that_lost_events_is_none_to_be_compared_with() -> None:
+def test_contestant_that_lost_events_is_not_compared_with() -> None:
     cheap = row("cloud_sql", cpu=0.1, mistakes=["operation 1: no event"], lost=1)
     assert all(verdict.reached for verdict in verdicts(results(*GOOD, cheap)))
 
 
-def test_page_gets_its_section_between_the_markers(tmp_path: Path) -> None:
+def test_benchmark_section_is_written_between_the_markers_of_a_page(tmp_path: Path) -> None:
     run = results(*GOOD)
     page = tmp_path / "performance.md"
     page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
@@ -193,7 +193,7 @@ def test_page_gets_its_section_between_the_markers(tmp_path: Path) -> None:
     assert "| Databricks | 1,000 | 5.00 | 10,000 | 1,000 |" in text
 
 
-def test_writing_a_page_again_changes_nothing(tmp_path: Path) -> None:
+def test_benchmark_section_written_twice_is_unchanged(tmp_path: Path) -> None:
     run = results(*GOOD)
     page = tmp_path / "performance.md"
     page.write_text(f"before\n{report.BEGIN}\n{report.END}\nafter\n")
@@ -213,28 +213,28 @@ def test_readme_section_compares_with_the_best_other_provider() -> None:
     assert "| 10 | 200 (Peer) | 1 : 20 |" in section
 
 
-def test_page_without_markers_is_left_alone(tmp_path: Path) -> None:
+def test_page_without_markers_gets_no_benchmark_section(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     page.write_text("mine")
     assert not report.update_page(page, "section")
     assert page.read_text() == "mine"
 
 
-def test_page_that_does_not_exist_is_not_created(tmp_path: Path) -> None:
+def test_missing_page_is_not_created_for_its_benchmark_section(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     assert not report.update_page(page, "section")
     assert not page.exists()
 
 
 @pytest.mark.parametrize("number", range(3), ids=["contests", "startup", "targets"])
-def test_terminal_shows_every_section_of_the_page(number: int) -> None:
+def test_terminal_shows_every_section_of_the_performance_page(number: int) -> None:
     run = results(*GOOD)
     section = report.sections(run, verdicts(run))[number]
     assert section.terminal().row_count == len(section.rows) > 0
     assert f"## {section.title}\n" in report.page_section(run, verdicts(run))
 
 
-def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
+def test_benchmark_results_are_read_as_they_were_written(tmp_path: Path) -> None:
     run = results(*GOOD)
     run.write(tmp_path / "results.json")
     assert Results.read(tmp_path / "results.json") == run

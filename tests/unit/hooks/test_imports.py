@@ -23,7 +23,7 @@ print(*sorted(sys.modules))
 
 
 @pytest.mark.slow
-def test_a_worker_does_not_import_the_transport_of_the_event_loop() -> None:
+def test_worker_does_not_import_the_transport_of_the_event_loop() -> None:
     command = [sys.executable, "-c", IMPORTS]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())

@@ -38,10 +38,10 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_submission_is_recorded_with_the_operation_for_a_month() -> None:
     task = SubmittingTask()
-    retentions: list[timedelta | None] = []
+    retentions: list[object] = []
     keep = task.state.set
 
-    def set_(key: str, value: object, *, retention: timedelta | None = None) -> None:
+    def set_(key: str, value: object, *, retention: object = None) -> None:
         retentions.append(retention)
         keep(key, value)
 

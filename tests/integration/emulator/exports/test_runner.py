@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from googleapiclient.errors import HttpError  # type: ignore[import-untyped]
+from googleapiclient.errors import HttpError
 
 from rig.dicom_files import sample_files, upload
 from rig.servers import wait_for
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import requests
-    from googleapiclient.discovery import Resource  # type: ignore[import-untyped]
+    from googleapiclient.discovery import Resource
 
     from rig.control import Control
     from rig.dicom_files import Uids

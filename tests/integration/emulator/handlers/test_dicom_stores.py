@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from googleapiclient.errors import HttpError  # type: ignore[import-untyped]
+from googleapiclient.errors import HttpError
 
 from rig.dicom_files import sample_files, upload
 from tests.support.discovery_check import execute
@@ -13,7 +13,7 @@ from tests.support.discovery_check import execute
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from googleapiclient.discovery import Resource  # type: ignore[import-untyped]
+    from googleapiclient.discovery import Resource
 
     from rig.control import Control
     from rig.servers import HealthcareEmulator, StorageEmulator

@@ -47,7 +47,7 @@ with DAG("local_runs", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC
             **PLACE,
             dicom_store_id=store,
             destination=BUCKET + "/part/{{ task.dicom_store_id }}/",
-            filter_uri=search.output["filter_uri"],
+            filter_uri=search.output["filter_uri"],  # type: ignore[index]
             poll_interval=1.0,
         )
         check = DicomStoreExportCheckOperator(
@@ -55,7 +55,7 @@ with DAG("local_runs", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC
             **PLACE,
             dicom_store_id=store,
             destination=BUCKET + "/part/{{ task.dicom_store_id }}/",
-            filter_uri=search.output["filter_uri"],
+            filter_uri=search.output["filter_uri"],  # type: ignore[index]
         )
         export >> check
 
@@ -81,7 +81,7 @@ with DAG("local_runs", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC
             destination=BUCKET + "/listed/",
             filter_uri=BUCKET + "/filters/listed.txt",
             # A lazy sequence: Airflow reads each path when it is asked for.
-            resource_paths=path_of.expand(number=list(range(len(PATHS)))),
+            resource_paths=path_of.expand(number=list(range(len(PATHS)))),  # type: ignore[arg-type]
             deferrable=False,
             poll_interval=1.0,
         )

@@ -18,7 +18,9 @@ with DAG(dag_id="secrets", schedule=None, params={"connection": "", "endpoint": 
 
         with DicomStoreHook(params["connection"], api_endpoint=params["endpoint"]) as hook:
             store = hook.dicom_store_name("europe-west3", "radiology", "secrets", "test-project")
-            found = hook.search(store, "studies", filters={"PatientName": os.environ["SEARCHED_PATIENT"]})
+            found: Any = hook.search(
+                store, "studies", filters={"PatientName": os.environ["SEARCHED_PATIENT"]}
+            )
             return [f"/studies/{study['0020000D']['Value'][0]}" for study in found]
 
     DicomStoreExportOperator(
@@ -29,7 +31,8 @@ with DAG(dag_id="secrets", schedule=None, params={"connection": "", "endpoint": 
         dicom_store_id="secrets",
         destination="gs://{{ params.bucket }}/{{ run_id }}/",
         filter_uri="gs://{{ params.bucket }}/{{ run_id }}.filter",
-        resource_paths=search(),
+        resource_paths=search(),  # type: ignore[arg-type]
         gcp_conn_id="{{ params.connection }}",
         api_endpoint="{{ params.endpoint }}",
+        poll_interval=1.0,
     )
