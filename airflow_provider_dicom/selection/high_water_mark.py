@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 #: The longest name of a Variable that every database of Airflow takes, in characters.
 MAX_NAME_LENGTH = 250
-_ACCEPTED = "accepted: a time with its offset, such as '2026-03-29T02:00:00Z'"
+_ACCEPTED = "a time with its offset, such as '2026-03-29T02:00:00Z'"
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 
@@ -34,7 +34,7 @@ def parse_time(value: object, parameter: str) -> datetime:
     except ValueError:
         time = None
     if time is None or time.tzinfo is None:
-        raise DicomExportInvalidRequestError(f"{parameter}={value!r} is not a time; {_ACCEPTED}.")
+        raise DicomExportInvalidRequestError(f"{parameter}={value!r} is not a time; accepted: {_ACCEPTED}.")
     return time.astimezone(UTC)
 
 
@@ -53,7 +53,7 @@ def read_mark(name: str) -> datetime | None:
     except DicomExportInvalidRequestError:
         # The value is not quoted: the Variable of another purpose may hold a secret.
         raise DicomExportInvalidRequestError(
-            f"The value of the Variable {name} is not a time; {_ACCEPTED}."
+            f"The value of the Variable {name} is not a time; accepted: {_ACCEPTED}."
         ) from None
 
 
@@ -63,12 +63,12 @@ def mark_name_error(name: object) -> str | None:
 
     :param name: the name.
     """
-    if isinstance(name, str) and 0 < len(name) <= MAX_NAME_LENGTH:
-        return None
-    return (
-        f"high_water_mark={name!r} is not accepted; accepted: the name of an Airflow Variable, of at most "
-        f"{MAX_NAME_LENGTH} characters."
-    )
+    accepted = f"the name of an Airflow Variable, of at most {MAX_NAME_LENGTH} characters"
+    if not name:
+        return f"high_water_mark is empty; accepted: {accepted}."
+    if not isinstance(name, str) or len(name) > MAX_NAME_LENGTH:
+        return f"high_water_mark={name!r} is not accepted; accepted: {accepted}."
+    return None
 
 
 def selection_errors(selection: object) -> Iterator[str]:
