@@ -2,10 +2,12 @@
 
 A first task exports the DICOM store's metadata to a BigQuery table. A query of the table
 selects the new instances, which are exported to Cloud Storage, into a folder named for the
-night. An Airflow Variable holds the time up to which everything has been exported. It
-moves only after all instances have arrived: the next run exports what a failed one missed.
+night. An Airflow Variable, named for the DICOM store and the destination, holds the time up
+to which everything has been exported. It moves only after all instances have arrived: the
+next run exports what a failed one missed.
 
-If the DICOM store streams its metadata to BigQuery, remove ``refresh_table`` and ``until``.
+If the DICOM store streams its metadata to BigQuery, remove ``refresh_table`` and ``until``,
+and write the DICOM store's full name into ``STORE_NAME``.
 """
 
 from __future__ import annotations
@@ -27,8 +29,10 @@ STORE = {
 }
 TABLE = "bq://{{ params.table }}"
 NIGHT = "gs://{{ params.bucket }}/by_arrival/{{ ds }}/"
-# One Variable for each DICOM store.
-MARK = "dicom_exported_until_{{ params.store }}"
+# One Variable for each DICOM store, by its full name, and each destination: a run for another of them must
+# not move the mark. Slashes are replaced, because REST clients put the Variable's name into a path.
+STORE_NAME = "{{ ti.xcom_pull(task_ids='refresh_table')['dicom_store'] | replace('/', ':') }}"
+MARK = f"dicom_exported_until:{STORE_NAME}:{{{{ params.bucket }}}}:by_arrival"
 
 
 def offered(variable: str, default: str) -> Param:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import re
 import runpy
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import warnings
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -75,6 +77,21 @@ def test_example_dag_takes_its_defaults_from_the_environment(tmp_path: Any) -> N
     dag = read_dag(path, AIRFLOW_HOME=str(tmp_path), DICOM_BUCKET="another-bucket")
     assert dag["params"]["bucket"] == "another-bucket"
     assert dag["destination"] == f"gs://{{{{ params.bucket }}}}/dicom/{{{{ {NIGHT} }}}}/"
+
+
+def test_every_store_and_every_destination_has_a_high_water_mark_of_its_own() -> None:
+    dag = runpy.run_path(str(ROOT / "example_dags" / "dicom_incremental_by_arrival.py"))["dag"]
+    select, move_mark = dag.get_task("select"), dag.get_task("move_mark")
+    assert move_mark.high_water_mark == select.high_water_mark
+    marks = set()
+    choices = itertools.product(("p", "q"), ("europe-west3", "us"), ("d", "d.s"), ("s", "s_b"), ("b", "b-c"))
+    for project, location, dataset, store, bucket in choices:
+        name = f"projects/{project}/locations/{location}/datasets/{dataset}/dicomStores/{store}"
+        ti = SimpleNamespace(xcom_pull=lambda *, task_ids, name=name: {"dicom_store": name})
+        context: Any = {"ti": ti, "params": {"bucket": bucket}}
+        marks.add(select.render_template(select.high_water_mark, context))
+    assert len(marks) == 2**5
+    assert "dicom_exported_until:projects:p:locations:us:datasets:d:dicomStores:s:b:by_arrival" in marks
 
 
 def test_every_choice_of_the_on_demand_form_is_accepted_by_the_operator() -> None:
