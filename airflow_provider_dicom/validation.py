@@ -89,6 +89,9 @@ def value_error(
         return None
     if kind is Kind.RESTRICTION and not is_given:
         return None
+    if kind is Kind.REQUIRED and origin is None:
+        # The check of the value says what is accepted.
+        return None
     source = f", but {origin} is nothing" if origin else ""
     advice = ""
     if kind is Kind.RESTRICTION:

@@ -54,6 +54,12 @@ class PrivateValue(ResolveMixin):
         names = ", ".join(map(str, self._value)) if isinstance(self._value, Mapping) else ""
         return f"<{type(self._value).__name__} of private values: {names}>"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PrivateValue) and self._value == other._value
+
+    def __hash__(self) -> int:
+        return hash(PrivateValue)
+
     def iter_references(self) -> Iterable[tuple[Any, str]]:
         """Yield the tasks whose outputs are in the value, so that Airflow runs them first."""
         yield from XComArg.iter_xcom_references(self._value)

@@ -48,7 +48,7 @@ def outcome(operator: Any, name: str, *, mapped: bool) -> str:
         if errors := list(task._validation_errors(frozenset())):
             raise DicomExportInvalidRequestError(" ".join(errors))
     except DicomExportInvalidRequestError as error:
-        return "refused" if f"{name}=" in str(error) else str(error)
+        return "refused" if f"{name}=" in str(error) or f"{name} is" in str(error) else str(error)
     return "as if left out"
 
 

@@ -315,6 +315,24 @@ def test_invalid_value_of_a_mapped_task_is_refused_where_something_would_be_subm
     with dag():
         output = XComArg(UpstreamTask(task_id="upstream"))
         kwargs = DicomStoreExportOperator.partial(task_id="kwargs").expand_kwargs(output)
-    for invalid in ({"mime_type": {}}, {"destination": None}, {"filter_uri": 5.5}, {"resource_paths": 7}):
-        task = render(kwargs, map_index=0, xcoms={"upstream": [{**arguments, **invalid}]})
-        assert next(iter(invalid)) in refusal(task)
+    invalid_values: dict[str, Any] = {
+        "mime_type": {},
+        "destination": None,
+        "filter_uri": 5.5,
+        "resource_paths": 7,
+    }
+    for name, value in invalid_values.items():
+        task = render(kwargs, map_index=0, xcoms={"upstream": [{**arguments, name: value}]})
+        assert name in refusal(task)
+
+
+def test_copies_of_private_values_are_equal_and_other_values_are_not() -> None:
+    with dag():
+        task = build(DicomStoreSearchOperator, filters={"PatientID": "1"})
+        other = DicomStoreSearchOperator(
+            task_id="other", **VALID[DicomStoreSearchOperator], filters={"PatientID": "2"}
+        )
+    twin = copy.deepcopy(task)
+    assert twin.filters == task.filters
+    assert hash(twin.filters) == hash(task.filters)
+    assert task.filters != other.filters

@@ -17,4 +17,4 @@ with DAG(dag_id="forwarded", schedule=None, params={"arguments": {}}):
 
     DicomStoreExportOperator.partial(
         task_id="export", map_index_template="{{ task.destination }}", poll_interval=1.0
-    ).expand_kwargs(arguments())
+    ).expand_kwargs(arguments())  # type: ignore[call-arg]
