@@ -324,3 +324,15 @@ def test_invalid_value_of_a_mapped_task_is_refused_where_something_would_be_subm
     for name, value in invalid_values.items():
         task = render(kwargs, map_index=0, xcoms={"upstream": [{**arguments, name: value}]})
         assert name in refusal(task)
+
+
+def test_copies_of_private_values_are_equal_and_other_values_are_not() -> None:
+    with dag():
+        task = build(DicomStoreSearchOperator, filters={"PatientID": "1"})
+        other = DicomStoreSearchOperator(
+            task_id="other", **VALID[DicomStoreSearchOperator], filters={"PatientID": "2"}
+        )
+    twin = copy.deepcopy(task)
+    assert twin.filters == task.filters
+    assert hash(twin.filters) == hash(task.filters)
+    assert task.filters != other.filters
