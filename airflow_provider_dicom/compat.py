@@ -35,6 +35,11 @@ except ImportError:
         """Stands in for Airflow 3's references to assets; Airflow 2 has none."""
 
 
+try:
+    from airflow.sdk.definitions._internal.mixins import ResolveMixin
+except ImportError:  # Airflow 2
+    from airflow.utils.mixins import ResolveMixin  # type: ignore[import-not-found,no-redef]
+
 #: Airflow 2 cannot show a plugin's page beside a task's log.
 HAS_TASK_VIEWS = find_spec("airflow.sdk") is not None
 #: Airflow 3 builds a task's extra links on the worker and stores them; Airflow 2 builds them in the web
@@ -46,6 +51,7 @@ __all__ = [
     "HAS_TASK_VIEWS",
     "AssetRef",
     "Log",
+    "ResolveMixin",
     "TaskDeferralError",
     "TaskDeferralTimeout",
     "TaskInstance",

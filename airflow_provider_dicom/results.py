@@ -36,11 +36,17 @@ class DicomSelection(TypedDict):
     """
     The result of a selection: a filter file for an export.
 
+    ``dicom_store`` is the full name of the DICOM store that was searched, to which the filter file belongs;
+    None where a table was queried. It tells the results of mapped tasks apart: a task that was skipped has no
+    result, and the positions of the others move. ``filter_uris`` lists the filter files of the selection.
+
     ``since`` and ``until`` are RFC 3339 times: the selection holds the instances that arrived after ``since``
     and not after ``until``. Both are None where the query knows no time of arrival.
     """
 
+    dicom_store: str | None
     filter_uri: str
+    filter_uris: list[str]
     count: int
     since: str | None
     until: str | None
@@ -50,8 +56,8 @@ class DicomExportCheckResult(TypedDict):
     """
     The result of a check of an export's destination, in instances.
 
-    ``arrived`` counts all instances at the destination, expected or not; ``missing_paths`` lists the first
-    few of the ``missing`` instances.
+    ``arrived`` counts all instances at the destination, expected or not, also those with some of their frames
+    only; ``missing_paths`` lists the first few of the ``missing`` instances.
     """
 
     destination: str

@@ -13,13 +13,20 @@ import os
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-# With Airflow 3 only: `from airflow.sdk import DAG, task`.
-from airflow.providers.common.compat.sdk import DAG, task
+# With Airflow 3 only: `from airflow.sdk import DAG, Param, task`.
+from airflow.providers.common.compat.sdk import DAG, Param, task
 
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
 
 if TYPE_CHECKING:
     from airflow_provider_dicom.results import DicomExportResult
+
+
+def offered(variable: str, default: str) -> Param:
+    """Offer the values of a comma-separated environment variable; the first one is the default."""
+    values = os.environ.get(variable, default).split(",")
+    return Param(values[0], type="string", enum=values)
+
 
 with DAG(
     dag_id="dicom_every_store",
@@ -29,9 +36,9 @@ with DAG(
     max_active_runs=1,
     default_args={"retries": 3, "retry_delay": timedelta(minutes=5)},
     params={
-        "location": os.environ.get("DICOM_LOCATION", "europe-west3"),
-        "dataset": os.environ.get("DICOM_DATASET", "radiology"),
-        "bucket": os.environ.get("DICOM_BUCKET", "my-dicom-exports"),
+        "location": offered("DICOM_LOCATION", "europe-west3"),
+        "dataset": offered("DICOM_DATASET", "radiology"),
+        "bucket": offered("DICOM_BUCKET", "my-dicom-exports"),
     },
     tags=["dicom"],
     doc_md=__doc__,

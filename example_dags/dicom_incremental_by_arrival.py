@@ -2,10 +2,12 @@
 
 A first task exports the DICOM store's metadata to a BigQuery table. A query of the table
 selects the new instances, which are exported to Cloud Storage, into a folder named for the
-night. An Airflow Variable holds the time up to which everything has been exported. It
-moves only after all instances have arrived: the next run exports what a failed one missed.
+night. An Airflow Variable, named for the DICOM store and the destination, holds the time up
+to which everything has been exported. It moves only after all instances have arrived: the
+next run exports what a failed one missed.
 
-If the DICOM store streams its metadata to BigQuery, remove ``refresh_table`` and ``until``.
+If the DICOM store streams its metadata to BigQuery, remove ``refresh_table`` and ``until``,
+and write the DICOM store's full name into ``STORE_NAME``.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime, timedelta
 
-# With Airflow 3 only: `from airflow.sdk import DAG`.
-from airflow.providers.common.compat.sdk import DAG
+# With Airflow 3 only: `from airflow.sdk import DAG, Param`.
+from airflow.providers.common.compat.sdk import DAG, Param
 
 from airflow_provider_dicom.operators.check import DicomStoreExportCheckOperator
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
@@ -27,8 +29,17 @@ STORE = {
 }
 TABLE = "bq://{{ params.table }}"
 NIGHT = "gs://{{ params.bucket }}/by_arrival/{{ ds }}/"
-# One Variable for each DICOM store.
-MARK = "dicom_exported_until_{{ params.store }}"
+# One Variable for each DICOM store, by its full name, and each destination: a run for another of them must
+# not move the mark. Slashes are replaced, because REST clients put the Variable's name into a path.
+STORE_NAME = "{{ ti.xcom_pull(task_ids='refresh_table')['dicom_store'] | replace('/', ':') }}"
+MARK = f"dicom_exported_until:{STORE_NAME}:{{{{ params.bucket }}}}:by_arrival"
+
+
+def offered(variable: str, default: str) -> Param:
+    """Offer the values of a comma-separated environment variable; the first one is the default."""
+    values = os.environ.get(variable, default).split(",")
+    return Param(values[0], type="string", enum=values)
+
 
 with DAG(
     dag_id="dicom_incremental_by_arrival",
@@ -39,11 +50,11 @@ with DAG(
     max_active_runs=1,
     default_args={"retries": 3, "retry_delay": timedelta(minutes=5)},
     params={
-        "location": os.environ.get("DICOM_LOCATION", "europe-west3"),
-        "dataset": os.environ.get("DICOM_DATASET", "radiology"),
-        "store": os.environ.get("DICOM_STORE", "pacs"),
-        "bucket": os.environ.get("DICOM_BUCKET", "my-dicom-exports"),
-        "table": os.environ.get("DICOM_TABLE", "my-project.radiology.dicom_metadata"),
+        "location": offered("DICOM_LOCATION", "europe-west3"),
+        "dataset": offered("DICOM_DATASET", "radiology"),
+        "store": offered("DICOM_STORE", "pacs"),
+        "bucket": offered("DICOM_BUCKET", "my-dicom-exports"),
+        "table": offered("DICOM_TABLE", "my-project.radiology.dicom_metadata"),
     },
     tags=["dicom"],
     doc_md=__doc__,

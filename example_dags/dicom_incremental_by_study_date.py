@@ -14,13 +14,13 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime, timedelta
 
-from airflow.sdk import DAG, Asset, CronPartitionTimetable, PartitionedAssetTimetable, task
+from airflow.sdk import DAG, Asset, CronPartitionTimetable, Param, PartitionedAssetTimetable, task
 
 from airflow_provider_dicom.operators.check import DicomStoreExportCheckOperator
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
 from airflow_provider_dicom.operators.selection import DicomStoreSearchOperator
 
-BUCKET = os.environ.get("DICOM_BUCKET", "my-dicom-exports")
+BUCKET, *_ = os.environ.get("DICOM_BUCKET", "my-dicom-exports").split(",")
 STORE = {
     "location": "{{ params.location }}",
     "dataset_id": "{{ params.dataset }}",
@@ -35,6 +35,13 @@ LAST_DAY = "{{ partition_key | replace('-', '') }}"
 
 nights = Asset(name="dicom_nights", uri=NIGHTS)
 
+
+def offered(variable: str, default: str) -> Param:
+    """Offer the values of a comma-separated environment variable; the first one is the default."""
+    values = os.environ.get(variable, default).split(",")
+    return Param(values[0], type="string", enum=values)
+
+
 with DAG(
     dag_id="dicom_incremental_by_study_date",
     # At 02:00, for the day before.
@@ -44,10 +51,10 @@ with DAG(
     max_active_runs=1,
     default_args={"retries": 3, "retry_delay": timedelta(minutes=5)},
     params={
-        "location": os.environ.get("DICOM_LOCATION", "europe-west3"),
-        "dataset": os.environ.get("DICOM_DATASET", "radiology"),
-        "store": os.environ.get("DICOM_STORE", "pacs"),
-        "lookback_days": 7,
+        "location": offered("DICOM_LOCATION", "europe-west3"),
+        "dataset": offered("DICOM_DATASET", "radiology"),
+        "store": offered("DICOM_STORE", "pacs"),
+        "lookback_days": Param(7, type="integer", minimum=1, maximum=365),
     },
     tags=["dicom"],
     doc_md=__doc__,

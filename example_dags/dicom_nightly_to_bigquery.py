@@ -4,9 +4,9 @@ The table is named for its date. A repeated night replaces its own table only; w
 3.3, each night is a partition. A query reads one night from ``dicom_metadata_20260329``,
 and all nights from ``dicom_metadata_*``.
 
-The defaults of the parameters come from the environment; the Trigger form in Airflow's UI
-can change them for one run. Credentials come from the Airflow connection
-``google_cloud_default``.
+The Trigger form in Airflow's UI offers the values that environment variables list,
+separated by commas; the first one is the default. Credentials come from the Airflow
+connection ``google_cloud_default``.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import os
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-# With Airflow 3 only: `from airflow.sdk import DAG, task`.
-from airflow.providers.common.compat.sdk import DAG, task
+# With Airflow 3 only: `from airflow.sdk import DAG, Param, task`.
+from airflow.providers.common.compat.sdk import DAG, Param, task
 
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
 
@@ -33,6 +33,13 @@ else:
 if TYPE_CHECKING:
     from airflow_provider_dicom.results import DicomExportResult
 
+
+def offered(variable: str, default: str) -> Param:
+    """Offer the values of a comma-separated environment variable; the first one is the default."""
+    values = os.environ.get(variable, default).split(",")
+    return Param(values[0], type="string", enum=values)
+
+
 with DAG(
     dag_id="dicom_nightly_to_bigquery",
     schedule=SCHEDULE,
@@ -41,10 +48,10 @@ with DAG(
     max_active_runs=1,
     default_args={"retries": 3, "retry_delay": timedelta(minutes=5)},
     params={
-        "location": os.environ.get("DICOM_LOCATION", "europe-west3"),
-        "dataset": os.environ.get("DICOM_DATASET", "radiology"),
-        "store": os.environ.get("DICOM_STORE", "pacs"),
-        "table": os.environ.get("DICOM_TABLE", "my-project.radiology.dicom_metadata"),
+        "location": offered("DICOM_LOCATION", "europe-west3"),
+        "dataset": offered("DICOM_DATASET", "radiology"),
+        "store": offered("DICOM_STORE", "pacs"),
+        "table": offered("DICOM_TABLE", "my-project.radiology.dicom_metadata"),
     },
     tags=["dicom"],
     doc_md=__doc__,

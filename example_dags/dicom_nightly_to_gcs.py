@@ -3,9 +3,9 @@
 The folder is named for its date. A repeated night touches its own folder only; with
 Airflow 3.3, each night is a partition.
 
-The defaults of the parameters come from the environment; the Trigger form in Airflow's UI
-can change them for one run. Credentials and project come from the Airflow connection
-``google_cloud_default``.
+The Trigger form in Airflow's UI offers the values that environment variables list,
+separated by commas; the first one is the default. Credentials and project come from the
+Airflow connection ``google_cloud_default``.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import os
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-# With Airflow 3 only: `from airflow.sdk import DAG, task`.
-from airflow.providers.common.compat.sdk import DAG, task
+# With Airflow 3 only: `from airflow.sdk import DAG, Param, task`.
+from airflow.providers.common.compat.sdk import DAG, Param, task
 
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
 
@@ -32,6 +32,13 @@ else:
 if TYPE_CHECKING:
     from airflow_provider_dicom.results import DicomExportResult
 
+
+def offered(variable: str, default: str) -> Param:
+    """Offer the values of a comma-separated environment variable; the first one is the default."""
+    values = os.environ.get(variable, default).split(",")
+    return Param(values[0], type="string", enum=values)
+
+
 with DAG(
     dag_id="dicom_nightly_to_gcs",
     schedule=SCHEDULE,
@@ -40,10 +47,10 @@ with DAG(
     max_active_runs=1,
     default_args={"retries": 3, "retry_delay": timedelta(minutes=5)},
     params={
-        "location": os.environ.get("DICOM_LOCATION", "europe-west3"),
-        "dataset": os.environ.get("DICOM_DATASET", "radiology"),
-        "store": os.environ.get("DICOM_STORE", "pacs"),
-        "bucket": os.environ.get("DICOM_BUCKET", "my-dicom-exports"),
+        "location": offered("DICOM_LOCATION", "europe-west3"),
+        "dataset": offered("DICOM_DATASET", "radiology"),
+        "store": offered("DICOM_STORE", "pacs"),
+        "bucket": offered("DICOM_BUCKET", "my-dicom-exports"),
     },
     tags=["dicom"],
     doc_md=__doc__,

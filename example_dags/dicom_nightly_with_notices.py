@@ -16,8 +16,8 @@ import os
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-# With Airflow 3.3 only: `from airflow.sdk import DAG`, and no `try` below.
-from airflow.providers.common.compat.sdk import DAG
+# With Airflow 3.3 only: `from airflow.sdk import DAG, Param`, and no `try` below.
+from airflow.providers.common.compat.sdk import DAG, Param
 
 from airflow_provider_dicom.exceptions import (
     DicomExportOperationFailedError,
@@ -83,6 +83,13 @@ else:
         ]
     )
 
+
+def offered(variable: str, default: str) -> Param:
+    """Offer the values of a comma-separated environment variable; the first one is the default."""
+    values = os.environ.get(variable, default).split(",")
+    return Param(values[0], type="string", enum=values)
+
+
 with DAG(
     dag_id="dicom_nightly_with_notices",
     schedule="0 2 * * *",
@@ -91,10 +98,10 @@ with DAG(
     max_active_runs=1,
     default_args={"retries": 3, "retry_delay": timedelta(minutes=5)},
     params={
-        "location": os.environ.get("DICOM_LOCATION", "europe-west3"),
-        "dataset": os.environ.get("DICOM_DATASET", "radiology"),
-        "store": os.environ.get("DICOM_STORE", "pacs"),
-        "bucket": os.environ.get("DICOM_BUCKET", "my-dicom-exports"),
+        "location": offered("DICOM_LOCATION", "europe-west3"),
+        "dataset": offered("DICOM_DATASET", "radiology"),
+        "store": offered("DICOM_STORE", "pacs"),
+        "bucket": offered("DICOM_BUCKET", "my-dicom-exports"),
     },
     tags=["dicom"],
     doc_md=__doc__,

@@ -1,7 +1,9 @@
 """Exports a DICOM store, or some of its studies, when a person fills in the Trigger form.
 
-The defaults in the form come from the environment. Credentials and project come from the
-Airflow connection ``google_cloud_default``.
+The right to trigger this DAG is the right to export. The form offers the DICOM stores,
+buckets and tables that the deployment lists in environment variables, separated by commas;
+nobody who triggers the DAG can choose others. Credentials and project come from the Airflow
+connection ``google_cloud_default``.
 """
 
 from __future__ import annotations
@@ -11,13 +13,22 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 # With Airflow 3 only: `from airflow.sdk import DAG, Param, task`.
-from airflow.providers.common.compat.sdk import DAG, Param, task
+from airflow.providers.common.compat.sdk import DAG, AirflowFailException, Param, task
 
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
 
-BUCKET = os.environ.get("DICOM_BUCKET", "my-dicom-exports")
-TABLE = os.environ.get("DICOM_TABLE", "my-project.radiology.dicom_metadata")
-ID = r"^[\w.-]{1,256}$"
+
+def listed(variable: str, default: str) -> list[str]:
+    """Return the values of a comma-separated environment variable; the form's default is the first one."""
+    return os.environ.get(variable, default).split(",")
+
+
+LOCATIONS = listed("DICOM_LOCATION", "europe-west3")
+DATASETS = listed("DICOM_DATASET", "radiology")
+STORES = listed("DICOM_STORE", "pacs")
+BUCKETS = listed("DICOM_BUCKET", "my-dicom-exports")
+TABLES = listed("DICOM_TABLE", "my-project.radiology.dicom_metadata")
+DESTINATIONS = [*(f"gs://{bucket}/on-demand/" for bucket in BUCKETS), *(f"bq://{table}" for table in TABLES)]
 
 FORMS = {
     None: "As stored",
@@ -42,34 +53,20 @@ FILES, ROWS, PART = (
 )
 PARAMS = {
     "location": Param(
-        os.environ.get("DICOM_LOCATION", "europe-west3"),
-        title="Location",
-        description="Where the dataset is.",
-        type="string",
-        pattern=r"^[a-z0-9-]+$",
-        examples=["europe-west3", "europe-west4", "us-central1", "us", "asia-northeast1"],
+        LOCATIONS[0], title="Location", description="Where the dataset is.", type="string", enum=LOCATIONS
     ),
     "dataset": Param(
-        os.environ.get("DICOM_DATASET", "radiology"),
-        title="Dataset",
-        description="The dataset's id.",
-        type="string",
-        pattern=ID,
+        DATASETS[0], title="Dataset", description="The dataset's id.", type="string", enum=DATASETS
     ),
     "store": Param(
-        os.environ.get("DICOM_STORE", "pacs"),
-        title="DICOM store",
-        description="The DICOM store's id.",
-        type="string",
-        pattern=ID,
+        STORES[0], title="DICOM store", description="The DICOM store's id.", type="string", enum=STORES
     ),
     "destination": Param(
-        f"gs://{BUCKET}/on-demand/",
+        DESTINATIONS[0],
         title="Destination",
         description_md="A folder, `gs://bucket/folder/`, or a table, `bq://project.dataset.table`.",
         type="string",
-        pattern=r"^(gs://[a-z0-9][a-z0-9._-]+[a-z0-9](/.*)?|bq://[a-z0-9.:-]+\.\w+\.[^./\s]+)$",
-        examples=[f"gs://{BUCKET}/on-demand/", f"bq://{TABLE}"],
+        enum=DESTINATIONS,
     ),
     "max_failures": Param(
         0,
@@ -85,6 +82,14 @@ PARAMS = {
         type=["null", "string"],
         enum=list(FORMS),
         values_display={"None" if form is None else form: text for form, text in FORMS.items()},
+        **FILES,
+    ),
+    "folder": Param(
+        None,
+        title="Folder below the destination",
+        description="Letters, digits, '-' and '_'.",
+        type=["null", "string"],
+        pattern=r"^[A-Za-z0-9_-]{1,100}$",
         **FILES,
     ),
     "write_disposition": Param(
@@ -111,14 +116,6 @@ PARAMS = {
         items={"type": "string", "pattern": r"^/studies/[0-9.]+(/series/[0-9.]+(/instances/[0-9.]+)?)?$"},
         **PART,
     ),
-    "list_bucket": Param(
-        BUCKET,
-        title="Bucket for this list",
-        description="The list is written there, and the Healthcare API reads it from there.",
-        type="string",
-        pattern=r"^[a-z0-9][a-z0-9._-]+[a-z0-9]$",
-        **PART,
-    ),
 }
 
 with DAG(
@@ -135,6 +132,9 @@ with DAG(
     @task
     def request(params: dict[str, Any], run_id: str) -> list[dict[str, Any]]:
         """Turn the form into the operator's arguments, which differ for a folder and a table."""
+        # What a person writes is never a template. Anything that could begin one is refused.
+        if any("{" in str(value) for value in (*params.values(), run_id)):
+            raise AirflowFailException("The form, or the run's id, holds a '{'; accepted: values without it.")
         chosen = {
             "location": params["location"],
             "dataset_id": params["dataset"],
@@ -145,11 +145,15 @@ with DAG(
         if params["destination"].startswith("bq://"):
             chosen["write_disposition"] = params["write_disposition"]
             chosen["bigquery_schema"] = params["schema"]
-        elif params["form"]:
-            chosen["mime_type"] = params["form"]
+        else:
+            if params["form"]:
+                chosen["mime_type"] = params["form"]
+            if params["folder"]:
+                chosen["destination"] += f"{params['folder']}/"
         if params["studies"]:
             chosen["resource_paths"] = params["studies"]
-            chosen["filter_uri"] = f"gs://{params['list_bucket']}/lists/{run_id}.txt"
+            # The Healthcare API reads the list from there.
+            chosen["filter_uri"] = f"gs://{BUCKETS[0]}/lists/{run_id}.txt"
         return [chosen]
 
     # Mapped, so that arguments are optional and the task has a telling name.

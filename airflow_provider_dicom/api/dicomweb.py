@@ -23,9 +23,12 @@ SearchFilters = Mapping[str, str | int] | Iterable[tuple[str, str | int]]
 MAX_SEARCH_OFFSET = 1_000_000
 #: The API's largest pages, in matches.
 MAX_SEARCH_LIMIT = {"studies": 5_000, "series": 5_000, "instances": 50_000}
+#: How often the matches of a search may move while its pages are read, by deletions above all.
+MAX_SEARCH_MOVES = 100
 _RESOURCE_PATH = re.compile(rf"/studies/{UID_PATTERN}(?:/series/{UID_PATTERN}(?:/instances/{UID_PATTERN})?)?")
 _KINDS = ("studies", "series", "instances")
 _TAGS = {"studies": "0020000D", "series": "0020000E", "instances": "00080018"}
+_NUMBER_OF_FRAMES = "00280008"
 
 
 def is_resource_path(path: object) -> bool:
@@ -64,7 +67,22 @@ def path_of_match(match: DicomJson, level: str, *, below: Sequence[str] = ()) ->
     :raises DicomExportUnavailableError: if the match holds no UID.
     """
     kinds = _KINDS[len(below) : _KINDS.index(level) + 1]
-    return resource_path(*below, *(_first(match.get(_TAGS[kind], {}).get("Value")) for kind in kinds))
+    return resource_path(*below, *(_first_value(match, _TAGS[kind]) for kind in kinds))
+
+
+def number_of_frames(match: DicomJson) -> int:
+    """
+    Return the number of frames of a search's match: 1 without that attribute, 0 if it is not a number.
+
+    :param match: the match at the level of instances.
+    """
+    value = _first_value(match, _NUMBER_OF_FRAMES)
+    if value is None:
+        return 1
+    try:
+        return max(0, int(str(value)))
+    except ValueError:
+        return 0
 
 
 def uids_of(path: str) -> list[str]:
@@ -76,20 +94,49 @@ def uids_of(path: str) -> list[str]:
     return path.split("/")[2::2]
 
 
-def _first(values: object) -> object:
+def _first_value(match: object, tag: str) -> object:
+    element = match.get(tag) if isinstance(match, dict) else None
+    values = element.get("Value") if isinstance(element, dict) else None
     return values[0] if isinstance(values, list) and values else None
 
 
 def search_pages(search: Callable[[int], list[DicomJson]]) -> Iterator[DicomJson]:
     """
-    Yield the matches of all pages of a search.
+    Yield the matches of all pages of a search, although matches are deleted or added meanwhile.
 
-    :param search: returns the page of matches that begins at an offset.
+    Every page begins with the last match of the page before. If it does not, the matches have moved: the
+    search goes back until a page overlaps again, and then some matches can come twice. This needs an order of
+    the matches that is the same for every page; an order that keeps changing ends in an error.
+
+    :param search: returns the page of matches, two at least if there are as many, that begins at an offset.
+    :raises DicomExportUnavailableError: if the matches move more than ``MAX_SEARCH_MOVES`` times.
     """
-    offset = 0
-    # The API may cap the limit of a page: only an empty page certainly is the end.
-    while page := search(offset):
-        offset += len(page)
-        yield from page
+    offset = moves = way_back = 0
+    known: frozenset[tuple[str, ...]] = frozenset()
+    while True:
+        page = search(offset)
+        uids = [_uids_of_match(match) for match in page]
+        if offset and (not page or uids[0] not in known):
+            moves += 1
+            if moves > MAX_SEARCH_MOVES:
+                raise DicomExportUnavailableError(
+                    f"The matches of the search moved {moves} times while their pages were read: instances "
+                    "are deleted or added faster than that, or the API returns the matches in no stable "
+                    "order. Nothing was selected; search again when fewer instances change."
+                )
+            way_back = 2 * way_back or len(known)
+            offset = max(0, offset - way_back)
+            continue
+        yield from (match for match, uid in zip(page, uids, strict=True) if uid not in known)
+        # The API may cap the limit of a page: only the last match alone certainly is the end.
+        if len(page) < 2:
+            return
+        way_back = 0
+        known = frozenset(uids)
+        offset += len(page) - 1
         # Two pages at a time would take twice the memory.
         del page
+
+
+def _uids_of_match(match: DicomJson) -> tuple[str, ...]:
+    return tuple(str(_first_value(match, _TAGS[kind])) for kind in _KINDS)

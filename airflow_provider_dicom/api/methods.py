@@ -75,6 +75,11 @@ class ApiRequest:
         """The quoted path with its query."""
         return f"{self.path}?{urlencode(self.query)}" if self.query else self.path
 
+    @property
+    def is_private(self) -> bool:
+        """Whether URL and answer may name a patient, so that nothing may quote them."""
+        return "/dicomWeb/" in self.path
+
     def page(self, token: str) -> ApiRequest:
         """
         Build the request for another page of the same list.

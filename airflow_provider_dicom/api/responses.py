@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_dicom.api.foreign_text import printable
 from airflow_provider_dicom.api.permissions import explain_caller, explain_policy, explain_service_agent
+from airflow_provider_dicom.api.private_logs import digest
 from airflow_provider_dicom.api.shapes import checked, parse_json
 from airflow_provider_dicom.exceptions import (
     DicomExportAuthenticationError,
@@ -55,9 +56,10 @@ def decode(
         try:
             return checked(parse_json(body), request.response)
         except ValueError:
-            # The body is not quoted: the response to a search holds patient data.
             content_type = printable(headers.get("Content-Type", "no content type"), 100)
-            raise garbage(request, f"the body ({len(body)} bytes of {content_type})", status) from None
+            # The response to a search holds patient data: nothing of it is quoted.
+            described = f"{len(body)} bytes{'' if request.is_private else f' of {content_type}'}"
+            raise garbage(request, f"the body ({described})", status) from None
     raise _error(request, status, headers, ErrorBody.of(body), caller)
 
 
@@ -127,7 +129,9 @@ def _error(
     request: ApiRequest, status: int, headers: Mapping[str, str], body: ErrorBody, caller: str | None
 ) -> DicomExportError:
     message = body.message
-    text = f"Could not {request.action}: {status} {message}"
+    # The API's text about a search may quote the values of the search.
+    quoted = f"(a message of {digest(message)}, not quoted)" if request.is_private else message
+    text = f"Could not {request.action}: {status} {quoted}"
     operation_name = request.operation_name
     # A conflict with another request; the API did nothing, and asks for the same request again.
     is_aborted = status == 409 and body.status == "ABORTED"

@@ -82,8 +82,10 @@ def connection_error(
             f"the server's certificate is not trusted ({printable(certificate.verify_message, 200)}). If a "
             f"company's own CA signs it, set {CA_VARIABLES[0]} to the CA's file, for workers and triggerers"
         )
+    elif request.is_private:
+        # The text of the error may quote the URL, or what a server answered.
+        reason = f"no response ({type(error).__name__})"
     else:
-        # A query may hold patient attributes.
         reason = without_userinfo(_QUERY.sub("?...", f"{type(error).__name__}: {error}"))
         reason = f"no response ({reason})"
     return DicomExportUnavailableError(

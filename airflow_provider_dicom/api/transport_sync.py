@@ -13,6 +13,7 @@ from google.auth.exceptions import GoogleAuthError, RefreshError
 
 from airflow_provider_dicom.api import responses
 from airflow_provider_dicom.api.paging import Pages
+from airflow_provider_dicom.api.private_logs import hide_searches
 from airflow_provider_dicom.api.retry import retry_options
 from airflow_provider_dicom.api.sync_session import BoundedSession, Exchange
 from airflow_provider_dicom.api.transport import (
@@ -80,6 +81,7 @@ class SyncTransport:
 
     @cached_property
     def _session(self) -> BoundedSession:
+        hide_searches()
         session = BoundedSession()
         session.headers["User-Agent"] = USER_AGENT
         return session

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import logging
+import os
 import signal
 import socket
 import sys
@@ -36,6 +37,8 @@ def main(arguments: list[str] | None = None) -> None:
         level=logging.INFO if options.verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
     )
+    # The data directory holds patients' data, if only made-up ones: it is for nobody else.
+    os.umask(0o077)
     with ExitStack() as stack:
         listening = stack.enter_context(_listen(options.host, options.port))
         directory = options.data or Path(

@@ -259,6 +259,8 @@ class DicomStoreHook(DicomStoreBaseHook):
         """
         Search studies, series or instances with QIDO-RS, page by page.
 
+        No match is lost if others are deleted or added meanwhile, but some can then come twice.
+
         https://cloud.google.com/healthcare-api/docs/dicom#search_transaction
 
         :param store: the DICOM store.
@@ -267,10 +269,11 @@ class DicomStoreHook(DicomStoreBaseHook):
         :param series_uid: search within this series of the study only.
         :param filters: attributes and the values that they must have.
         :param include_fields: attributes to return in addition to the default ones.
-        :param page_size: matches on a page; the API's maximum if not given.
-        :raises DicomExportError: if the API refuses, or has more matches than it returns.
+        :param page_size: matches on a page, 2 at least; the API's maximum if not given.
+        :raises DicomExportError: if the API refuses, has more matches than it returns, or keeps moving them.
         """
-        limit = page_size or MAX_SEARCH_LIMIT.get(level, 1)
+        # Pages overlap by one match.
+        limit = max(page_size or MAX_SEARCH_LIMIT.get(level, 1), 2)
         fields = tuple(include_fields)
         pairs = tuple(filters.items() if hasattr(filters, "items") else filters)
 

@@ -8,7 +8,7 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypedDict, cast
 
-from airflow.providers.common.compat.sdk import Asset, AssetAlias, BaseOperator
+from airflow.providers.common.compat.sdk import Asset, AssetAlias
 
 from airflow_provider_dicom.api.destinations import asset_uri
 from airflow_provider_dicom.api.endpoint import api_endpoint_error
@@ -17,7 +17,8 @@ from airflow_provider_dicom.compat import AssetRef
 from airflow_provider_dicom.exceptions import DicomExportError, DicomExportTimeoutError
 from airflow_provider_dicom.longrunning.outcome import describe_accepted_error
 from airflow_provider_dicom.longrunning.progress import write_from_worker
-from airflow_provider_dicom.validation import is_template, max_failures_error, seconds_error
+from airflow_provider_dicom.operators._parameters import ParameterOperator
+from airflow_provider_dicom.validation import Kind, is_text_or_texts, max_failures_error, seconds_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,6 +36,19 @@ if TYPE_CHECKING:
 
 #: How long after the deadline Airflow itself ends a deferral that its trigger did not end.
 GRACE = timedelta(minutes=2)
+#: The kinds of the parameters that name a DICOM store. Without its project, a task reaches another store.
+STORE_PARAMETERS = {
+    "location": Kind.REQUIRED,
+    "dataset_id": Kind.REQUIRED,
+    "dicom_store_id": Kind.REQUIRED,
+    "project_id": Kind.RESTRICTION,
+}
+#: The kinds of the connection's parameters. Without the account to impersonate, a task has other rights.
+CONNECTION_PARAMETERS = {
+    "gcp_conn_id": Kind.REQUIRED,
+    "impersonation_chain": Kind.RESTRICTION,
+    "api_endpoint": Kind.OPTIONAL,
+}
 
 
 class ConnectionArguments(TypedDict):
@@ -45,7 +59,7 @@ class ConnectionArguments(TypedDict):
     api_endpoint: str | None
 
 
-class ConnectedOperator(BaseOperator):
+class ConnectedOperator(ParameterOperator):
     """
     An operator with a connection to the Healthcare API.
 
@@ -70,28 +84,9 @@ class ConnectedOperator(BaseOperator):
         from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
 
         hook = DicomStoreHook(**self.connection_arguments)
-        if not self._is_endpoint_literal():
+        if not (self.api_endpoint is None or self.is_literal("api_endpoint")):
             hook.refuse_unlisted_endpoint()
         return hook
-
-    def _is_endpoint_literal(self) -> bool:
-        """Tell whether the DAG's author chose the endpoint, not a template or a value that is mapped."""
-        if self.api_endpoint is None:
-            return True
-        if "api_endpoint" in self.__dict__.get("_templates", ()):
-            return False
-        if not getattr(self, "_BaseOperator__from_mapped", False):
-            return True
-        definition = self.dag.task_dict.get(self.task_id) if self._dag is not None else None
-        literals = getattr(definition, "partial_kwargs", {})
-        return bool(literals.get("api_endpoint") == self.api_endpoint)
-
-    def unrendered(self) -> frozenset[str]:
-        """Return the names of the parameters that are still templates."""
-        names = frozenset(name for name in self.template_fields if is_template(getattr(self, name)))
-        # The first call is that of __init__: Airflow has rendered nothing yet.
-        self.__dict__.setdefault("_templates", names)
-        return names
 
     def connection_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
         """
@@ -101,6 +96,12 @@ class ConnectedOperator(BaseOperator):
         """
         if "gcp_conn_id" not in unrendered and not (isinstance(self.gcp_conn_id, str) and self.gcp_conn_id):
             yield f"gcp_conn_id={self.gcp_conn_id!r} is not accepted; accepted: the id of a connection."
+        chain = [] if self.impersonation_chain is None else self.impersonation_chain
+        if "impersonation_chain" not in unrendered and not is_text_or_texts(chain):
+            yield (
+                f"impersonation_chain is {type(chain).__name__}, or an account in it is no text or empty; "
+                "accepted: the e-mail address of a service account, or a list of them."
+            )
         if "api_endpoint" not in unrendered and (error := api_endpoint_error(self.api_endpoint)):
             yield error
 
@@ -176,7 +177,7 @@ class PollingOperator(ConnectedOperator):
         """
         from airflow_provider_dicom.triggers.dicom_store import DicomStoreExportTrigger
 
-        if not self._is_endpoint_literal():
+        if not (self.api_endpoint is None or self.is_literal("api_endpoint")):
             self.hook().close()
         self.defer(
             trigger=DicomStoreExportTrigger(

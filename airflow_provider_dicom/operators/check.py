@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from airflow_provider_dicom.api.destinations import parse_destination, parse_gcs_uri
-from airflow_provider_dicom.api.dicomweb import path_of_match, uids_of
+from airflow_provider_dicom.api.dicomweb import number_of_frames, path_of_match, uids_of
 from airflow_provider_dicom.exceptions import DicomExportIncompleteError
-from airflow_provider_dicom.operators._base import ConnectedOperator
-from airflow_provider_dicom.selection.disk_set import DiskSet
+from airflow_provider_dicom.operators._base import (
+    CONNECTION_PARAMETERS,
+    STORE_PARAMETERS,
+    ConnectedOperator,
+)
+from airflow_provider_dicom.selection.disk_set import DiskMap
 from airflow_provider_dicom.selection.filter_file import read_filter
-from airflow_provider_dicom.selection.inventory import exported_instances
-from airflow_provider_dicom.validation import parse_errors, raise_if_invalid
+from airflow_provider_dicom.selection.inventory import Inventory
+from airflow_provider_dicom.validation import Kind, parse_errors, raise_if_invalid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
     from airflow.providers.common.compat.sdk import Context
@@ -30,6 +35,8 @@ OnMissing = Literal["fail", "warn"]
 MAX_MISSING_PATHS = 10
 #: Matches of a search in memory at a time.
 PAGE_SIZE = 5_000
+#: Stands for the number of frames of a path that comes from the filter file.
+_UNKNOWN = 0
 
 
 class DicomStoreExportCheckOperator(ConnectedOperator):
@@ -38,7 +45,9 @@ class DicomStoreExportCheckOperator(ConnectedOperator):
     missing.
 
     Expected are the instances of the DICOM store, or of the filter file, at the time of the check. An
-    instance has arrived if an object has its name, whatever the content, or if the table has a row for it.
+    instance has arrived if an object has its name, whatever the content, or if objects have the names of all
+    its frames, or if the table has a row for it. A study or series of the filter file that the DICOM store
+    does not hold counts as one instance.
 
     :param location: the location of the dataset, such as ``us-central1`` (templated).
     :param dataset_id: the dataset's id (templated).
@@ -69,6 +78,13 @@ class DicomStoreExportCheckOperator(ConnectedOperator):
         "impersonation_chain",
         "api_endpoint",
     )
+    PARAMETERS: ClassVar[Mapping[str, Kind]] = {
+        **STORE_PARAMETERS,
+        "destination": Kind.REQUIRED,
+        "filter_uri": Kind.RESTRICTION,
+        "on_missing": Kind.REQUIRED,
+        **CONNECTION_PARAMETERS,
+    }
     ui_color = "#e8f0fe"
 
     def __init__(
@@ -97,8 +113,7 @@ class DicomStoreExportCheckOperator(ConnectedOperator):
         self.gcp_conn_id = gcp_conn_id
         self.impersonation_chain = impersonation_chain
         self.api_endpoint = api_endpoint
-        self._is_filtered = filter_uri is not None
-        raise_if_invalid(self._validation_errors(self.unrendered()))
+        self.validate_when_parsed()
 
     def execute(self, context: Context) -> DicomExportCheckResult:
         """
@@ -109,24 +124,24 @@ class DicomStoreExportCheckOperator(ConnectedOperator):
         :raises DicomExportError: if the DICOM store or the destination cannot be read.
         """
         raise_if_invalid(self._validation_errors(frozenset()))
-        found = exported_instances(
-            self.destination,
-            project_id=self.project_id,
-            gcp_conn_id=self.gcp_conn_id,
-            impersonation_chain=self.impersonation_chain,
-        )
-        # The destination is read last: an instance that arrives meanwhile does not count as missing.
-        with self.hook() as hook, DiskSet(self._expected(hook)) as expected, DiskSet(found) as arrived:
-            result: DicomExportCheckResult = {
-                "destination": self.destination,
-                "expected": len(expected),
-                "arrived": len(arrived),
-                "missing": sum(1 for path in expected if path not in arrived),
-                "missing_paths": [
-                    *islice((path for path in expected if path not in arrived), MAX_MISSING_PATHS)
-                ],
-            }
-        return self._report(result)
+        with self.hook() as hook:
+            store = hook.dicom_store_name(
+                self.location, self.dataset_id, self.dicom_store_id, self.project_id
+            )
+            # The destination is read last: an instance that arrives meanwhile does not count as missing.
+            with DiskMap(self._expected(hook, store)) as expected, self._arrived() as arrived:
+                arrived.warn_of_ignored(self.log)
+                missing = self._missing(hook, store, expected, arrived)
+                missing_paths = [*islice(missing, MAX_MISSING_PATHS)]
+                return self._report(
+                    {
+                        "destination": self.destination,
+                        "expected": len(expected),
+                        "arrived": len(arrived),
+                        "missing": len(missing_paths) + sum(1 for _ in missing),
+                        "missing_paths": missing_paths,
+                    }
+                )
 
     def _report(self, result: DicomExportCheckResult) -> DicomExportCheckResult:
         summary = (
@@ -142,8 +157,16 @@ class DicomStoreExportCheckOperator(ConnectedOperator):
         self.log.warning("%s", error)
         return result
 
-    def _expected(self, hook: DicomStoreHook) -> Iterator[str]:
-        store = hook.dicom_store_name(self.location, self.dataset_id, self.dicom_store_id, self.project_id)
+    def _arrived(self) -> Inventory:
+        return Inventory(
+            self.destination,
+            project_id=self.project_id,
+            gcp_conn_id=self.gcp_conn_id,
+            impersonation_chain=self.impersonation_chain,
+        )
+
+    def _expected(self, hook: DicomStoreHook, store: DicomStoreName) -> Iterator[tuple[str, int]]:
+        # Resource paths with their numbers of frames.
         if self.filter_uri is None:
             yield from _instances_below(hook, store, [])
             return
@@ -151,26 +174,67 @@ class DicomStoreExportCheckOperator(ConnectedOperator):
             self.filter_uri, gcp_conn_id=self.gcp_conn_id, impersonation_chain=self.impersonation_chain
         ):
             uids = uids_of(path)
-            # An instance in the filter file is expected even if the DICOM store does not hold it any more.
-            yield from [path] if len(uids) == 3 else _instances_below(hook, store, uids)
+            instances = iter(()) if len(uids) == 3 else _instances_below(hook, store, uids)
+            # What the filter file names is expected even if the DICOM store does not hold it any more.
+            yield next(instances, (path, _UNKNOWN))
+            yield from instances
+
+    def _missing(
+        self, hook: DicomStoreHook, store: DicomStoreName, expected: DiskMap, arrived: Inventory
+    ) -> Iterator[str]:
+        # Instances of one series follow each other.
+        @lru_cache(maxsize=1)
+        def frames_in(series: str) -> dict[str, int]:
+            return dict(_instances_below(hook, store, uids_of(series)))
+
+        not_in_store = 0
+        for path, known_frames in expected.items():
+            if arrived.holds(path, known_frames):
+                continue
+            if known_frames != _UNKNOWN or not arrived.holds_part(path):
+                yield path
+                continue
+            is_instance = len(uids_of(path)) == 3
+            frames = frames_in(path.partition("/instances/")[0]).get(path) if is_instance else None
+            if frames is None:
+                not_in_store += 1
+            elif not arrived.holds(path, frames):
+                yield path
+        if not_in_store:
+            self.log.warning(
+                "%d paths of the filter file are not in the DICOM store any more. Something of each is in "
+                "%s, but whether all of it is cannot be checked.",
+                not_in_store,
+                self.destination,
+            )
 
     def _validation_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
+        sentences, unrendered = self.kind_errors(unrendered)
+        yield from sentences
         yield from self.store_errors(unrendered)
         if "destination" not in unrendered:
             yield from parse_errors(parse_destination, self.destination)
-        # A filter that rendered to None must not make the whole store the expectation.
-        if "filter_uri" not in unrendered and self._is_filtered:
+        if "filter_uri" not in unrendered and self.filter_uri is not None:
             yield from parse_errors(parse_gcs_uri, self.filter_uri, "filter_uri", is_object=True)
         if "on_missing" not in unrendered and self.on_missing not in get_args(OnMissing):
             yield f"on_missing={self.on_missing!r} is not accepted; accepted: fail, warn."
         yield from self.connection_errors(unrendered)
 
 
-def _instances_below(hook: DicomStoreHook, store: DicomStoreName, uids: Sequence[str]) -> Iterator[str]:
+def _instances_below(
+    hook: DicomStoreHook, store: DicomStoreName, uids: Sequence[str]
+) -> Iterator[tuple[str, int]]:
     study_uid, series_uid, *_ = [*uids, None, None]
-    matches = hook.search(store, "instances", study_uid=study_uid, series_uid=series_uid, page_size=PAGE_SIZE)
+    matches = hook.search(
+        store,
+        "instances",
+        study_uid=study_uid,
+        series_uid=series_uid,
+        include_fields=["NumberOfFrames"],
+        page_size=PAGE_SIZE,
+    )
     for match in matches:
-        yield path_of_match(match, "instances", below=uids)
+        yield path_of_match(match, "instances", below=uids), number_of_frames(match)
 
 
 def _list_missing(result: DicomExportCheckResult) -> str:

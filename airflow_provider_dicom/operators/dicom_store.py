@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowSkipException
 
@@ -20,6 +20,7 @@ from airflow_provider_dicom.exceptions import (
 )
 from airflow_provider_dicom.links.dicom_store import EXPORT_LINKS
 from airflow_provider_dicom.longrunning.outcome import outcome
+from airflow_provider_dicom.operators._base import CONNECTION_PARAMETERS, STORE_PARAMETERS
 from airflow_provider_dicom.operators._long_running import LongRunningOperator
 from airflow_provider_dicom.operators._submission_record import earliest_snapshot, unknown_time
 from airflow_provider_dicom.operators._submission_types import Submission, destination_error
@@ -29,10 +30,10 @@ from airflow_provider_dicom.selection.filter_file import (
     resource_path_errors,
     stored_filter,
 )
-from airflow_provider_dicom.validation import raise_if_invalid
+from airflow_provider_dicom.validation import Kind, raise_if_invalid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
     from airflow.providers.common.compat.openlineage.facet import Dataset, RunFacet
@@ -115,6 +116,23 @@ class DicomStoreExportOperator(LongRunningOperator):
         "impersonation_chain",
         "api_endpoint",
     )
+    PARAMETERS: ClassVar[Mapping[str, Kind]] = {
+        **STORE_PARAMETERS,
+        "destination": Kind.REQUIRED,
+        "mime_type": Kind.OPTIONAL,
+        "write_disposition": Kind.OPTIONAL,
+        "bigquery_schema": Kind.OPTIONAL,
+        "include_source_store": Kind.OPTIONAL_FLAG,
+        "filter_uri": Kind.RESTRICTION,
+        "resource_paths": Kind.RESTRICTION,
+        "max_failures": Kind.NUMBER,
+        "wait_for_completion": Kind.FLAG,
+        "deferrable": Kind.FLAG,
+        "poll_interval": Kind.NUMBER,
+        "durable": Kind.FLAG,
+        "cancel_on_kill": Kind.FLAG,
+        **CONNECTION_PARAMETERS,
+    }
     operator_extra_links = EXPORT_LINKS
     ui_color = "#e8f0fe"
     state_key = STATE_KEY
@@ -165,14 +183,10 @@ class DicomStoreExportOperator(LongRunningOperator):
         self.gcp_conn_id = gcp_conn_id
         self.impersonation_chain = impersonation_chain
         self.api_endpoint = api_endpoint
-        self._filtered_by = [
-            name
-            for name, value in (("filter_uri", filter_uri), ("resource_paths", resource_paths))
-            if value is not None
-        ]
-        unrendered = self.unrendered()
-        raise_if_invalid(self._validation_errors(unrendered))
-        for warning in self.export_request.warnings() if "mime_type" not in unrendered else ():
+        self.validate_when_parsed()
+        # The values of a mapped task are those of a run: execute() warns of them.
+        is_known = not self.is_mapped_index and "mime_type" not in self.unrendered()
+        for warning in self.export_request.warnings() if is_known else ():
             warnings.warn(warning, UserWarning, stacklevel=2)
 
     @property
@@ -250,19 +264,15 @@ class DicomStoreExportOperator(LongRunningOperator):
             return None
 
     def _validation_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
+        sentences, unrendered = self.kind_errors(unrendered)
+        yield from sentences
         yield from self.store_errors(unrendered)
         yield from self.export_request.validation_errors(unrendered)
         yield from self._filter_errors(unrendered)
         yield from self.polling_errors(unrendered)
 
     def _filter_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
-        # A filter that rendered to None must neither export the whole store nor reuse an earlier run's filter
-        # file.
-        if "filter_uri" in self._filtered_by and self.filter_uri is None:
-            yield "filter_uri=None; accepted: the filter file that the DAG asks for, 'gs://bucket/object'."
         if self.resource_paths is None:
-            if "resource_paths" in self._filtered_by:
-                yield "resource_paths=None; accepted: a list, empty if there is nothing to export."
             return
         if self.filter_uri is None:
             yield (

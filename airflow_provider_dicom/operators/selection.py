@@ -2,66 +2,37 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, get_args
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, ClassVar, cast
 
-from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
+from airflow.providers.common.compat.sdk import AirflowSkipException
 
-from airflow_provider_dicom.api.destinations import BigQueryTable, parse_destination, parse_gcs_uri
-from airflow_provider_dicom.api.dicomweb import SearchLevel, path_of_match
+from airflow_provider_dicom.api.destinations import BigQueryTable, parse_destination
+from airflow_provider_dicom.api.dicomweb import SearchLevel, number_of_frames, path_of_match
 from airflow_provider_dicom.api.resource_names import id_error
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
-from airflow_provider_dicom.operators._base import ConnectedOperator
-from airflow_provider_dicom.selection.disk_set import DiskSet
-from airflow_provider_dicom.selection.filter_file import FilterFile
-from airflow_provider_dicom.selection.high_water_mark import advance_mark, parse_time, read_mark
-from airflow_provider_dicom.selection.inventory import MetadataTable, exported_instances
-from airflow_provider_dicom.validation import parse_errors, raise_if_invalid, seconds_error
+from airflow_provider_dicom.operators._base import CONNECTION_PARAMETERS, STORE_PARAMETERS
+from airflow_provider_dicom.operators._parameters import ParameterOperator, reveal
+from airflow_provider_dicom.operators._selection import SelectionOperator
+from airflow_provider_dicom.selection.high_water_mark import (
+    advance_mark,
+    mark_name_error,
+    parse_time,
+    read_mark,
+    selection_errors,
+)
+from airflow_provider_dicom.selection.inventory import Inventory, MetadataTable
+from airflow_provider_dicom.selection.search_filters import search_filter_errors, search_query
+from airflow_provider_dicom.validation import Kind, is_count, parse_errors, raise_if_invalid, seconds_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_dicom.api_types import DicomJson
     from airflow_provider_dicom.results import DicomExportResult, DicomSelection
-
-
-class SelectionOperator(ConnectedOperator):
-    """Writes resource paths to a filter file, and skips the task if there are none."""
-
-    filter_uri: str
-    level: SearchLevel
-
-    def selection_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
-        """
-        Yield the validation errors of the parameters that every selection has.
-
-        :param unrendered: the names of the parameters that are still templates.
-        """
-        if "level" not in unrendered and self.level not in get_args(SearchLevel):
-            yield f"level={self.level!r} is not accepted; accepted: {', '.join(get_args(SearchLevel))}."
-        if "filter_uri" not in unrendered:
-            yield from parse_errors(parse_gcs_uri, self.filter_uri, "filter_uri", is_object=True)
-        yield from self.connection_errors(unrendered)
-
-    def write_selection(self, paths: Iterable[str], *, if_empty: str) -> int:
-        """
-        Write the filter file, and return the number of its paths.
-
-        :param paths: the resource paths; memory does not grow with their number.
-        :param if_empty: the reason for the skip if there are no paths.
-        :raises AirflowSkipException: if there are no paths: an empty filter must never export the whole
-            store.
-        """
-        with FilterFile.of(paths) as file:
-            if not file.count:
-                raise AirflowSkipException(f"{if_empty}: there is nothing to export.")
-            file.upload(
-                self.filter_uri, gcp_conn_id=self.gcp_conn_id, impersonation_chain=self.impersonation_chain
-            )
-        self.log.info("Wrote the paths of %d %s to %s.", file.count, self.level, self.filter_uri)
-        return file.count
 
 
 class DicomStoreSearchOperator(SelectionOperator):
@@ -78,12 +49,12 @@ class DicomStoreSearchOperator(SelectionOperator):
     :param filter_uri: ``gs://bucket/object`` of the filter file, which becomes the export's ``filter_uri``
         (templated).
     :param filters: attributes and the values that they must have, such as ``{"StudyDate": "{{ ds_nodash
-        }}"}`` (templated, but not among the rendered fields that Airflow stores and shows, because the values
-        may name a patient).
+        }}"}``: a text, a whole number, a date, a list of UIDs, or ``*`` for all. Airflow stores and shows the
+        attributes only, because the values may name a patient (templated).
     :param level: the level of the matches: ``"studies"``, ``"series"`` or ``"instances"`` (templated).
     :param exclude_exported_to: ``gs://bucket/prefix`` or ``bq://project.dataset.table``: instances that are
-        there already are left out, folders below the prefix included, such as one for each night; only with
-        the level ``"instances"`` (templated).
+        there already, as a whole or with all their frames, are left out, folders below the prefix included,
+        such as one for each night; only with the level ``"instances"`` (templated).
     :param project_id: the project's id; the connection's if not given (templated).
     :param page_size: matches on a page, all of them in memory at a time.
     :param gcp_conn_id: the Airflow connection (templated).
@@ -98,6 +69,7 @@ class DicomStoreSearchOperator(SelectionOperator):
         "dataset_id",
         "dicom_store_id",
         "filter_uri",
+        "filters",
         "level",
         "exclude_exported_to",
         "project_id",
@@ -105,6 +77,16 @@ class DicomStoreSearchOperator(SelectionOperator):
         "impersonation_chain",
         "api_endpoint",
     )
+    PRIVATE: ClassVar[frozenset[str]] = frozenset({"filters"})
+    PARAMETERS: ClassVar[Mapping[str, Kind]] = {
+        **STORE_PARAMETERS,
+        "filter_uri": Kind.REQUIRED,
+        "filters": Kind.RESTRICTION,
+        "level": Kind.REQUIRED,
+        "exclude_exported_to": Kind.RESTRICTION,
+        "page_size": Kind.NUMBER,
+        **CONNECTION_PARAMETERS,
+    }
     ui_color = "#e8f0fe"
 
     def __init__(
@@ -114,7 +96,7 @@ class DicomStoreSearchOperator(SelectionOperator):
         dataset_id: str,
         dicom_store_id: str,
         filter_uri: str,
-        filters: Mapping[str, str | int] | None = None,
+        filters: Mapping[str, str | int | date | Sequence[str]] | None = None,
         level: SearchLevel = "studies",
         exclude_exported_to: str | None = None,
         project_id: str | None = None,
@@ -138,7 +120,7 @@ class DicomStoreSearchOperator(SelectionOperator):
         self.gcp_conn_id = gcp_conn_id
         self.impersonation_chain = impersonation_chain
         self.api_endpoint = api_endpoint
-        raise_if_invalid(self._validation_errors(self.unrendered()))
+        self.validate_when_parsed()
 
     def execute(self, context: Context) -> DicomSelection:
         """
@@ -149,46 +131,56 @@ class DicomStoreSearchOperator(SelectionOperator):
         :raises DicomExportError: if the API refuses, or the file cannot be written.
         """
         raise_if_invalid(self._validation_errors(frozenset()))
-        filters = self.render_template(dict(self.filters or {}), context, self.get_template_env())
+        query = search_query(cast("Mapping[str, object] | None", reveal(self.filters)))
         with self.hook() as hook:
+            store = hook.dicom_store_name(
+                self.location, self.dataset_id, self.dicom_store_id, self.project_id
+            )
             matches = hook.search(
-                hook.dicom_store_name(self.location, self.dataset_id, self.dicom_store_id, self.project_id),
+                store,
                 self.level,
-                filters=filters,
+                filters=query,
+                include_fields=() if self.exclude_exported_to is None else ("NumberOfFrames",),
                 page_size=self.page_size,
             )
-            paths = (path_of_match(match, self.level) for match in matches)
             count = self.write_selection(
-                self._not_exported(paths),
+                self._not_exported(matches),
                 if_empty=(
                     "The search matches nothing"
                     if self.exclude_exported_to is None
                     else f"The search matches nothing that is not in {self.exclude_exported_to} already"
                 ),
             )
-        return {"filter_uri": self.filter_uri, "count": count, "since": None, "until": None}
+        return self.selection(count, dicom_store=str(store))
 
-    def _not_exported(self, paths: Iterator[str]) -> Iterator[str]:
+    def _not_exported(self, matches: Iterator[DicomJson]) -> Iterator[str]:
         if self.exclude_exported_to is None:
-            yield from paths
+            yield from (path_of_match(match, self.level) for match in matches)
             return
-        exported = exported_instances(
+        with Inventory(
             self.exclude_exported_to,
             in_folders=True,
             project_id=self.project_id,
             gcp_conn_id=self.gcp_conn_id,
             impersonation_chain=self.impersonation_chain,
-        )
-        with DiskSet(exported) as present:
-            self.log.info("%d instances are in %s already.", len(present), self.exclude_exported_to)
-            yield from (path for path in paths if path not in present)
+        ) as exported:
+            self.log.info("%d instances are in %s already.", len(exported), self.exclude_exported_to)
+            exported.warn_of_ignored(self.log)
+            for match in matches:
+                path = path_of_match(match, self.level)
+                if not exported.holds(path, number_of_frames(match)):
+                    yield path
 
     def _validation_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
+        sentences, settled = self.kind_errors(unrendered - {"filters"})
+        yield from sentences
+        if "filters" not in settled:
+            yield from search_filter_errors(reveal(self.filters), is_rendered="filters" not in unrendered)
+        unrendered = settled
         yield from self.store_errors(unrendered)
         yield from self.selection_errors(unrendered)
-        if self.filters is not None and not hasattr(self.filters, "keys"):
-            # The value is not quoted: it may name a patient.
-            yield f"filters is {type(self.filters).__name__}; accepted: a dictionary of attributes."
+        if not is_count(self.page_size):
+            yield f"page_size={self.page_size!r} is not accepted; accepted: a count from 1."
         if "exclude_exported_to" in unrendered or self.exclude_exported_to is None:
             return
         yield from parse_errors(parse_destination, self.exclude_exported_to, "exclude_exported_to")
@@ -233,6 +225,17 @@ class DicomMetadataQueryOperator(SelectionOperator):
         "gcp_conn_id",
         "impersonation_chain",
     )
+    PARAMETERS: ClassVar[Mapping[str, Kind]] = {
+        "table": Kind.REQUIRED,
+        "filter_uri": Kind.REQUIRED,
+        "high_water_mark": Kind.REQUIRED,
+        "until": Kind.RESTRICTION,
+        "settling_time": Kind.NUMBER,
+        "level": Kind.REQUIRED,
+        "project_id": Kind.RESTRICTION,
+        "gcp_conn_id": Kind.REQUIRED,
+        "impersonation_chain": Kind.RESTRICTION,
+    }
     ui_color = "#e8f0fe"
     api_endpoint = None
 
@@ -260,8 +263,7 @@ class DicomMetadataQueryOperator(SelectionOperator):
         self.project_id = project_id
         self.gcp_conn_id = gcp_conn_id
         self.impersonation_chain = impersonation_chain
-        self._is_until_given = until is not None
-        raise_if_invalid(self._validation_errors(self.unrendered()))
+        self.validate_when_parsed()
 
     def execute(self, context: Context) -> DicomSelection:
         """
@@ -288,23 +290,22 @@ class DicomMetadataQueryOperator(SelectionOperator):
             gcp_conn_id=self.gcp_conn_id,
             impersonation_chain=self.impersonation_chain,
         )
-        return {
-            "filter_uri": self.filter_uri,
-            "count": self.write_selection(
-                table.arrived(self.level, since=since, until=until),
-                if_empty=f"Nothing arrived after {since or 'the beginning'} and until {until}",
-            ),
-            "since": None if since is None else since.isoformat(),
-            "until": until.isoformat(),
-        }
+        count = self.write_selection(
+            table.arrived(self.level, since=since, until=until),
+            if_empty=f"Nothing arrived after {since or 'the beginning'} and until {until}",
+        )
+        return self.selection(
+            count, since=None if since is None else since.isoformat(), until=until.isoformat()
+        )
 
     def _validation_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
+        sentences, unrendered = self.kind_errors(unrendered)
+        yield from sentences
         if "table" not in unrendered:
             yield from parse_errors(_table, self.table)
-        if "high_water_mark" not in unrendered and not self.high_water_mark:
-            yield "high_water_mark is empty; accepted: the name of an Airflow Variable."
-        # An "until" that rendered to None must not become a later time than that of the table's content.
-        if "until" not in unrendered and self._is_until_given:
+        if "high_water_mark" not in unrendered and (error := mark_name_error(self.high_water_mark)):
+            yield error
+        if "until" not in unrendered and self.until is not None:
             yield from parse_errors(parse_time, self.until, "until")
         if error := seconds_error("settling_time", self.settling_time):
             yield error
@@ -313,37 +314,51 @@ class DicomMetadataQueryOperator(SelectionOperator):
         yield from self.selection_errors(unrendered)
 
 
-class DicomHighWaterMarkOperator(BaseOperator):
+class DicomHighWaterMarkOperator(ParameterOperator):
     """
     Saves the time up to which everything has been exported; to be placed after the export.
 
     The high-water mark never moves backwards, and never past an instance that was not exported.
 
     :param high_water_mark: the name of the Airflow Variable (templated).
-    :param selection: the output of the :class:`DicomMetadataQueryOperator`, or of an export of everything,
-        whose ``snapshot_time`` becomes the mark (templated).
+    :param selection: the output of the :class:`DicomMetadataQueryOperator` (templated).
+    :raises DicomExportInvalidRequestError: if a parameter is invalid; at parse time if its value is known
+        then.
     """
 
     template_fields: Sequence[str] = ("high_water_mark", "selection")
+    PARAMETERS: ClassVar[Mapping[str, Kind]] = {
+        "high_water_mark": Kind.REQUIRED,
+        "selection": Kind.REQUIRED,
+    }
     ui_color = "#e8f0fe"
 
-    def __init__(
-        self, *, high_water_mark: str, selection: DicomSelection | DicomExportResult, **kwargs: Any
-    ) -> None:
+    def __init__(self, *, high_water_mark: str, selection: DicomSelection, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.high_water_mark = high_water_mark
         self.selection = selection
+        self.validate_when_parsed()
 
     def execute(self, context: Context) -> str:
         """
         Move the high-water mark, and return it.
 
         :param context: the task's context.
-        :raises DicomExportError: if the mark was moved back since the query.
+        :raises DicomExportInvalidRequestError: if the selection is none, or has no times.
+        :raises DicomExportError: if the mark was moved back since the query, or cannot be moved.
         """
+        raise_if_invalid(self._validation_errors(frozenset()))
         mark = advance_mark(self.high_water_mark, self.selection)
         self.log.info("Everything that arrived until %s has been exported.", mark)
         return mark.isoformat()
+
+    def _validation_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
+        sentences, unrendered = self.kind_errors(unrendered)
+        yield from sentences
+        if "high_water_mark" not in unrendered and (error := mark_name_error(self.high_water_mark)):
+            yield error
+        if "selection" not in unrendered:
+            yield from selection_errors(self.selection)
 
 
 def _table(uri: str) -> BigQueryTable:

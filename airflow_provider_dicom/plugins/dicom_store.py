@@ -47,8 +47,11 @@ class ProgressPage:
         :param receive: the ASGI channel of the request's body.
         :param send: the ASGI channel of the response.
         """
+        # Every worker loads the plugin, but only web servers need Starlette.
+        from starlette.exceptions import HTTPException
+        from starlette.responses import PlainTextResponse
+
         if self._files is None:
-            # Every worker loads the plugin, but only web servers need Starlette.
             from starlette.staticfiles import StaticFiles
 
             self._files = StaticFiles(directory=_PAGE, html=True)
@@ -59,7 +62,12 @@ class ProgressPage:
                 message = {**message, "headers": [*message.get("headers", []), *extra]}
             await send(message)
 
-        await self._files(scope, receive, send_with_headers)
+        try:
+            await self._files(scope, receive, send_with_headers)
+        except HTTPException as error:
+            # Left to the web server, a 404 or 405 would have no headers of this page.
+            response = PlainTextResponse(error.detail, error.status_code, error.headers)
+            await response(scope, receive, send_with_headers)
 
 
 class DicomExportPlugin(AirflowPlugin):

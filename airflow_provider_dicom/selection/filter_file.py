@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_dicom.api.destinations import parse_gcs_uri
 from airflow_provider_dicom.api.dicomweb import ACCEPTED, is_resource_path
+from airflow_provider_dicom.api.private_logs import digest
 from airflow_provider_dicom.exceptions import (
     DicomExportInvalidRequestError,
     DicomExportUnavailableError,
@@ -23,12 +24,22 @@ from airflow_provider_dicom.selection.google_errors import map_storage_errors
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from contextlib import AbstractContextManager
+    from typing import IO, Protocol
+
+    class Blob(Protocol):
+        """The part of an object of Cloud Storage's client that is used here."""
+
+        size: int
+
+        def download_as_bytes(self, *, start: int, end: int) -> bytes:
+            """Return the bytes from ``start`` to ``end``, that one included."""
+
 
 _SHOWN = 5
 #: Bytes of an upload in memory at a time; Cloud Storage accepts multiples of 256 KiB.
 _CHUNK_BYTES = 8 * 1024 * 1024
-#: Files up to this size are read to find out whether they hold nothing but empty lines, in bytes.
-_SMALL_BYTES = 1024
+#: Bytes that are read at a time to find out whether a file holds nothing but empty lines.
+_BLANK_BYTES = 256 * 1024
 
 
 def resource_path_errors(paths: object) -> list[str]:
@@ -38,15 +49,15 @@ def resource_path_errors(paths: object) -> list[str]:
     :param paths: a list of resource paths.
     """
     if isinstance(paths, str) or not isinstance(paths, Sequence):
-        refused = f"resource_paths={paths!r} is {type(paths).__name__}, not a list"
+        refused = f"resource_paths is {type(paths).__name__}, not a list"
         return [f"{refused}; accepted: a list of {ACCEPTED}, such as the output of another task."]
     errors: list[str] = []
     more = 0
-    for path in paths:
+    for position, path in enumerate(paths, start=1):
         if is_resource_path(path):
             continue
         if len(errors) < _SHOWN:
-            errors.append(f"resource_paths holds {path!r}; accepted: {ACCEPTED}.")
+            errors.append(f"resource_paths holds at position {position} {_described(path)}.")
         else:
             more += 1
     return [*errors, f"{more} more are refused as well."] if more else errors
@@ -57,13 +68,15 @@ class FilterFile:
     """
     A local file of resource paths, sorted and without duplicates, to be uploaded.
 
-    :param filename: the local file.
+    The file has no name, so that it goes with the process, whatever ends that.
+
+    :param file: the open file.
     :param count: the number of paths in the file.
     :param digest: a digest of the paths; files with the same paths have the same digest.
     :param md5: the file's MD5 in Cloud Storage's notation.
     """
 
-    filename: str
+    file: IO[bytes]
     count: int
     digest: str
     md5: str
@@ -79,7 +92,7 @@ class FilterFile:
         :param paths: the resource paths; duplicates are written once.
         """
         digest, md5, count = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
-        with tempfile.NamedTemporaryFile(suffix=".txt") as file, DiskSet(paths) as unique:
+        with tempfile.TemporaryFile() as file, DiskSet(paths) as unique:
             for path in unique:
                 line = f"{path}\n".encode("ascii")
                 file.write(line)
@@ -87,7 +100,14 @@ class FilterFile:
                 md5.update(line)
                 count += 1
             file.flush()
-            yield cls(file.name, count, digest.hexdigest(), base64.b64encode(md5.digest()).decode())
+            yield cls(file, count, digest.hexdigest(), base64.b64encode(md5.digest()).decode())
+
+    @property
+    def filename(self) -> str:
+        """A name under which this process, and no other one, can open the file."""
+        # Where opening it shares the position, it has to be read from the beginning.
+        self.file.seek(0)
+        return f"/dev/fd/{self.file.fileno()}"
 
     def upload(
         self, filter_uri: str, *, gcp_conn_id: str, impersonation_chain: str | Sequence[str] | None
@@ -171,8 +191,16 @@ def stored_filter(
     with _map_errors(f"Could not read the filter file {filter_uri}", target.bucket, gcp_conn_id):
         blob = hook.get_conn().bucket(target.bucket).blob(target.path)
         blob.reload()
-        is_empty = blob.size <= _SMALL_BYTES and not blob.download_as_bytes().strip()
+        is_empty = _is_blank(blob)
     return StoredFilter(is_empty, f"{blob.size}:{blob.crc32c}")
+
+
+def _is_blank(blob: Blob) -> bool:
+    """Read a file until the first byte that is not blank: a filter file begins with a path."""
+    for start in range(0, blob.size, _BLANK_BYTES):
+        if blob.download_as_bytes(start=start, end=min(start + _BLANK_BYTES, blob.size) - 1).strip():
+            return False
+    return True
 
 
 def read_filter(
@@ -197,14 +225,22 @@ def read_filter(
         with tempfile.TemporaryFile() as file:
             blob.download_to_file(file)
             file.seek(0)
-            for line in file:
+            for number, line in enumerate(file, start=1):
                 if not (path := line.decode("ascii", "replace").strip()):
                     continue
                 if not is_resource_path(path):
                     raise DicomExportInvalidRequestError(
-                        f"The filter file {filter_uri} holds {path!r}; accepted: {ACCEPTED}."
+                        f"The filter file {filter_uri} holds in line {number} {_described(path)}."
                     )
                 yield path
+
+
+def _described(path: object) -> str:
+    # What is not a resource path may be anything, such as the name of a patient: it is not quoted.
+    described = (
+        f"a text of {digest(path)}" if isinstance(path, str) else f"a value of type {type(path).__name__}"
+    )
+    return f"{described}, not quoted; accepted: {ACCEPTED}"
 
 
 def _map_errors(failure: str, bucket: str, gcp_conn_id: str) -> AbstractContextManager[None]:

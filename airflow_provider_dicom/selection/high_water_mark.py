@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_dicom.compat import read_variable
 from airflow_provider_dicom.exceptions import DicomExportError, DicomExportInvalidRequestError
+from airflow_provider_dicom.validation import parse_errors
 
 if TYPE_CHECKING:
-    from airflow_provider_dicom.results import DicomExportResult, DicomSelection
+    from collections.abc import Iterator
 
+    from airflow_provider_dicom.results import DicomSelection
+
+#: The longest name of a Variable that every database of Airflow takes, in characters.
+MAX_NAME_LENGTH = 250
+_ACCEPTED = "a time with its offset, such as '2026-03-29T02:00:00Z'"
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 
@@ -32,10 +38,7 @@ def parse_time(value: object, parameter: str) -> datetime:
     except ValueError:
         time = None
     if time is None or time.tzinfo is None:
-        raise DicomExportInvalidRequestError(
-            f"{parameter}={value!r} is not a time; accepted: a time with its offset, such as "
-            "'2026-03-29T02:00:00Z'."
-        )
+        raise DicomExportInvalidRequestError(f"{parameter}={value!r} is not a time; accepted: {_ACCEPTED}.")
     return time.astimezone(UTC)
 
 
@@ -47,31 +50,66 @@ def read_mark(name: str) -> datetime | None:
     :raises DicomExportInvalidRequestError: if the Variable does not hold a time.
     """
     value = read_variable(name)
+    if value is None:
+        return None
     try:
-        return None if value is None else parse_time(value, f"Variable {name}")
+        return parse_time(value, name)
     except DicomExportInvalidRequestError:
-        # The value is not quoted: the name may be that of another Variable, which holds a secret.
+        # The value is not quoted: the Variable of another purpose may hold a secret.
         raise DicomExportInvalidRequestError(
-            f"The Variable {name} does not hold a time; accepted: a time with its offset, such as "
-            "'2026-03-29T02:00:00Z'."
+            f"The value of the Variable {name} is not a time; accepted: {_ACCEPTED}."
         ) from None
 
 
-def advance_mark(name: str, selection: DicomSelection | DicomExportResult) -> datetime:
+def mark_name_error(name: object) -> str | None:
+    """
+    Return the validation error of a high-water mark's name, or None.
+
+    :param name: the name.
+    """
+    accepted = f"the name of an Airflow Variable, of at most {MAX_NAME_LENGTH} characters"
+    if not name:
+        return f"high_water_mark is empty; accepted: {accepted}."
+    if not isinstance(name, str) or len(name) > MAX_NAME_LENGTH:
+        return f"high_water_mark={name!r} is not accepted; accepted: {accepted}."
+    return None
+
+
+def selection_errors(selection: object) -> Iterator[str]:
+    """
+    Yield the validation errors of a selection that is to move a high-water mark.
+
+    :param selection: what should be a selection.
+    """
+    accepted = "accepted: the output of a DicomMetadataQueryOperator"
+    if not isinstance(selection, Mapping):
+        yield f"selection is {type(selection).__name__}; {accepted}."
+        return
+    if missing := {"since", "until"} - selection.keys():
+        yield f"selection has no {' and no '.join(sorted(missing))}; {accepted}."
+        return
+    if selection["until"] is None:
+        yield f"selection knows no time of arrival, as the output of a search; {accepted}."
+        return
+    yield from parse_errors(parse_time, selection["until"], "until")
+    if selection["since"] is not None:
+        yield from parse_errors(parse_time, selection["since"], "since")
+
+
+def advance_mark(name: str, selection: DicomSelection) -> datetime:
     """
     Move a high-water mark forward to the end of an exported selection, and return the mark.
 
     :param name: the name of the Airflow Variable.
-    :param selection: the selection that was exported, or the result of an export of everything.
+    :param selection: the selection that was exported.
     :raises DicomExportInvalidRequestError: if the selection has no times.
     :raises DicomExportError: if the mark lies before the selection: the instances in between would never be
-        exported.
+        exported; or if the mark cannot be moved, because Airflow reads the Variable from elsewhere.
     """
     from airflow.providers.common.compat.sdk import Variable
 
-    begin = selection.get("since")
-    since = None if begin is None else parse_time(begin, "since")
-    until = parse_time(selection.get("until", selection), "until")
+    since = None if selection["since"] is None else parse_time(selection["since"], "since")
+    until = parse_time(selection["until"], "until")
     mark = read_mark(name)
     if (mark or _BEGINNING) < (since or _BEGINNING):
         raise DicomExportError(
@@ -82,4 +120,13 @@ def advance_mark(name: str, selection: DicomSelection | DicomExportResult) -> da
     if mark is not None and mark >= until:
         return mark
     Variable.set(name, until.isoformat())
-    return until
+    # Airflow writes to its database, but reads from secrets backends and the environment first.
+    mark = read_mark(name)
+    if mark is None or mark < until:
+        raise DicomExportError(
+            f"The Variable {name} was set to {until}, but Airflow still reads {mark}: a secrets backend, or "
+            f"the environment variable AIRFLOW_VAR_{name.upper()}, defines the Variable, too, and is read "
+            "before Airflow's database. Remove the definition there; while it exists, every run selects the "
+            "same instances again."
+        )
+    return mark

@@ -7,27 +7,30 @@ Tables are those of an export or of a stream of a DICOM store.
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from airflow_provider_dicom.api.destinations import GcsUri, parse_destination
 from airflow_provider_dicom.api.dicomweb import is_resource_path, resource_path
 from airflow_provider_dicom.api.resource_names import UID_PATTERN
+from airflow_provider_dicom.selection.disk_set import DiskSet
 from airflow_provider_dicom.selection.google_errors import map_bigquery_errors, map_storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from datetime import datetime
+    from types import TracebackType
+    from typing import Self
 
     from airflow_provider_dicom.api.destinations import BigQueryTable
     from airflow_provider_dicom.api.dicomweb import SearchLevel
+    from airflow_provider_dicom.compat import Log
 
-#: The name of an exported object below the prefix of the export: a frame's number may follow the instance,
-#: and files of the type application/octet-stream have no extension.
-_OBJECT = re.compile(rf"({UID_PATTERN})/({UID_PATTERN})/({UID_PATTERN})(?:/\d+)?(?:\.[a-z][a-z0-9]*)?")
-#: A folder's name has more in it than digits and dots; otherwise it could be a study.
-_FOLDERS = re.compile(r"(?:[^/]*[^0-9./][^/]*/)*")
+#: The last part of an exported object's name: files of the type application/octet-stream have no extension.
+_FILE = re.compile(rf"({UID_PATTERN})(\.[a-z][a-z0-9]*)?")
 #: Rows in memory at a time.
 _PAGE_SIZE = 10_000
+#: The first TIMESTAMP of BigQuery.
+_BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _DEPTH: dict[SearchLevel, int] = {"studies": 1, "series": 2, "instances": 3}
 
@@ -45,52 +48,121 @@ WHERE age = 1 AND LastUpdated > @since AND LastUpdated <= @until AND COALESCE(Ty
 _ALL = "SELECT DISTINCT {uids} FROM `{table}`"
 
 
-def exported_instances(
-    destination: str,
-    *,
-    in_folders: bool = False,
-    project_id: str | None = None,
-    gcp_conn_id: str,
-    impersonation_chain: str | Sequence[str] | None,
-) -> Iterator[str]:
+class Inventory:
     """
-    Yield the resource paths of the instances at a destination, in any order and some more than once.
-
-    Memory does not grow with their number. Objects whose names no export gives are left out.
+    The instances at a destination, in a temporary file: memory does not grow with their number.
 
     :param destination: ``gs://bucket/prefix`` or ``bq://project.dataset.table``.
-    :param in_folders: include folders below the prefix, such as one for each night, whose names have more in
-        them than digits and dots.
+    :param in_folders: include folders below the prefix, such as one for each night.
     :param project_id: the project that pays for a query; the connection's if not given.
     :param gcp_conn_id: the Airflow connection.
     :param impersonation_chain: a service account to impersonate, or a chain of them.
     :raises DicomExportPermissionError: if the connection's account may not read the bucket or the table.
     :raises DicomExportNotFoundError: if the bucket or the table does not exist.
     """
-    parsed = parse_destination(destination)
-    if isinstance(parsed, GcsUri):
-        for name in _object_names(parsed, gcp_conn_id, impersonation_chain):
-            if (path := path_of_object(name, in_folders=in_folders)) is not None:
+
+    def __init__(
+        self,
+        destination: str,
+        *,
+        in_folders: bool = False,
+        project_id: str | None = None,
+        gcp_conn_id: str,
+        impersonation_chain: str | Sequence[str] | None,
+    ) -> None:
+        self._destination = destination
+        self._in_folders = in_folders
+        self._ignored = 0
+        parsed = parse_destination(destination)
+        if isinstance(parsed, GcsUri):
+            paths = self._known(_object_names(parsed, gcp_conn_id, impersonation_chain))
+        else:
+            paths = MetadataTable(
+                parsed,
+                project_id=project_id,
+                gcp_conn_id=gcp_conn_id,
+                impersonation_chain=impersonation_chain,
+            ).instances()
+        # The paths of whole instances, and of frames.
+        self._paths = DiskSet(paths)
+
+    def __len__(self) -> int:
+        with DiskSet(path.partition("/frames/")[0] for path in self._paths) as instances:
+            return len(instances)
+
+    def holds(self, path: str, frames: int) -> bool:
+        """
+        Tell whether an instance is there, as a whole or with all its frames.
+
+        :param path: the instance's resource path.
+        :param frames: the number of its frames; 0 if it is not known, and frames alone are not enough.
+        """
+        if path in self._paths:
+            return True
+        return frames > 0 and all(f"{path}/frames/{number}" in self._paths for number in range(1, frames + 1))
+
+    def holds_part(self, path: str) -> bool:
+        """
+        Tell whether anything of a study, a series or an instance is there.
+
+        :param path: the resource path.
+        """
+        return path in self._paths or self._paths.has_prefix(f"{path}/")
+
+    def warn_of_ignored(self, log: Log) -> None:
+        """
+        Warn of objects below the prefix whose names no export gives.
+
+        :param log: the task's logger.
+        """
+        if self._ignored:
+            log.warning(
+                "%d objects below %s were ignored: an export to %s gives other names. If they hold "
+                "instances, these count as not exported.",
+                self._ignored,
+                self._destination,
+                "this prefix or to a folder below it" if self._in_folders else "this prefix",
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._paths.__exit__(kind, error, trace)
+
+    def _known(self, names: Iterator[str]) -> Iterator[str]:
+        for name in names:
+            if (path := path_of_object(name, in_folders=self._in_folders)) is not None:
                 yield path
-        return
-    yield from MetadataTable(
-        parsed, project_id=project_id, gcp_conn_id=gcp_conn_id, impersonation_chain=impersonation_chain
-    ).instances()
+            elif name and not name.endswith("/"):  # else a folder, as the Google Cloud console creates it
+                self._ignored += 1
 
 
 def path_of_object(name: str, *, in_folders: bool = False) -> str | None:
     """
-    Return the resource path of the instance that an object holds, or a frame of it; None for other objects.
+    Return the resource path of the instance that an object holds, or of its frame; None for other objects.
+
+    The last parts of the name decide: folders may have any names, and may look like UIDs. A UID has a dot in
+    it; a last part without a dot is the number of a frame, unless the object is a DICOM file.
 
     :param name: the object's name below the prefix of the export.
     :param in_folders: the name may begin with folders.
     """
-    folders = _FOLDERS.match(name) if in_folders else None
-    match = _OBJECT.fullmatch(name, folders.end() if folders else 0)
-    if match is None:
+    *parts, last = name.split("/")
+    if (file := _FILE.fullmatch(last)) is None:
         return None
-    path = "/studies/{}/series/{}/instances/{}".format(*match.groups())
-    return path if is_resource_path(path) else None
+    uid, extension = file.groups()
+    is_frame = len(parts) > 2 and extension != ".dcm" and uid.isdecimal()
+    uids = parts[-3:] if is_frame else [*parts[-2:], uid]
+    folders = parts[:-3] if is_frame else parts[:-2]
+    if len(uids) < 3 or (folders and not in_folders):
+        return None
+    path = "/studies/{}/series/{}/instances/{}".format(*uids)
+    if not is_resource_path(path):
+        return None
+    return f"{path}/frames/{int(uid)}" if is_frame else path
 
 
 def _object_names(
@@ -140,7 +212,7 @@ class MetadataTable:
         :param until: the end of the window, inclusive.
         :raises DicomExportError: if BigQuery refuses.
         """
-        window = {"since": since or until.replace(year=1), "until": until}
+        window = {"since": since or _BEGINNING, "until": until}
         return self._paths(_ARRIVED, level, window)
 
     def instances(self) -> Iterator[str]:

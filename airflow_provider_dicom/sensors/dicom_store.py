@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, ClassVar, NoReturn, cast
 
 import tenacity
 from airflow.providers.common.compat.sdk import (
@@ -25,11 +25,11 @@ from airflow_provider_dicom.exceptions import (
 )
 from airflow_provider_dicom.longrunning.outcome import outcome
 from airflow_provider_dicom.longrunning.polling import MAX_CONSECUTIVE_ERRORS
-from airflow_provider_dicom.operators._base import PollingOperator, deferral_timeout
-from airflow_provider_dicom.validation import parse_errors, raise_if_invalid
+from airflow_provider_dicom.operators._base import CONNECTION_PARAMETERS, PollingOperator, deferral_timeout
+from airflow_provider_dicom.validation import Kind, parse_errors, raise_if_invalid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
     from airflow.providers.common.compat.sdk import Context
@@ -65,6 +65,13 @@ class DicomStoreExportSensor(PollingOperator, BaseSensorOperator):
     """
 
     template_fields: Sequence[str] = ("operation_name", "gcp_conn_id", "impersonation_chain", "api_endpoint")
+    PARAMETERS: ClassVar[Mapping[str, Kind]] = {
+        "operation_name": Kind.REQUIRED,
+        "max_failures": Kind.NUMBER,
+        "deferrable": Kind.FLAG,
+        "poll_interval": Kind.NUMBER,
+        **CONNECTION_PARAMETERS,
+    }
 
     def __init__(
         self,
@@ -86,7 +93,7 @@ class DicomStoreExportSensor(PollingOperator, BaseSensorOperator):
         self.gcp_conn_id = gcp_conn_id
         self.impersonation_chain = impersonation_chain
         self.api_endpoint = api_endpoint
-        raise_if_invalid(self._validation_errors(self.unrendered()))
+        self.validate_when_parsed()
 
     def execute(self, context: Context) -> DicomExportResult | None:
         """
@@ -215,6 +222,8 @@ class DicomStoreExportSensor(PollingOperator, BaseSensorOperator):
         )
 
     def _validation_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
+        sentences, unrendered = self.kind_errors(unrendered)
+        yield from sentences
         if "operation_name" not in unrendered:
             yield from parse_errors(OperationName.parse, self.operation_name)
         yield from self.polling_errors(unrendered)

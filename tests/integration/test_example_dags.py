@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import re
 import runpy
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import warnings
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -77,17 +79,31 @@ def test_example_dag_takes_its_defaults_from_the_environment(tmp_path: Any) -> N
     assert dag["destination"] == f"gs://{{{{ params.bucket }}}}/dicom/{{{{ {NIGHT} }}}}/"
 
 
+def test_every_store_and_every_destination_has_a_high_water_mark_of_its_own() -> None:
+    dag = runpy.run_path(str(ROOT / "example_dags" / "dicom_incremental_by_arrival.py"))["dag"]
+    select, move_mark = dag.get_task("select"), dag.get_task("move_mark")
+    assert move_mark.high_water_mark == select.high_water_mark
+    marks = set()
+    choices = itertools.product(("p", "q"), ("europe-west3", "us"), ("d", "d.s"), ("s", "s_b"), ("b", "b-c"))
+    for project, location, dataset, store, bucket in choices:
+        name = f"projects/{project}/locations/{location}/datasets/{dataset}/dicomStores/{store}"
+        ti = SimpleNamespace(xcom_pull=lambda *, task_ids, name=name: {"dicom_store": name})
+        context: Any = {"ti": ti, "params": {"bucket": bucket}}
+        marks.add(select.render_template(select.high_water_mark, context))
+    assert len(marks) == 2**5
+    assert "dicom_exported_until:projects:p:locations:us:datasets:d:dicomStores:s:b:by_arrival" in marks
+
+
 def test_every_choice_of_the_on_demand_form_is_accepted_by_the_operator() -> None:
     dag = runpy.run_path(str(ROOT / "example_dags" / "dicom_on_demand.py"))
     request = dag["dag"].get_task("request").python_callable
     defaults = dag["dag"].params.dump()
-    folder = {"destination": "gs://a-bucket/a folder/"}
-    table = {"destination": "bq://a-project.a_dataset.a-table"}
+    folder, table = ({"destination": destination} for destination in dag["DESTINATIONS"])
     choices = [
         *({**folder, "form": form} for form in dag["FORMS"]),
         *({**table, "write_disposition": one} for one in dag["DISPOSITIONS"]),
         *({**table, "schema": one} for one in dag["SCHEMAS"]),
-        {**folder, "studies": ["/studies/1.2/series/3.4"], "max_failures": 3},
+        {**folder, "studies": ["/studies/1.2/series/3.4"], "max_failures": 3, "folder": "a_folder"},
         {**table, "studies": ["/studies/1.2"]},
     ]
     for choice in choices:
@@ -103,14 +119,15 @@ def test_every_choice_of_the_on_demand_form_is_accepted_by_the_operator() -> Non
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("destination", "ftp://nowhere"),
-        ("destination", "gs://"),
-        ("destination", "gs://UPPER/x"),
-        ("destination", "bq://only.two"),
+        ("destination", "gs://another-bucket/on-demand/"),
         ("destination", ""),
         ("destination", None),
-        ("store", "a/b"),
-        ("location", "Europe"),
+        ("store", "another-store"),
+        ("dataset", "another-dataset"),
+        ("location", "another-location"),
+        ("folder", "a/b"),
+        ("folder", ".."),
+        ("folder", ""),
         ("form", "text/html"),
         ("write_disposition", "WRITE_OVER"),
         ("studies", ["/patients/7"]),
@@ -123,6 +140,27 @@ def test_on_demand_form_refuses_invalid_values(name: str, value: Any) -> None:
     params = runpy.run_path(str(ROOT / "example_dags" / "dicom_on_demand.py"))["PARAMS"]
     with pytest.raises(ParamValidationError):
         params[name].resolve(value)
+
+
+@pytest.mark.parametrize("path", [example(path) for path in EXAMPLES])
+def test_person_who_triggers_an_example_cannot_choose_another_store_bucket_or_table(path: Path) -> None:
+    params = runpy.run_path(str(path))["dag"].params
+    for name in ("location", "dataset", "store", "bucket", "table", "destination"):
+        if name in params:
+            with pytest.raises(ParamValidationError):
+                params.get_param(name).resolve("of-somebody-else")
+
+
+def test_form_offers_all_values_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DICOM_STORE", "ct,mr")
+    monkeypatch.setenv("DICOM_BUCKET", "first-bucket,second-bucket")
+    monkeypatch.setenv("DICOM_TABLE", "p.d.t")
+    on_demand = runpy.run_path(str(ROOT / "example_dags" / "dicom_on_demand.py"))
+    nightly = runpy.run_path(str(ROOT / "example_dags" / "dicom_nightly_to_gcs.py"))
+    for dag in (on_demand["dag"], nightly["dag"]):
+        assert dag.params.get_param("store").resolve("mr") == "mr"
+    folders = ["gs://first-bucket/on-demand/", "gs://second-bucket/on-demand/"]
+    assert on_demand["DESTINATIONS"] == [*folders, "bq://p.d.t"]
 
 
 @pytest.mark.airflow("3.3", "retry policies")

@@ -212,7 +212,9 @@ def test_credential_source_that_raises_anything_is_an_authentication_error(kind:
 
 def test_variable_that_is_no_time_is_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Variable, "get", lambda name, default: SECRET)
-    with pytest.raises(exceptions.DicomExportInvalidRequestError, match="Variable other does not") as error:
+    with pytest.raises(
+        exceptions.DicomExportInvalidRequestError, match="Variable other is not a time"
+    ) as error:
         read_mark("other")
     assert SECRET not in shown(error.value)
 

@@ -70,6 +70,10 @@ class Archive:
         shutil.rmtree(archive.incoming, ignore_errors=True)
         archive.incoming.mkdir()
         archive.files.mkdir(exist_ok=True)
+        # An earlier version may have made them readable for everybody.
+        archive.files.chmod(0o700)
+        for file in directory.glob("state.sqlite3*"):
+            file.chmod(0o600)
         return archive
 
     @property

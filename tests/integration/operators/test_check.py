@@ -8,7 +8,7 @@ import pytest
 
 from airflow_provider_dicom.exceptions import DicomExportIncompleteError, DicomExportNotFoundError
 from airflow_provider_dicom.operators.check import MAX_MISSING_PATHS, DicomStoreExportCheckOperator
-from rig.dicom_files import Uids, upload_copies
+from rig.dicom_files import Uids, sample_files, upload, upload_copies
 from tests.support.task_runs import TaskRun
 
 if TYPE_CHECKING:
@@ -99,13 +99,71 @@ def test_check_expects_only_the_instances_of_the_filter_file(
     assert raised.value.result["expected"] == 5
 
 
-def test_check_counts_frames_as_one_instance(
-    check: CheckOperatorFactory, instances: list[Uids], bucket: str, storage: StorageEmulator
+@pytest.mark.parametrize("filter_level", [None, "study", "instance"])
+def test_check_needs_all_frames_of_an_instance(
+    filter_level: str | None,
+    operator: ExportOperatorFactory,
+    check: CheckOperatorFactory,
+    store: DicomStoreName,
+    healthcare: HealthcareEmulator,
+    thirty_frames: Uids,
+    bucket: str,
+    storage: StorageEmulator,
 ) -> None:
-    for uids in instances:
-        for frame in (1, 2):
-            storage.write(bucket, f"nightly/{uids.study}/{uids.series}/{uids.instance}/{frame}.png", b"png")
-    assert TaskRun().run(check())["arrived"] == 3
+    study, series, instance = thirty_frames
+    (one_frame,) = upload(healthcare.url, str(store), [f for f in sample_files() if f.name == "CT_small.dcm"])
+    arguments: dict[str, Any] = {}
+    if filter_level is not None:
+        path = f"/studies/{study}" if filter_level == "study" else thirty_frames.path
+        storage.write(bucket, "filter.txt", f"{path}\n{one_frame.path}".encode())
+        arguments["filter_uri"] = f"gs://{bucket}/filter.txt"
+    TaskRun().run(operator(mime_type="image/png", **arguments))
+    result = TaskRun().run(check(**arguments))
+    assert (result["expected"], result["arrived"], result["missing"]) == (2, 2, 0)
+    storage.delete(bucket, f"nightly/{study}/{series}/{instance}/30.png")
+    with pytest.raises(DicomExportIncompleteError, match="1 of them are missing") as raised:
+        TaskRun().run(check(**arguments))
+    assert raised.value.result is not None
+    assert raised.value.result["missing_paths"] == [thirty_frames.path]
+
+
+@pytest.mark.parametrize("path", ["/studies/1.2", "/studies/1.2/series/3.4"])
+def test_study_or_series_that_is_nowhere_is_missing(
+    path: str,
+    operator: ExportOperatorFactory,
+    check: CheckOperatorFactory,
+    instances: list[Uids],
+    bucket: str,
+    storage: StorageEmulator,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    TaskRun().run(operator())
+    storage.write(bucket, "filter.txt", f"{instances[0].path}\n{path}\n".encode())
+    with pytest.raises(DicomExportIncompleteError, match="2 instances are expected") as raised:
+        TaskRun().run(check(filter_uri=f"gs://{bucket}/filter.txt"))
+    assert raised.value.result is not None
+    assert raised.value.result["missing_paths"] == [path]
+    # Another study, whose UID begins the same way, does not count.
+    storage.write(bucket, "nightly/1.2.3/3.4.5/5.6.dcm", b"")
+    assert TaskRun().run(check(filter_uri=f"gs://{bucket}/filter.txt", on_missing="warn"))["missing"] == 1
+    storage.write(bucket, "nightly/1.2/3.4/5.6.dcm", b"")
+    assert TaskRun().run(check(filter_uri=f"gs://{bucket}/filter.txt"))["missing"] == 0
+    assert "1 paths of the filter file are not in the DICOM store any more" in capsys.readouterr().out
+
+
+def test_check_counts_objects_that_it_ignores(
+    operator: ExportOperatorFactory,
+    check: CheckOperatorFactory,
+    instances: list[Uids],
+    bucket: str,
+    storage: StorageEmulator,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    TaskRun().run(operator())
+    assert "ignored" not in capsys.readouterr().out
+    storage.write(bucket, "nightly/2026/1.2/3.4/5.6.dcm", b"")
+    TaskRun().run(check())
+    assert f"1 objects below gs://{bucket}/nightly were ignored" in capsys.readouterr().out
 
 
 def test_check_ignores_objects_under_a_longer_prefix(

@@ -53,13 +53,15 @@ def test_empty_filter_file_skips_the_task_and_never_exports_the_whole_store(
     store: DicomStoreName,
 ) -> None:
     uri = f"gs://{bucket}/{FILTER_FILE}"
-    for content in (b"", b"\n \n"):
+    # The last one is larger than what is read at a time.
+    for content in (b"", b"\n \n", b" \r\n" * 2_000, b"\n" * 300_000):
         storage.write(bucket, FILTER_FILE, content)
         with pytest.raises(AirflowSkipException, match=r"tonight.txt is empty: there is nothing to export"):
             TaskRun().run(operator(filter_uri=uri))
     assert accepted_exports(control, store) == []
-    storage.write(bucket, FILTER_FILE, f"{instances[0].path}\n".encode())
-    assert TaskRun().run(operator(filter_uri=uri))["success"] == 1
+    for blank in ("", "\n" * 300_000):
+        storage.write(bucket, FILTER_FILE, f"{blank}{instances[0].path}\n".encode())
+        assert TaskRun().run(operator(filter_uri=uri))["success"] == 1
 
 
 def test_missing_filter_file_is_reported_and_nothing_is_submitted(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+import copy
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -10,11 +11,13 @@ from airflow.providers.common.compat.sdk import AirflowSkipException
 
 from airflow_provider_dicom.api.destinations import BigQueryTable
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
-from airflow_provider_dicom.operators.selection import DicomStoreSearchOperator
+from airflow_provider_dicom.operators.selection import DicomMetadataQueryOperator, DicomStoreSearchOperator
 from airflow_provider_dicom.selection.inventory import MetadataTable
+from tests.support.rendering import dag, render
 from tests.support.task_runs import TaskRun
 
 if TYPE_CHECKING:
+    from airflow_provider_dicom.api.resource_names import DicomStoreName
     from rig.dicom_files import Uids
     from rig.servers import BigQueryEmulator, StorageEmulator
     from tests.integration.operators.conftest import ExportOperatorFactory
@@ -44,10 +47,20 @@ def search(where: dict[str, Any], bucket: str) -> SearchOperatorFactory:
 
 
 def test_search_writes_the_paths_of_all_pages_to_the_filter_file(
-    search: SearchOperatorFactory, instances: list[Uids], bucket: str, storage: StorageEmulator
+    search: SearchOperatorFactory,
+    instances: list[Uids],
+    store: DicomStoreName,
+    bucket: str,
+    storage: StorageEmulator,
 ) -> None:
-    selection = TaskRun().run(search(level="instances", page_size=2))
-    assert selection == {"filter_uri": f"gs://{bucket}/f.txt", "count": 3, "since": None, "until": None}
+    assert TaskRun().run(search(level="instances", page_size=2)) == {
+        "dicom_store": str(store),
+        "filter_uri": f"gs://{bucket}/f.txt",
+        "filter_uris": [f"gs://{bucket}/f.txt"],
+        "count": 3,
+        "since": None,
+        "until": None,
+    }
     lines = storage.read(bucket, "f.txt").decode().splitlines()
     assert lines == sorted(uids.path for uids in instances)
 
@@ -56,12 +69,23 @@ def test_search_renders_its_filters_and_skips_without_matches(
     search: SearchOperatorFactory, instances: list[Uids], bucket: str, storage: StorageEmulator
 ) -> None:
     task_run = TaskRun()
-    task_run.context["uid"] = instances[0].study
-    assert task_run.run(search(filters={"StudyInstanceUID": "{{ uid }}"}))["count"] == 1
-    task_run.context["uid"] = "1.2.3"
+    with dag():
+        task = search(filters={"StudyInstanceUID": "{{ uid }}"}, filter_uri=f"gs://{bucket}/none.txt")
     with pytest.raises(AirflowSkipException, match="nothing to export"):
-        task_run.run(search(filters={"StudyInstanceUID": "{{ uid }}"}, filter_uri=f"gs://{bucket}/none.txt"))
+        task_run.run(render(copy.deepcopy(task), uid="1.2.3"))
     assert storage.objects(bucket, "none.txt") == {}
+    assert task_run.run(render(task, uid=instances[0].study))["count"] == 1
+
+
+def test_search_finds_each_kind_of_filter_value(search: SearchOperatorFactory, instances: list[Uids]) -> None:
+    first, second, *_ = instances
+    uids = sorted({first.instance, second.instance})
+    assert TaskRun().run(search(level="instances", filters={"SOPInstanceUID": uids}))["count"] == len(uids)
+    assert TaskRun().run(search(level="instances", filters={"PatientID": "*"}))["count"] == len(instances)
+    with pytest.raises(AirflowSkipException, match=r"filters\['StudyInstanceUID'\] is an empty list"):
+        TaskRun().run(search(filters={"StudyInstanceUID": []}))
+    with pytest.raises(AirflowSkipException, match="matches nothing"):
+        TaskRun().run(search(filters={"StudyDate": date(1910, 1, 1)}))
 
 
 def test_search_leaves_out_instances_that_were_exported_before(
@@ -86,11 +110,88 @@ def test_search_leaves_out_instances_that_were_exported_before(
         TaskRun().run(search(**arguments))
 
 
+@pytest.mark.parametrize("folder", ["20260329", "2026/03/29", "1.2.3"])
+def test_search_finds_exported_instances_in_folders_whose_names_are_digits(
+    folder: str,
+    search: SearchOperatorFactory,
+    operator: ExportOperatorFactory,
+    instances: list[Uids],
+    bucket: str,
+) -> None:
+    TaskRun().run(operator(destination=f"gs://{bucket}/nights/{folder}/"))
+    with pytest.raises(AirflowSkipException, match="nothing to export"):
+        TaskRun().run(search(level="instances", exclude_exported_to=f"gs://{bucket}/nights/"))
+
+
+def test_search_counts_objects_that_it_ignores_and_does_not_quote_their_names(
+    search: SearchOperatorFactory,
+    instances: list[Uids],
+    bucket: str,
+    storage: StorageEmulator,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("", "2026/", "Citizen/report.pdf", "2026/1.2/3.4/5.6.dcm.part"):
+        storage.write(bucket, f"nights/{name}", b"")
+    TaskRun().run(search(level="instances", exclude_exported_to=f"gs://{bucket}/nights/"))
+    log = capsys.readouterr().out
+    assert f"2 objects below gs://{bucket}/nights/ were ignored" in log
+    assert "Citizen" not in log
+
+
+def test_search_selects_an_instance_again_unless_all_its_frames_are_exported(
+    search: SearchOperatorFactory,
+    operator: ExportOperatorFactory,
+    thirty_frames: Uids,
+    bucket: str,
+    storage: StorageEmulator,
+) -> None:
+    arguments = {"level": "instances", "exclude_exported_to": f"gs://{bucket}/nights/"}
+    TaskRun().run(operator(destination=f"gs://{bucket}/nights/20260329/", mime_type="image/png"))
+    with pytest.raises(AirflowSkipException, match="nothing to export"):
+        TaskRun().run(search(**arguments))
+    study, series, instance = thirty_frames
+    storage.delete(bucket, f"nights/20260329/{study}/{series}/{instance}/30.png")
+    assert TaskRun().run(search(**arguments))["count"] == 1
+    assert storage.read(bucket, "f.txt").decode() == f"{thirty_frames.path}\n"
+
+
 def test_exclude_exported_to_needs_instance_level_and_a_destination(search: SearchOperatorFactory) -> None:
     with pytest.raises(DicomExportInvalidRequestError, match="level='studies'"):
         search(exclude_exported_to="gs://bucket/nights")
     with pytest.raises(DicomExportInvalidRequestError, match="exclude_exported_to="):
         search(level="instances", exclude_exported_to="nights")
+
+
+def test_query_selects_what_the_table_holds_and_names_no_dicom_store(
+    operator: ExportOperatorFactory,
+    instances: list[Uids],
+    anonymous: str,
+    bigquery: BigQueryEmulator,
+    bucket: str,
+    storage: StorageEmulator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", bigquery.url)
+    monkeypatch.setenv("AIRFLOW_VAR_MARK", "2026-01-01T00:00:00Z")
+    bigquery.create_dataset("test-project", "queried")
+    TaskRun().run(operator(destination="bq://test-project.queried.t"))
+    query = DicomMetadataQueryOperator(
+        task_id="query",
+        table="bq://test-project.queried.t",
+        filter_uri=f"gs://{bucket}/f.txt",
+        high_water_mark="mark",
+        until="2096-02-29T00:00:00Z",
+        gcp_conn_id=anonymous,
+    )
+    assert TaskRun().run(query) == {
+        "dicom_store": None,
+        "filter_uri": f"gs://{bucket}/f.txt",
+        "filter_uris": [f"gs://{bucket}/f.txt"],
+        "count": 3,
+        "since": "2026-01-01T00:00:00+00:00",
+        "until": "2096-02-29T00:00:00+00:00",
+    }
+    assert storage.read(bucket, "f.txt").decode().splitlines() == sorted(uids.path for uids in instances)
 
 
 def test_metadata_table_selects_instances_by_arrival_time(
@@ -106,7 +207,8 @@ def test_metadata_table_selects_instances_by_arrival_time(
     table = MetadataTable(
         BigQueryTable("test-project", "selection", "t"), gcp_conn_id=anonymous, impersonation_chain=None
     )
-    now = datetime.now(UTC)
+    # The year 1, where the window begins, has no 29 February.
+    now = datetime(2096, 2, 29, tzinfo=UTC)
     everything = sorted(uids.path for uids in instances)
     assert sorted(table.arrived("instances", since=None, until=now)) == everything
     assert sorted(table.instances()) == everything

@@ -32,7 +32,9 @@ BY_ARRIVAL, BY_STUDY_DATE, CONSUMER = (
 STORES = {BY_ARRIVAL: "by-arrival", BY_STUDY_DATE: "by-study-date"}
 NIGHTS = ("2026-03-28", "2026-03-29", "2026-03-30")
 FOLDERS = {BY_ARRIVAL: "by_arrival", BY_STUDY_DATE: "by_study_date"}
-MARK = f"dicom_exported_until_{STORES[BY_ARRIVAL]}"
+MARK = ":".join(
+    ["dicom_exported_until", *f"{DATASET}/dicomStores/{STORES[BY_ARRIVAL]}".split("/"), BUCKET, "by_arrival"]
+)
 #: The name of the patient in all files.
 PATIENT = "Citizen"
 _numbers = itertools.count(1)
@@ -122,7 +124,9 @@ def nights(
         "HEALTHCARE_EMULATOR_HOST": healthcare.url,
         "STORAGE_EMULATOR_HOST": storage.url,
         "BIGQUERY_EMULATOR_HOST": bigquery.url,
+        "DICOM_STORE": ",".join(STORES.values()),
         "DICOM_BUCKET": BUCKET,
+        "DICOM_TABLE": TABLE,
         # Assets start DAGs only then.
         "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "True",
     }

@@ -40,6 +40,8 @@ BUCKET, NIGHT = "web", "2026-03-29T02:00:00Z"
 STORES = "projects/test-project/locations/europe-west3/datasets/radiology/dicomStores"
 FILES = {"followed-1": sample_files()[:12], "followed-2": sample_files()[:5], "pacs": sample_files()[:8]}
 MARKUP = "<img src=x onerror=alert(1)>"
+PASSWORD = "canary-of-some-db"
+HOSTILE = "{{ conn.some_db.password }}"
 SCREENSHOTS = ROOT / "artifacts" / "screenshots"
 
 
@@ -51,7 +53,7 @@ def web(
     expect.set_options(timeout=BOUND_MS)
     folder = tmp_path_factory.mktemp("web")
     shutil.copytree(ROOT / "example_dags", folder / "dags" / "examples")
-    for name in ("followed.py", "export_modes.py"):
+    for name in ("followed.py", "export_modes.py", "forwarded.py"):
         shutil.copy(ROOT / "tests" / "integration" / "real_airflow" / "dags" / name, folder / "dags")
     storage.create_bucket(BUCKET)
     emulator_env = {"STORAGE_EMULATOR_HOST": storage.url}
@@ -67,6 +69,7 @@ def web(
                 "DICOM_BUCKET": BUCKET,
                 "RIG_HIDDEN_DAG": "nora:followed",
                 "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
+                "AIRFLOW_CONN_SOME_DB": json.dumps({"conn_type": "http", "password": PASSWORD}),
                 "AIRFLOW_CONN_SMTP_DEFAULT": json.dumps(
                     {
                         "conn_type": "smtp",
@@ -76,7 +79,7 @@ def web(
                     }
                 ),
             },
-            users={"ada": "admin", "nora": "viewer"},
+            users={"ada": "admin", "nora": "viewer", "uli": "user"},
         ) as airflow,
         sync_playwright() as playwright,
         # Chromium's own sandbox does not work for root, and only our own pages are opened.
@@ -132,8 +135,8 @@ def runs_on_demand(web: Web) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("field", "section", "value", "complaint"),
     [
-        ("destination", None, "ftp://nowhere", "does not match"),
-        ("store", None, "two words", "does not match"),
+        ("folder", "Files (gs://)", "{{ conn.some_db.password }}", "does not match"),
+        ("folder", "Files (gs://)", "../elsewhere", "does not match"),
         ("studies", "Only a part of the DICOM store", "/patients/7", "does not match"),
     ],
 )
@@ -157,8 +160,8 @@ def test_what_the_form_asks_for_arrives(web: Web, ada: BrowserContext, storage: 
     with ada.new_page() as page:
         form = open_form(page, web)
         keep(page, "form")
-        form.locator("#element_destination").fill(f"gs://{BUCKET}/asked/")
         form.get_by_role("button", name="Files (gs://)").click()
+        form.locator("#element_folder").fill("asked")
         form.locator("#element_form").click()
         keep(page, "form-files")
         page.get_by_text("Explicit VR Little Endian (uncompressed)").click()
@@ -173,15 +176,46 @@ def test_what_the_form_asks_for_arrives(web: Web, ada: BrowserContext, storage: 
             "dicom_on_demand", run_id, "export", 1, 0
         )
     expected = {uids_of(path).instance for path in FILES["pacs"] if uids_of(path).study == study}
-    objects = storage.objects(BUCKET, "asked/")
+    objects = storage.objects(BUCKET, "on-demand/asked/")
     assert {name.rpartition("/")[2].removesuffix(".dcm") for name in objects} == expected
     for name in objects:
         path = web.airflow.home / "exported.dcm"
         path.write_bytes(storage.read(BUCKET, name))
         assert pydicom.dcmread(path).file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
     task: Any = rest.task("dicom_on_demand", run_id, "export", 0)
-    assert task["rendered_map_index"] == f"pacs to gs://{BUCKET}/asked/"
+    assert task["rendered_map_index"] == f"pacs to gs://{BUCKET}/on-demand/asked/"
     assert task["rendered_fields"]["resource_paths"] == [f"/studies/{study}"]
+
+
+def test_person_who_may_only_trigger_reads_no_password_through_a_form(web: Web) -> None:
+    rest = RestClient(web.airflow.url, "uli")
+    with pytest.raises(requests.HTTPError, match="403"):
+        rest.get("connections/some_db")
+    form = rest.get("dags/dicom_on_demand/details")["params"]
+    for name in form:
+        values = [[f"/studies/1.2{HOSTILE}"]] if name == "studies" else [HOSTILE, f"gs://{BUCKET}/{HOSTILE}/"]
+        for value in values:
+            with pytest.raises(requests.HTTPError, match=r"4[02][02]"):
+                rest.trigger("dicom_on_demand", {name: value})
+    with pytest.raises(requests.HTTPError, match=r"4[02][02]"):
+        rest.trigger("dicom_on_demand", {}, run_id=f"manual__{HOSTILE}")
+
+
+def test_person_who_may_only_trigger_reads_no_password_through_a_careless_dag(web: Web) -> None:
+    rest = RestClient(web.airflow.url, "uli")
+    before = web.control.exports()["accepted"]
+    arguments = {"location": "europe-west3", "dataset_id": "radiology", "dicom_store_id": "pacs"}
+    destination = f"gs://{BUCKET}/{HOSTILE}/"
+    run_id = rest.trigger("forwarded", {"arguments": {**arguments, "destination": destination}})
+    assert rest.wait("forwarded", run_id) == "failed"
+    log = str(rest.log("forwarded", run_id, "export", 1, 0))
+    assert "destination still holds a template" in log
+    task: Any = rest.task("forwarded", run_id, "export", 0)
+    assert task["rendered_fields"]["destination"] == destination
+    # Airflow masks passwords: "***" would mean that the value was rendered.
+    assert task["rendered_map_index"] == destination
+    assert PASSWORD not in f"{task}{log}"
+    assert web.control.exports()["accepted"] == before
 
 
 def test_progress_of_a_mapped_task(web: Web, ada: BrowserContext) -> None:

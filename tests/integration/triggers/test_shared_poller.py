@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_dicom.longrunning import poll_schedule, polling
+from airflow_provider_dicom.longrunning.polling import OperationWatch
 from airflow_provider_dicom.triggers import _shared_poller
+from airflow_provider_dicom.triggers._followed import Followed
 from airflow_provider_dicom.triggers.dicom_store import DicomStoreExportTrigger
 from rig.ports import free_port
 from tests.support.healthcare_requests import request_count
@@ -59,7 +63,7 @@ async def test_many_operations_are_polled_by_lists_with_few_connections(
         events = await finish(control, running)
     assert [event["operation"]["name"] for event in events] == names
     assert statuses(events) == ["success"] * len(names)
-    assert request_count(control, "operations.get") < 10 * len(names)
+    assert request_count(control, "operations.get") <= len(names)
     assert control.requests()["connections"] <= poll_schedule.MAX_CONNECTIONS
     assert probe.longest < 1.0
 
@@ -111,6 +115,63 @@ async def test_errors_of_one_operation_or_endpoint_do_not_end_other_triggers(
     assert late["status"] == "timeout"
     assert not running[0].done()
     assert statuses(await finish(control, running)) == ["success"]
+
+
+async def test_fifty_triggers_look_up_their_connection_once(
+    trigger: TriggerFactory, submit: ExportSubmitter, control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up: list[str] = []
+    look_up = BaseHook.get_connection
+
+    def counted(conn_id: str) -> Any:
+        looked_up.append(conn_id)
+        return look_up(conn_id)
+
+    monkeypatch.setattr(BaseHook, "get_connection", staticmethod(counted))
+    control.settings(advance="manual")
+    name = submit()
+    looked_up.clear()
+    control.reset_requests()
+    running = start(trigger, [name] * 50)
+    await wait_until(lambda: request_count(control, "operations.list", "operations.get") >= 3)
+    assert statuses(await finish(control, running)) == ["success"] * 50
+    assert looked_up == ["anonymous"]
+
+
+async def start_and_cancel(trigger: TriggerFactory, names: list[str]) -> set[type]:
+    """Start one trigger for each Operation, cancel all of them, and return the types of their results."""
+    running = start(trigger, names)
+    # The first turn of the loop starts the triggers; in the second one they wait for their polls.
+    for _ in range(2):
+        await asyncio.sleep(0)
+    for task in running:
+        task.cancel()
+    return {type(end) for end in await asyncio.gather(*running, return_exceptions=True)}
+
+
+async def test_ten_thousand_cancelled_triggers_leave_nothing_behind(
+    trigger: TriggerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polling, "FIRST_PAUSE", 600.0)
+
+    def build(operation_name: str, **changes: object) -> DicomStoreExportTrigger:
+        return trigger(operation_name, cancel_on_kill=False, poll_interval=900.0, **changes)
+
+    names = [f"projects/p/locations/l/datasets/d/operations/{number}" for number in range(1_000)]
+    kinds = (DicomStoreExportTrigger, OperationWatch, Followed, _shared_poller.SharedPoller)
+    # It keeps the poller, and with it whatever the poller does not forget.
+    (staying,) = start(build, names[:1])
+    for _ in range(10):
+        assert await start_and_cancel(build, names) == {asyncio.CancelledError}
+    # In the turn of the loop that resumes this test, the loop still holds the last results.
+    await asyncio.sleep(0)
+    gc.collect()
+    left = [type(thing) for thing in gc.get_objects() if isinstance(thing, kinds)]
+    assert sorted(left, key=kinds.index) == list(kinds)
+    staying.cancel()
+    await asyncio.gather(staying, return_exceptions=True)
+    await wait_until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+    assert not _shared_poller._pollers.get(asyncio.get_running_loop())
 
 
 async def test_cancelled_trigger_does_not_end_other_triggers(

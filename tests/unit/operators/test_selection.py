@@ -44,6 +44,7 @@ VALID: dict[type, dict[str, Any]] = {
         (DicomStoreSearchOperator, "api_endpoint", "http://host.example"),
         (DicomMetadataQueryOperator, "table", "bq://dataset.table"),
         (DicomMetadataQueryOperator, "table", "gs://bucket/table"),
+        (DicomMetadataQueryOperator, "high_water_mark", "m" * 251),
         (DicomMetadataQueryOperator, "until", "yesterday"),
         (DicomMetadataQueryOperator, "until", "2026-03-29T02:00:00"),
         (DicomMetadataQueryOperator, "settling_time", 0),
@@ -89,6 +90,14 @@ def test_filter_uri_of_a_check_that_renders_to_none_is_refused() -> None:
     task.filter_uri = None
     with pytest.raises(DicomExportInvalidRequestError, match="filter_uri=None"):
         task.execute({})
+
+
+@pytest.mark.parametrize("name", ["", None])
+def test_high_water_mark_without_a_name_is_refused(name: Any) -> None:
+    with pytest.raises(DicomExportInvalidRequestError, match="high_water_mark is empty"):
+        DicomMetadataQueryOperator(**(VALID[DicomMetadataQueryOperator] | {"high_water_mark": name}))
+    with pytest.raises(DicomExportInvalidRequestError, match="high_water_mark is empty"):
+        DicomHighWaterMarkOperator(task_id="mark", high_water_mark=name, selection="{{ params.x }}")  # type: ignore[arg-type]
 
 
 def test_until_that_renders_to_none_is_refused() -> None:

@@ -46,7 +46,7 @@ def test_filter_file_holds_each_path_once_and_in_order() -> None:
     assert content == b"/studies/1\n/studies/10\n/studies/2\n"
     assert file.count == 3
     assert file.md5 == base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
-    assert not Path(file.filename).exists()
+    assert file.file.closed
 
 
 def test_digest_depends_on_the_paths_and_not_on_their_order() -> None:
@@ -124,7 +124,9 @@ def test_resource_paths_of_studies_series_and_instances_are_accepted(paths: list
 )
 def test_invalid_resource_path_is_refused(path: object) -> None:
     (error,) = resource_path_errors(["/studies/1.2", path])
-    assert repr(path) in error
+    # It may be anything, such as the name of a patient.
+    assert not path or repr(path) not in error
+    assert "at position 2" in error
     assert "accepted: '/studies/UID[/series/UID[/instances/UID]]'" in error
 
 
