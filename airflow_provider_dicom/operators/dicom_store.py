@@ -218,7 +218,11 @@ class DicomStoreExportOperator(LongRunningOperator):
 
     def _check_submission(self) -> None:
         if self._decision is not None:
-            raise_if_invalid((*self.export_request.validation_errors(), *self.polling_errors(frozenset())))
+            # The first rendering decided everything but the connection.
+            sentences, settled = self.kind_errors(frozenset(self.PARAMETERS.keys() - CONNECTION_PARAMETERS))
+            raise_if_invalid(
+                (*sentences, *self.export_request.validation_errors(), *self.polling_errors(settled))
+            )
             return
         raise_if_invalid(self._validation_errors(frozenset()))
         if self.resource_paths is not None and not self.resource_paths:

@@ -62,12 +62,18 @@ def is_supported_python(version: str) -> bool:
     return version in ours and (below is None or int(version[2:]) < int(below[1]))
 
 
+def keeps_task_state() -> bool:
+    """Tell whether Airflow keeps values between the tries of a task."""
+    return "task_state_store" in getattr(Context, "__annotations__", {})
+
+
 #: What decides each feature; other tests try the features themselves.
 PROBES: dict[str, Callable[[], bool]] = {
     "export, deferred": lambda: callable(DicomStoreExportOperator.execute_complete),
     "a kill, a clear": lambda: callable(compat.task_state) and callable(DicomStoreExportOperator.on_kill),
     "no second submission": lambda: "durable" in DicomStoreExportOperator.__init__.__annotations__,
-    "a retry or a cleared": lambda: "task_state_store" in getattr(Context, "__annotations__", {}),
+    "a retry or a cleared": keeps_task_state,
+    "a task that is cleared after its success": keeps_task_state,
     "extra links": lambda: all(isinstance(link, BaseOperatorLink) and link.xcom_key for link in EXPORT_LINKS),
     "the connection type": lambda: (
         issubclass(DicomStoreHook, BaseHook) and bool(DicomStoreHook.test_connection)

@@ -193,11 +193,21 @@ def test_filter_file_that_was_emptied_meanwhile_skips_the_task(
         resumption.resume(deferral, filter_uri=filter_uri)
 
 
+@pytest.mark.parametrize(
+    ("name", "rendered"),
+    [("gcp_conn_id", ""), ("impersonation_chain", None)],
+    ids=["gcp_conn_id", "impersonation_chain"],
+)
 def test_connection_is_validated_on_every_resume(
-    resumption: Resumption, filter_uri: str, control: Control, store: DicomStoreName
+    name: str,
+    rendered: object,
+    resumption: Resumption,
+    filter_uri: str,
+    control: Control,
+    store: DicomStoreName,
 ) -> None:
     deferral = resumption.defer(filter_uri=filter_uri)
     before = accepted_exports(control, store)
-    with pytest.raises(exceptions.DicomExportInvalidRequestError, match="gcp_conn_id"):
-        resumption.resume(deferral, gcp_conn_id="")
+    with pytest.raises(exceptions.DicomExportInvalidRequestError, match=name):
+        resumption.resume(deferral, **{name: rendered})
     assert accepted_exports(control, store) == before

@@ -73,6 +73,7 @@ def local_airflow(
             "STORAGE_EMULATOR_HOST": storage.url,
             "LOCAL_RUNS_BUCKET": bucket,
             "LOCAL_RUNS_ENDPOINT": healthcare.url,
+            "LOCAL_RUNS_DATASET": store.dataset.dataset_id,
             "LOCAL_RUNS_STORES": f"{empty_store},{store.dicom_store_id}",
             "LOCAL_RUNS_PATHS": ",".join(uids.path for uids in instances[:2]),
         }

@@ -19,38 +19,15 @@ from airflow_provider_dicom.longrunning.outcome import (
     allowed_failures,
     counters,
     describe_accepted_error,
-    describe_cancellation,
-    describe_speed,
     outcome,
 )
 from rig.contract import RESULT_KEYS
+from tests.support.finished_operations import LOGS, NAME, ended
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from airflow_provider_dicom.api_types import Operation, OperationMetadata, Status
 
-NAME = "projects/p/locations/l/datasets/d/operations/77"
 STORE = "projects/p/locations/l/datasets/d/dicomStores/s"
-LOGS = "https://console.cloud.google.com/logs/the-apis-own"
-
-
-def ended(counter: Mapping[str, int], error: Status | None = None) -> Operation:
-    operation: Operation = {
-        "name": NAME,
-        "done": True,
-        "metadata": {
-            "createTime": "2025-11-23T01:00:00.5Z",
-            "endTime": "2025-11-23T02:00:00Z",
-            "logsUrl": LOGS,
-            "counter": {name: str(count) for name, count in counter.items()},  # type: ignore[typeddict-item]
-        },
-    }
-    if error is not None:
-        operation["error"] = error
-    else:
-        operation["response"] = {"@type": "whatever"}
-    return operation
 
 
 def outcome_of(
@@ -356,55 +333,6 @@ def test_unreadable_counters_are_an_error_and_not_zero(metadata: Any) -> None:
         outcome_of(operation)
     assert str(error.value) == f"The API's answer about {NAME} holds no readable counters."
     assert error.value.operation == operation
-
-
-@pytest.mark.parametrize(
-    ("created", "finished", "text"),
-    [
-        ("2026-11-24T18:00:00Z", "2026-11-24T18:00:20.5Z", " in 20 s (4.9 instances/s)"),
-        ("2026-11-24T18:00:00Z", "2026-11-24T18:00:10Z", " in 10 s (10.0 instances/s)"),
-        ("2026-11-24T18:00:00Z", "2026-11-24T18:00:09.5Z", " in 9.5 s (10.5 instances/s)"),
-        ("2026-11-24T18:00:00Z", "2026-11-24T18:02:30Z", " in 150 s (40.0 instances/min)"),
-        ("2026-11-24T18:00:00Z", "2026-11-24T18:00:02.500000001Z", " in 2.5 s (40.0 instances/s)"),
-        ("2026-11-24T18:00:00Z", "2026-11-24T18:00:00.5Z", " in 0.5 s (200.0 instances/s)"),
-        ("2026-11-24T18:00:00Z", "2026-11-24T18:01:40Z", " in 100 s (1.0 instances/s)"),
-        ("2026-11-24T18:00:00Z", "2026-11-24T18:01:15Z", " in 75 s (1.3 instances/s)"),
-        ("2026-11-24T18:00:00Z", "2026-11-24T19:00:00Z", " in 3600 s (1.7 instances/min)"),
-        ("2026-11-24T18:00:00Z", "2026-11-24T18:00:00Z", ""),
-        ("2026-11-24T18:00:01Z", "2026-11-24T18:00:00Z", ""),
-        ("2026-11-24T18:00:00Z", None, ""),
-        ("yesterday", "today", ""),
-    ],
-)
-def test_speed_of_an_export(created: str, finished: Any, text: str) -> None:
-    counter: Any = {"success": "97", "failure": "3"}
-    assert (
-        describe_speed(
-            {"name": NAME, "metadata": {"createTime": created, "endTime": finished, "counter": counter}}
-        )
-        == text
-    )
-
-
-def test_speed_of_an_operation_without_metadata_is_empty() -> None:
-    assert describe_speed({"name": NAME}) == ""
-
-
-@pytest.mark.parametrize(
-    ("operation", "effect"),
-    [
-        (ended({"success": 3}, {"code": 1, "message": "stopped"}), "is cancelled, as the API confirms"),
-        (ended({"success": 3}), "had ended before it could be cancelled"),
-        (ended({"success": 3}, {"code": 13, "message": "broke"}), "had ended before it could be cancelled"),
-        (
-            {"name": NAME, "metadata": {"counter": {"success": "3"}}},
-            "was asked to stop; the API has not confirmed it yet",
-        ),
-    ],
-)
-def test_effect_of_a_cancellation_request(operation: Operation, effect: str) -> None:
-    progress = "It had come to: 3 exported, 0 failed, 0 pending"
-    assert describe_cancellation(operation) == f"{NAME} {effect}. {progress}"
 
 
 @pytest.mark.parametrize(

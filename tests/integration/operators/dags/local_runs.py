@@ -20,7 +20,7 @@ from airflow_provider_dicom.operators.selection import DicomStoreSearchOperator
 BUCKET = f"gs://{os.environ['LOCAL_RUNS_BUCKET']}"
 PLACE: dict[str, Any] = {
     "location": "europe-west3",
-    "dataset_id": "radiology",
+    "dataset_id": os.environ["LOCAL_RUNS_DATASET"],
     "api_endpoint": os.environ["LOCAL_RUNS_ENDPOINT"],
 }
 #: The first one is empty.
