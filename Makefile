@@ -23,6 +23,8 @@ CHAOS_TESTS_OLDER = tests/chaos/test_people.py tests/chaos/test_crashes.py tests
 QUICK = tests/unit --ignore=tests/unit/emulator --ignore=tests/unit/benchmarks -m 'not slow'
 # Tests run side by side, one process for each core; empty: one after the other.
 PARALLEL = -n auto
+# Two clusters at once, because a cluster mostly waits; empty: one cluster.
+CHAOS_PARALLEL = -n 2
 COVERED = --cov --cov-branch --cov-report=term --cov-fail-under=90
 
 .PHONY: bench docs help demo test test-chaos test-matrix test-scale test-system quick watch lint lock clean
@@ -62,7 +64,7 @@ watch: $(VENV)/.tests-installed
 test-chaos: $(VENV)/.chaos-installed $(BIGQUERY_VENV)/.installed
 	@sh rig/install_databases.sh
 	@$(VENV)/bin/python -m rig.environments $(AIRFLOW)
-	CHAOS_AIRFLOW=$(AIRFLOW) $(VENV)/bin/python -m pytest $(CHAOS_TESTS$(AIRFLOW:%=_OLDER)) $(ARGS)
+	CHAOS_AIRFLOW=$(AIRFLOW) $(VENV)/bin/python -m pytest $(CHAOS_PARALLEL) $(CHAOS_TESTS$(AIRFLOW:%=_OLDER)) $(ARGS)
 
 test-matrix: $(VENV)/.tests-installed $(BIGQUERY_VENV)/.installed
 	@sh rig/install_databases.sh

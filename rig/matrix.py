@@ -1,4 +1,4 @@
-"""Runs the unit and integration suites in the environments of the support matrix, two at a time.
+"""Runs the unit and integration suites in the environments of the support matrix, three at a time.
 
     python -m rig.matrix [--jobs N] [--pytest ARGUMENTS] [ENVIRONMENT ...]
 
@@ -116,7 +116,7 @@ def main() -> int:
     """Run the tests in the environments that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m rig.matrix", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="ENVIRONMENT", help=", ".join(map(str, MATRIX)))
-    parser.add_argument("--jobs", type=int, default=2, help="how many at a time (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=3, help="how many at a time (%(default)s)")
     parser.add_argument(
         "--pytest", type=shlex.split, default=[], help="more arguments for pytest, in one word"
     )

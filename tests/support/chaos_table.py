@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
+
+import pytest
 
 from rig.servers import ROOT
-
-if TYPE_CHECKING:
-    import pytest
+from tests.support import distribution
 
 TABLE = ROOT / "docs" / "chaos.md"
+_PROPERTY = "scenario"
 _HEAD = """# Failure tests and their results
 
 `make test-chaos` writes this page. It injects failures around running exports of a real Airflow {airflow}
@@ -41,37 +42,38 @@ class Table:
 
     def __init__(self, config: pytest.Config) -> None:
         arguments = {str(argument).rstrip("/") for argument in config.args}
-        chosen = config.option.keyword or config.option.markexpr or config.option.lf
-        self._is_complete = arguments == {"tests/chaos"} and not chosen
-        self._described: dict[str, tuple[str, str]] = {}
-        self._rows: list[Row] = []
+        chosen = config.option.keyword or config.option.markexpr or config.getoption("lf", default=False)
+        is_controller = distribution.worker_id(config) is None
+        self._is_whole_suite = is_controller and arguments == {"tests/chaos"} and not chosen
+        self._rows: dict[int, Row] = {}
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Collect the descriptions of the scenarios."""
-        for item in items:
+        """Give each scenario its place and its description, which travel with its reports."""
+        for place, item in enumerate(items):
             if (marker := item.get_closest_marker("scenario")) is not None:
-                failure, expected = marker.args
-                self._described[item.nodeid] = (failure, expected)
+                item.user_properties.append((_PROPERTY, (place, *marker.args)))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Collect the outcome of a scenario."""
-        if report.when == "call" and report.nodeid in self._described:
-            failure, expected = self._described[report.nodeid]
+        scenario: Any = dict(report.user_properties).get(_PROPERTY)
+        if report.when == "call" and scenario is not None:
+            place, failure, expected = scenario
             name = report.nodeid.rpartition("::")[2].removeprefix("test_").replace("_", " ")
             outcome = "as expected" if report.passed else f"**{report.outcome}**"
-            self._rows.append(Row(name, failure, expected, outcome, report.duration))
+            self._rows[place] = Row(name, failure, expected, outcome, report.duration)
 
-    def pytest_sessionfinish(self) -> None:
-        """Write the table if all scenarios have an outcome."""
-        if not self._is_complete or len(self._rows) < len(self._described):
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        """Write the table if the whole suite has run to its end."""
+        if not self._is_whole_suite or exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             return
-        as_expected = sum(row.outcome == "as expected" for row in self._rows)
+        rows = [self._rows[place] for place in sorted(self._rows)]
+        as_expected = sum(row.outcome == "as expected" for row in rows)
         airflow = version("apache-airflow")
-        total = f"{as_expected} of {len(self._rows)} tests ended as expected."
+        total = f"{as_expected} of {len(rows)} tests ended as expected."
         lines = [
             f"| {row.name} | {row.failure} | {row.expected} | {row.outcome} | {row.seconds:.0f} "
             f"| {airflow} |\n"
-            for row in self._rows
+            for row in rows
         ]
         TABLE.parent.mkdir(exist_ok=True)
         TABLE.write_text(_HEAD.format(airflow=airflow, total=total) + "".join(lines))

@@ -49,7 +49,9 @@ def number_of_workers(config: pytest.Config) -> int:
     :param config: configuration of pytest, with the chosen tests.
     """
     option = config.option
-    is_part = option.keyword or option.markexpr or option.lf or option.failedfirst or option.stepwise
+    # Without the plugin of pytest's cache, there are no such options.
+    names = ("keyword", "markexpr", "lf", "failedfirst", "stepwise")
+    is_part = any(getattr(option, name, False) for name in names)
     if is_part or any("::" in argument or argument.endswith(".py") for argument in config.args):
         return 0
     return min(WORKERS_PER_CORE * (os.cpu_count() or 1), MOST_WORKERS)
