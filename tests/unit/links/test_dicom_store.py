@@ -90,7 +90,7 @@ def test_link_to_the_logs_has_the_times_of_the_operation() -> None:
     times = {"createTime": "2025-11-23T01:00:00Z", "endTime": "2025-11-23T02:00:00Z"}
     latest: Any = {"name": NAME, "metadata": times}
     task._latest_operation = latest
-    query = log_query(links.DicomExportLogsLink().get_link(task, ti_key=TASK_INSTANCE))
+    query = log_query(links.DicomExportLogsLink().address(task, task.submitted_operation))
     assert query[-2:] == ['timestamp>="2025-11-23T01:00:00Z"', 'timestamp<="2025-11-23T02:10:00Z"']
 
 
@@ -99,8 +99,8 @@ def test_links_lead_to_the_dicom_store_that_the_first_rendering_decided() -> Non
     task._latest_operation = {"name": NAME}
     decision: Any = {"dicom_store": f"{NAME.partition('/operations')[0]}/dicomStores/first"}
     task._decision = decision
-    assert "/dicomStores/first/" in links.DicomStoreLink().get_link(task, ti_key=TASK_INSTANCE)
-    query = log_query(links.DicomExportLogsLink().get_link(task, ti_key=TASK_INSTANCE))
+    assert "/dicomStores/first/" in links.DicomStoreLink().address(task, task.submitted_operation)
+    query = log_query(links.DicomExportLogsLink().address(task, task.submitted_operation))
     assert 'resource.labels.dicom_store_id="first"' in query
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -10,6 +10,9 @@ from airflow_provider_dicom import console
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
 from tests.support.finished_operations import NAME, ended
 from tests.support.task_runs import FakeTaskInstance
+
+if TYPE_CHECKING:
+    from airflow_provider_dicom.api_types import Operation
 
 STORE = "projects/p/locations/l/datasets/d/dicomStores/s"
 
@@ -46,6 +49,6 @@ def test_links_lead_to_the_operation_whose_name_is_published(earlier: str | None
     task._latest_operation = latest
     context: Any = {"ti": ti}
     task._publish_name(NAME, context)
-    expected = latest if earlier == NAME else {"name": NAME}
+    expected: Operation = latest if earlier == NAME else {"name": NAME}
     assert ti.xcoms["_link_DicomExportLogsLink"] == console.logs_query_url(expected, STORE)
     assert task.submitted_operation == expected
