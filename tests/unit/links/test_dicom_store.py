@@ -85,12 +85,13 @@ def test_link_to_the_logs_is_a_query_for_the_dicom_store_and_the_operation(url: 
     assert address.endswith("?project=my-project")
 
 
-def test_link_to_the_logs_has_the_times_of_the_operation() -> None:
+def test_link_to_the_logs_has_the_times_of_the_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "BUILDS_LINKS_ON_WORKER", True)
     task = operator()
     times = {"createTime": "2025-11-23T01:00:00Z", "endTime": "2025-11-23T02:00:00Z"}
     latest: Any = {"name": NAME, "metadata": times}
     task._latest_operation = latest
-    query = log_query(links.DicomExportLogsLink().address(task, task.submitted_operation))
+    query = log_query(links.DicomExportLogsLink().get_link(task, ti_key=TASK_INSTANCE))
     assert query[-2:] == ['timestamp>="2025-11-23T01:00:00Z"', 'timestamp<="2025-11-23T02:10:00Z"']
 
 
