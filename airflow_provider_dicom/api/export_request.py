@@ -106,7 +106,8 @@ class ExportRequest:
     https://cloud.google.com/healthcare-api/docs/reference/rest/v1/projects.locations.datasets.dicomStores/export
 
     :param destination: ``gs://bucket/prefix`` or ``bq://project.dataset.table``.
-    :param mime_type: Cloud Storage only: the format of the files; as uploaded if not given.
+    :param mime_type: Cloud Storage only: the format of the files; as uploaded if not given. The API
+        transcodes only files up to 1 GB, and frames up to 150 MB.
     :param write_disposition: BigQuery only: ``WRITE_EMPTY``, ``WRITE_TRUNCATE`` or ``WRITE_APPEND``.
     :param bigquery_schema: BigQuery only: ``"flattened"`` or ``"json"``; the API's default if not given.
     :param include_source_store: BigQuery only: add a column with the DICOM store's name.
@@ -254,6 +255,20 @@ def is_one_file_per_instance(mime_type: str | None) -> bool:
     :param mime_type: a well-formed MIME type; None stands for the format as uploaded.
     """
     return mime_type is None or mime_type.partition(";")[0].strip() == "application/dicom"
+
+
+def transcodes(mime_type: str | None) -> bool:
+    """
+    Tell whether an export transcodes the pixel data of instances, for which the API has limits.
+
+    :param mime_type: a well-formed MIME type; None stands for the format as uploaded.
+    """
+    if mime_type is None:
+        return False
+    media_type, *parameters = mime_type.lower().split(";")
+    pairs = [parameter.strip().partition("=") for parameter in parameters]
+    syntaxes = [value.strip('"') for name, _, value in pairs if name == "transfer-syntax"]
+    return media_type.startswith("image/") or any(syntax != "*" for syntax in syntaxes)
 
 
 def _is_one_of(value: object, accepted: tuple[object, ...]) -> bool:

@@ -37,11 +37,6 @@ def dataset_of(name: str) -> str:
     return "/".join(name.split("/", 6)[:6])
 
 
-def project_of(name: str) -> str:
-    """Return the project id from a resource name."""
-    return name.split("/", 2)[1]
-
-
 @dataclass(frozen=True)
 class ResourcePath:
     """The path of a study, a series or an instance in a DICOM store; without any UID, of the whole store."""

@@ -82,7 +82,7 @@ def export_lineage(
     return OperatorLineage(
         inputs=inputs,
         outputs=[_output(request, operation)],
-        run_facets={} if operation is None else {FACET_NAME: _run_facet(operation)},
+        run_facets={} if operation is None else {FACET_NAME: _run_facet(operation, store)},
     )
 
 
@@ -104,13 +104,13 @@ def _output(request: ExportRequest, operation: Operation | None) -> OutputDatase
     return output
 
 
-def _run_facet(operation: Operation) -> DicomExportRunFacet:
+def _run_facet(operation: Operation, store: DicomStoreName | None) -> DicomExportRunFacet:
     metadata = operation.get("metadata", {})
     count = counters(operation) if metadata else None
     return DicomExportRunFacet(
         operationName=operation["name"],
         done=bool(operation.get("done")),
-        logsUrl=logs_url(operation),
+        logsUrl=logs_url(operation, None if store is None else str(store)),
         success=count.success if count else None,
         failure=count.failure if count else None,
         pending=count.pending if count else None,

@@ -16,6 +16,7 @@ from airflow_provider_dicom.results import OPERATION_NAME_KEY
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, TaskInstanceKey
 
+    from airflow_provider_dicom.api_types import Operation
     from airflow_provider_dicom.compat import TaskInstance
 
 
@@ -31,8 +32,11 @@ class SubmitsExports(Protocol):
     """An operator that knows its Operation."""
 
     @property
-    def submitted_operation_name(self) -> str | None:
-        """The full name of the Operation; None before the submission."""
+    def submitted_operation(self) -> Operation | None:
+        """The Operation as far as it is known; None before the submission."""
+
+    def store_of(self, operation: Operation) -> DicomStoreName:
+        """Return the DICOM store that the Operation exports."""
 
 
 class _ExportLink(BaseOperatorLink):
@@ -54,26 +58,34 @@ class _ExportLink(BaseOperatorLink):
             return XCom.get_value(key=self.xcom_key, ti_key=ti_key) or ""
         if isinstance(operator, SubmitsExports):
             # The process that ran the task. Airflow logs an error for an XCom that is not there (yet).
-            return self.address(operator, operator.submitted_operation_name)
-        return self.address(operator, XCom.get_value(key=OPERATION_NAME_KEY, ti_key=ti_key))
+            return self.address(operator, operator.submitted_operation)
+        name = XCom.get_value(key=OPERATION_NAME_KEY, ti_key=ti_key)
+        return self.address(operator, {"name": name} if name else None)
 
-    def address(self, operator: BaseOperator, operation_name: str | None) -> str:
+    def address(self, operator: BaseOperator, operation: Operation | None) -> str:
         """
         Build the link's address for an Operation; empty without an Operation.
 
         :param operator: the operator.
-        :param operation_name: the full name of the Operation.
+        :param operation: the Operation as far as it is known.
         """
-        if not operation_name:
+        if operation is None:
             return ""
         try:
-            return self._address(cast("_Export", operator), OperationName.parse(operation_name))
+            return self._address(cast("_Export", operator), operation)
         except (DicomExportError, AttributeError):
             # A link that cannot be built must not fail a task.
             return ""
 
-    def _address(self, operator: _Export, operation: OperationName) -> str:
+    def _address(self, operator: _Export, operation: Operation) -> str:
         raise NotImplementedError
+
+
+def _store(operator: _Export, operation: Operation) -> DicomStoreName:
+    if isinstance(operator, SubmitsExports):
+        return operator.store_of(operation)
+    # The name validates the id: on Airflow 2 it may be a template that is not rendered.
+    return DicomStoreName(OperationName.parse(operation["name"]).dataset, operator.dicom_store_id)
 
 
 class DicomStoreLink(_ExportLink):
@@ -81,9 +93,8 @@ class DicomStoreLink(_ExportLink):
 
     name = "DICOM store"
 
-    def _address(self, operator: _Export, operation: OperationName) -> str:
-        # The name validates the id: on Airflow 2 it may be a template that is not rendered.
-        store = DicomStoreName(operation.dataset, operator.dicom_store_id)
+    def _address(self, operator: _Export, operation: Operation) -> str:
+        store = _store(operator, operation)
         dataset = store.dataset
         return console.dicom_store_url(
             dataset.project_id, dataset.location, dataset.dataset_id, store.dicom_store_id
@@ -95,8 +106,8 @@ class DicomExportLogsLink(_ExportLink):
 
     name = "Export logs"
 
-    def _address(self, operator: _Export, operation: OperationName) -> str:
-        return console.operation_logs_url(str(operation))
+    def _address(self, operator: _Export, operation: Operation) -> str:
+        return console.logs_query_url(operation, str(_store(operator, operation)))
 
 
 class DicomExportDestinationLink(_ExportLink):
@@ -104,7 +115,8 @@ class DicomExportDestinationLink(_ExportLink):
 
     name = "Export destination"
 
-    def _address(self, operator: _Export, operation: OperationName) -> str:
+    def _address(self, operator: _Export, operation: Operation) -> str:
+        OperationName.parse(operation["name"])
         destination = parse_destination(operator.destination)
         if isinstance(destination, GcsUri):
             return console.storage_url(destination.bucket, destination.path)
@@ -115,14 +127,14 @@ class DicomExportDestinationLink(_ExportLink):
 EXPORT_LINKS = (DicomStoreLink(), DicomExportLogsLink(), DicomExportDestinationLink())
 
 
-def store_links(operator: BaseOperator, task_instance: TaskInstance, operation_name: str) -> None:
+def store_links(operator: BaseOperator, task_instance: TaskInstance, operation: Operation) -> None:
     """
     Store a task's links before Airflow 3 does so itself, which is when the task leaves its worker.
 
     :param operator: the operator.
     :param task_instance: the task instance.
-    :param operation_name: the full name of the Operation.
+    :param operation: the Operation as far as it is known.
     """
     for link in operator.operator_extra_links:
         if isinstance(link, _ExportLink):
-            task_instance.xcom_push(key=link.xcom_key, value=link.address(operator, operation_name))
+            task_instance.xcom_push(key=link.xcom_key, value=link.address(operator, operation))

@@ -6,6 +6,7 @@ import math
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from airflow_provider_dicom.api.export_request import transcodes
 from airflow_provider_dicom.api.permissions import explain_service_agent
 from airflow_provider_dicom.api_types import PERMISSION_DENIED, Counters, is_cancelled
 from airflow_provider_dicom.console import logs_url
@@ -81,6 +82,7 @@ def outcome(
     dicom_store: str | None = None,
     destination: str | None = None,
     filter_uri: str | None = None,
+    mime_type: str | None = None,
     earliest_submission: str | None = None,
 ) -> DicomExportResult:
     """
@@ -94,6 +96,7 @@ def outcome(
     :param dicom_store: the full name of the DICOM store, if it is known.
     :param destination: the URI of the destination, if it is known.
     :param filter_uri: the URI of the filter file, if there is one.
+    :param mime_type: the format of the files, if it is known and not the one as uploaded.
     :param earliest_submission: the time of an earlier submission that may have written the output, too.
     :raises DicomExportCancelledError: if the Operation was cancelled.
     :raises DicomExportPermissionError: if the Healthcare Service Agent lacks a role on bucket, table or file.
@@ -105,7 +108,8 @@ def outcome(
     name = operation["name"]
     count = counters(operation)
     export = f"The export of {dicom_store} to {destination}" if dicom_store else "The export"
-    trace = f"Operation: {name}. Logs: {logs_url(operation)}"
+    logs = logs_url(operation, dicom_store)
+    trace = f"{_transcoding_limits(mime_type, count)}Operation: {name}. Logs: {logs}"
     allowed = allowed_failures(max_failures, count.total)
     is_partial = _is_partial(operation, count, destination, filter_uri)
     if "error" in operation and not (is_partial and count.failure <= allowed):
@@ -129,9 +133,23 @@ def outcome(
         "pending": count.pending,
         "create_time": metadata.get("createTime"),
         "end_time": metadata.get("endTime"),
-        "logs_url": logs_url(operation),
+        "logs_url": logs,
         "snapshot_time": _earlier(metadata.get("createTime"), earliest_submission),
     }
+
+
+def _transcoding_limits(mime_type: str | None, count: Counters) -> str:
+    """
+    Return a sentence about the limits that failed instances may have exceeded; or nothing.
+
+    Google does not document the message of such an instance, so that it cannot be recognized.
+    """
+    if not count.failure or not transcodes(mime_type):
+        return ""
+    return (
+        f"mime_type={mime_type!r} makes the API transcode, which it does only for files up to 1 GB and "
+        "frames up to 150 MB: larger instances fail, but can be exported as uploaded, without mime_type. "
+    )
 
 
 def _earlier(created: str | None, other: str | None) -> str | None:
@@ -163,17 +181,18 @@ def _is_partial(
     )
 
 
-def describe_accepted_error(operation: Operation) -> str:
+def describe_accepted_error(operation: Operation, dicom_store: str | None = None) -> str:
     """
     Describe the error of an Operation whose failed instances ``max_failures`` allows.
 
     :param operation: the finished Operation as the API returned it.
+    :param dicom_store: the full name of the DICOM store, if it is known.
     """
     status = operation.get("error", {})
     return (
         f"The export ended with {_code_name(status.get('code'))}: {_message(status)}. It counts as partial, "
         f"because max_failures allows the failed instances: {counters(operation)}. "
-        f"Operation: {operation['name']}. Logs: {logs_url(operation)}"
+        f"Operation: {operation['name']}. Logs: {logs_url(operation, dicom_store)}"
     )
 
 

@@ -247,7 +247,7 @@ class PollingOperator(ConnectedOperator):
             write_from_worker(context["ti"], operation, is_accepted=is_accepted, log=self.log)
         if "error" in operation:
             # Not where the outcome is decided: a later try decides it twice.
-            self.log.warning("%s", describe_accepted_error(operation))
+            self.log.warning("%s", describe_accepted_error(operation, result["dicom_store"]))
         set_outlet_extra(context, self.outlets, result, log=self.log)
         return result
 

@@ -64,9 +64,9 @@ class LongRunningOperator(SubmittingOperator):
         self._latest_operation: Operation | None = None
 
     @property
-    def submitted_operation_name(self) -> str | None:
-        """The full name of the Operation that the task has submitted or waits for; None before that."""
-        return self._latest_operation["name"] if self._latest_operation else None
+    def submitted_operation(self) -> Operation | None:
+        """The latest state of the Operation that the task has submitted or waits for; None before that."""
+        return self._latest_operation
 
     def execute_complete(
         self,
@@ -172,11 +172,13 @@ class LongRunningOperator(SubmittingOperator):
         return self._finish(operation, context)
 
     def _publish_name(self, operation_name: str, context: Context) -> None:
-        self._latest_operation = self._latest_operation or {"name": operation_name}
+        operation = self._latest_operation
+        if operation is None or operation["name"] != operation_name:
+            operation = self._latest_operation = {"name": operation_name}
         try:
             context["ti"].xcom_push(key=OPERATION_NAME_KEY, value=operation_name)
             if not (self.deferrable and BUILDS_LINKS_ON_WORKER):
-                store_links(self, context["ti"], operation_name)
+                store_links(self, context["ti"], operation)
         except Exception as error:  # Airflow may raise anything here, and the export runs
             self.log.warning(
                 "Airflow did not store the XCom with the operation's name; the task goes on with %s: %s",

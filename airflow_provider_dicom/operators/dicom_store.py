@@ -76,7 +76,8 @@ class DicomStoreExportOperator(LongRunningOperator):
     :param destination: ``gs://bucket/prefix`` or ``bq://project.dataset.table`` (templated).
     :param project_id: the project's id; the connection's if not given (templated).
     :param mime_type: Cloud Storage only: the format of the files, such as
-        ``application/dicom; transfer-syntax=1.2.840.10008.1.2.4.90``; as uploaded if not given (templated).
+        ``application/dicom; transfer-syntax=1.2.840.10008.1.2.4.90``; as uploaded if not given. The API
+        transcodes only files up to 1 GB, and frames up to 150 MB (templated).
     :param write_disposition: BigQuery only: ``WRITE_EMPTY`` (the API's default), ``WRITE_TRUNCATE`` or
         ``WRITE_APPEND`` (templated).
     :param bigquery_schema: BigQuery only: ``"flattened"`` or ``"json"``; the API's default schema if not
@@ -256,7 +257,7 @@ class DicomStoreExportOperator(LongRunningOperator):
 
     def _store_for_lineage(self, operation: Operation | None) -> DicomStoreName | None:
         if operation is not None:
-            return self._store_of(operation)
+            return self.store_of(operation)
         try:
             with self.hook() as hook:
                 return hook.dicom_store_name(
@@ -360,7 +361,12 @@ class DicomStoreExportOperator(LongRunningOperator):
             raise AirflowSkipException(f"The filter file {filter_uri} is empty: there is nothing to export.")
         return stored.digest
 
-    def _store_of(self, operation: Operation) -> DicomStoreName:
+    def store_of(self, operation: Operation) -> DicomStoreName:
+        """
+        Return the DICOM store of an Operation, as the first rendering of the templates decided it.
+
+        :param operation: the Operation.
+        """
         if self._decision is not None:
             return DicomStoreName.parse(self._decision["dicom_store"])
         return DicomStoreName(OperationName.parse(operation["name"]).dataset, self.dicom_store_id)
@@ -372,9 +378,10 @@ class DicomStoreExportOperator(LongRunningOperator):
             return outcome(
                 operation,
                 max_failures=self.max_failures,
-                dicom_store=str(self._store_of(operation)),
+                dicom_store=str(self.store_of(operation)),
                 destination=request.destination,
                 filter_uri=request.filter_uri,
+                mime_type=request.mime_type,
                 earliest_submission=earliest_snapshot(unknown),
             )
         except (DicomExportInvalidRequestError, DicomExportOperationFailedError) as error:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
 from airflow_provider_dicom import console
 
-NAME = "projects/my-project/locations/us-central1/datasets/放射線科/operations/77"
+if TYPE_CHECKING:
+    from airflow_provider_dicom.api_types import Operation, OperationMetadata
+
+DATASET = "projects/my-project/locations/us-central1/datasets/放射線科"
+NAME = f"{DATASET}/operations/77"
+STORE = f"{DATASET}/dicomStores/Röntgen.2"
 
 
 @pytest.fixture(autouse=True)
@@ -36,24 +42,77 @@ def test_address_of_a_dicom_store() -> None:
     assert parse_qs(parts.query) == {"project": ["my-project"]}
 
 
-def test_address_of_the_logs_is_a_query_for_the_operations_id() -> None:
-    parts = urlsplit(console.operation_logs_url(NAME))
+LABELS = [
+    'resource.type="healthcare_dicom_store"',
+    'resource.labels.project_id="my-project"',
+    'resource.labels.location="us-central1"',
+    'resource.labels.dataset_id="放射線科"',
+]
+OPERATION_ID = f'operation.id:"{NAME}"'
+
+
+def log_query(operation: Operation, dicom_store: str | None = None) -> list[str]:
+    """Return the lines of the log query that an address holds, after a look at the rest of the address."""
+    parts = urlsplit(console.logs_url(operation, dicom_store))
     path, _, query = parts.path.partition(";query=")
     assert (parts.netloc, path) == ("console.cloud.google.com", "/logs/query")
-    assert unquote(query) == 'resource.type="healthcare_dicom_store"\noperation.id:"77"'
     assert not set('/\n" ') & set(query)
-    assert parse_qs(parts.query) == {"project": ["my-project"]}
+    assert parse_qs(parts.query) == {"project": [operation["name"].split("/")[1]]}
+    return unquote(query).split("\n")
 
 
 @pytest.mark.parametrize("metadata", [{}, {"logsUrl": ""}])
-def test_logs_of_an_operation_without_an_address_are_found_by_its_name(metadata: dict[str, str]) -> None:
-    built = console.operation_logs_url(NAME)
-    assert console.logs_url({"name": NAME}) == built
-    assert console.logs_url({"name": NAME, "metadata": metadata}) == built  # type: ignore[typeddict-item]
+def test_log_query_names_the_operation_in_full_and_the_labels_of_its_dataset(
+    metadata: OperationMetadata,
+) -> None:
+    assert log_query({"name": NAME, "metadata": metadata}) == [*LABELS, OPERATION_ID]
+    assert log_query({"name": NAME}) == [*LABELS, OPERATION_ID]
+
+
+def test_log_query_has_the_label_of_a_known_dicom_store() -> None:
+    assert log_query({"name": NAME}, STORE) == [
+        *LABELS,
+        'resource.labels.dicom_store_id="Röntgen.2"',
+        OPERATION_ID,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "times"),
+    [
+        (
+            {"createTime": "2025-11-23T01:00:00.5Z", "endTime": "2025-11-23T02:00:00Z"},
+            ['timestamp>="2025-11-23T01:00:00.500000Z"', 'timestamp<="2025-11-23T02:10:00Z"'],
+        ),
+        ({"createTime": "2025-11-23T01:00:00+05:30"}, ['timestamp>="2025-11-22T19:30:00Z"']),
+        ({"createTime": "2025-11-23T01:00:00.123456789Z"}, ['timestamp>="2025-11-23T01:00:00.123456Z"']),
+        ({"createTime": "2025-11-23T01:00:00"}, []),
+        ({"createTime": 'x" OR "', "endTime": "9999-12-31T23:59:59Z"}, []),
+        ({"createTime": 7, "endTime": None}, []),
+    ],
+)
+def test_log_query_has_the_times_of_the_operation_as_far_as_they_are_known(
+    metadata: OperationMetadata, times: list[str]
+) -> None:
+    assert log_query({"name": NAME, "metadata": metadata}) == [*LABELS, OPERATION_ID, *times]
+
+
+def test_log_query_of_a_project_number_matches_entries_with_the_project_id() -> None:
+    name = NAME.replace("my-project", "1234")
+    assert log_query({"name": name}) == [
+        LABELS[0],
+        *LABELS[2:],
+        'operation.id:"locations/us-central1/datasets/放射線科/operations/77"',
+    ]
+
+
+def test_log_query_quotes_an_operation_id_with_quotation_marks() -> None:
+    assert log_query({"name": f'{NAME}"\\'})[-1] == f'operation.id:"{NAME}\\"\\\\"'
 
 
 def test_address_of_the_logs_from_the_api_is_preferred() -> None:
-    assert console.logs_url({"name": NAME, "metadata": {"logsUrl": "https://logs"}}) == "https://logs"
+    operation: Operation = {"name": NAME, "metadata": {"logsUrl": "https://logs"}}
+    assert console.logs_url(operation, STORE) == "https://logs"
 
 
 @pytest.mark.parametrize(
@@ -90,7 +149,7 @@ def test_addresses_in_the_console_of_another_universe(
     monkeypatch.setenv("GOOGLE_CLOUD_HIGH_VALUE_COOKIE_DOMAIN", domain)
     for url in (
         console.dicom_store_url("p", "l", "d", "s"),
-        console.operation_logs_url(NAME),
+        console.logs_url({"name": NAME}),
         console.storage_url("b", "x"),
         console.table_url("p", "d", "t"),
     ):

@@ -24,13 +24,13 @@ from bisect import bisect_left
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 from urllib.parse import quote
 
 from airflow_provider_dicom.emulator.errors import ApiError
-from airflow_provider_dicom.emulator.names import dataset_of, project_of
+from airflow_provider_dicom.emulator.names import dataset_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,6 +44,8 @@ EXPORT_RESPONSE = "type.googleapis.com/google.cloud.healthcare.v1.dicom.ExportDi
 _METADATA_TYPE = "type.googleapis.com/google.cloud.healthcare.v1.OperationMetadata"
 #: Entries that an operation keeps of its log, so that a store of failing instances cannot fill the memory.
 _MAX_LOG_ENTRIES = 1000
+#: How long after the end of an operation its last log entries may be written.
+_LATE_LOG_ENTRIES = timedelta(minutes=10)
 
 
 class State(StrEnum):
@@ -154,7 +156,7 @@ class Operation:
             "@type": _METADATA_TYPE,
             "apiMethodName": self.method,
             "createTime": self.create_time,
-            "logsUrl": _logs_url(self.name),
+            "logsUrl": _logs_url(self),
         }
         if self.end_time is not None:
             metadata["endTime"] = self.end_time
@@ -298,10 +300,32 @@ def _load(record: str) -> Operation:
 
 def timestamp() -> str:
     """Return the current time in the format of Google's APIs: RFC 3339, UTC, microseconds."""
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return _rfc3339(datetime.now(UTC))
 
 
-def _logs_url(name: str) -> str:
-    resource_filter = f'resource.type="healthcare_dicom_store"\noperation.id="{name.rsplit("/", 1)[1]}"'
-    query = quote(resource_filter, safe="")
-    return f"https://console.cloud.google.com/logs/query;query={query}?project={project_of(name)}"
+def _rfc3339(time_: datetime) -> str:
+    return time_.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _logs_url(operation: Operation) -> str:
+    """
+    Return the address of a query for the log entries of an operation.
+
+    Google's samples hide the query of a real ``logsUrl``: this one asks for what their log entries hold.
+    """
+    dataset, _, store = operation.resource.partition("/dicomStores/")
+    _, project, _, location, _, dataset_id = dataset.split("/")
+    labels = {"project_id": project, "location": location, "dataset_id": dataset_id}
+    if store:
+        labels["dicom_store_id"] = store
+    restrictions = [
+        f'resource.type="{"healthcare_dicom_store" if store else "healthcare_dataset"}"',
+        *(f'resource.labels.{label}="{value}"' for label, value in labels.items()),
+        f'operation.id:"{operation.name}"',
+        f'timestamp>="{operation.create_time}"',
+    ]
+    if operation.end_time is not None:
+        last = datetime.fromisoformat(operation.end_time) + _LATE_LOG_ENTRIES
+        restrictions.append(f'timestamp<="{_rfc3339(last)}"')
+    query = quote("\n".join(restrictions), safe="")
+    return f"https://console.cloud.google.com/logs/query;query={query}?project={project}"

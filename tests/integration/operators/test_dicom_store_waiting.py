@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import pytest
 
-from airflow_provider_dicom import exceptions
+from airflow_provider_dicom import console, exceptions
 from rig.contract import RESULT_KEYS
 from rig.servers import wait_for
 from tests.support.healthcare_requests import accepted_exports, request_count
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from airflow_provider_dicom.api.resource_names import DicomStoreName
+    from airflow_provider_dicom.api_types import OperationMetadata
     from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
     from airflow_provider_dicom.triggers.dicom_store import ExportEvent
     from rig.control import Control
@@ -46,7 +48,10 @@ def test_result_is_the_same_in_every_mode(
     assert (result["state"], result["success"], result["failure"]) == ("SUCCEEDED", 3, 0)
     assert result["pending"] == 0
     assert datetime.fromisoformat(result["create_time"]) <= datetime.fromisoformat(result["end_time"])
-    assert result["logs_url"].startswith("https://console.cloud.google.com/logs/query")
+    # The local Healthcare API and the provider, each on its own, ask for the same log entries.
+    times: OperationMetadata = {"createTime": result["create_time"], "endTime": result["end_time"]}
+    built = console.logs_query_url({"name": name, "metadata": times}, str(store))
+    assert unquote(result["logs_url"]).replace(".000000", "") == unquote(built)
     assert task_run.operation_name == name
     progress = task_run.ti.xcoms["progress"]
     assert (progress["state"], progress["success"]) == ("SUCCEEDED", 3)
@@ -56,6 +61,15 @@ def test_result_is_the_same_in_every_mode(
     if deferrable:
         (event,) = task_run.events
         assert (event["status"], event["message"], event["operation"]["name"]) == ("success", None, name)
+
+
+def test_error_of_failed_instances_names_the_limits_of_transcoding(
+    operator: ExportOperatorFactory, control: Control, instances: list[Uids]
+) -> None:
+    control.settings(failing_instances=[instances[0].instance])
+    task_run = TaskRun()
+    with pytest.raises(exceptions.DicomExportTooManyFailuresError, match=r"1 GB and frames up to 150 MB"):
+        task_run.run(operator(mime_type="application/dicom; transfer-syntax=1.2.840.10008.1.2.1"))
 
 
 @both_modes

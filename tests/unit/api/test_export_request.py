@@ -290,6 +290,27 @@ def test_other_texts_are_not_well_formed_mime_types(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("mime_type", "is_transcoded"),
+    [
+        (None, False),
+        ("application/dicom", False),
+        ("application/dicom; transfer-syntax=*", False),
+        ('application/dicom;transfer-syntax="*"', False),
+        ("application/octet-stream; transfer-syntax=*", False),
+        ("application/dicom; transfer-syntax=1.2.840.10008.1.2.4.90", True),
+        ("application/dicom ; Transfer-Syntax=1.2.840.10008.1.2.1", True),
+        ("application/octet-stream; transfer-syntax=1.2.840.10008.1.2.1", True),
+        ("image/jpeg", True),
+        ("IMAGE/png", True),
+    ],
+)
+def test_images_and_any_transfer_syntax_but_the_original_one_are_transcoded(
+    mime_type: str | None, is_transcoded: bool
+) -> None:
+    assert export_request.transcodes(mime_type) is is_transcoded
+
+
+@pytest.mark.parametrize(
     ("mime_type", "is_one_file"),
     [
         (None, True),

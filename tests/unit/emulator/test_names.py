@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 
 from airflow_provider_dicom.emulator.errors import ApiError
-from airflow_provider_dicom.emulator.names import ResourcePath, check_id, dataset_of, is_uid, project_of
+from airflow_provider_dicom.emulator.names import ResourcePath, check_id, dataset_of, is_uid
 
 
 def test_parts_of_resource_names_and_ids() -> None:
     name = "projects/p/locations/l/datasets/d/operations/7"
     assert dataset_of(name) == "projects/p/locations/l/datasets/d"
-    assert project_of(name) == "p"
     assert check_id("id", "é-_.1") == "é-_.1"
     for bad in (None, "", "a b", "a/b", "a\n", "x" * 257):
         with pytest.raises(ApiError, match="id"):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_dicom import console
 from airflow_provider_dicom.api.export_request import ExportRequest
 from airflow_provider_dicom.api.resource_names import DatasetName, DicomStoreName
 from airflow_provider_dicom.lineage.facets import export_lineage
@@ -50,7 +51,7 @@ def test_run_facet_describes_the_operation() -> None:
     assert (facet.operationName, facet.done, facet.errorCode) == (NAME, True, None)
     assert (facet.success, facet.failure, facet.pending) == (40, 2, 0)
     assert (facet.createTime, facet.endTime) == ("2026-03-29T02:00:00Z", "2026-03-29T03:00:00Z")
-    assert facet.logsUrl.startswith("https://console.cloud.google.com/logs/")
+    assert facet.logsUrl == console.logs_query_url(OPERATION, str(STORE))
     failed = {**OPERATION, "error": {"code": 13, "message": "no"}}
     assert facets(failed).run_facets["dicom_export"].errorCode == 13
 

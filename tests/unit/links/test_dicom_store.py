@@ -54,7 +54,7 @@ def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, xcom: d
     def address(link: type[Link], **changes: str) -> str:
         task = operator(**changes)
         if not on_worker:
-            links.store_links(task, task_instance, xcom["operation_name"])
+            links.store_links(task, task_instance, {"name": xcom["operation_name"]})
             task = operator(dicom_store_id="{{ params.x }}", destination="{{ params.x }}")
         else:
             task._latest_operation = {"name": xcom["operation_name"]}
@@ -72,12 +72,37 @@ def test_link_to_the_dicom_store(url: Address) -> None:
     assert parse_qs(parts.query) == {"project": ["my-project"]}
 
 
-def test_link_to_the_logs(url: Address) -> None:
+def log_query(address: str) -> list[str]:
+    """Return the lines of the log query in an address."""
+    return unquote(address.partition("query=")[2].partition("?")[0]).split("\n")
+
+
+def test_link_to_the_logs_is_a_query_for_the_dicom_store_and_the_operation(url: Address) -> None:
     address = url(links.DicomExportLogsLink)
-    query = unquote(address.partition("query=")[2].partition("?")[0])
-    assert 'resource.type="healthcare_dicom_store"' in query
-    assert "77" in query
+    query = log_query(address)
+    assert query[0] == 'resource.type="healthcare_dicom_store"'
+    assert {f'operation.id:"{NAME}"', 'resource.labels.dicom_store_id="Röntgen.2"'} < set(query)
     assert address.endswith("?project=my-project")
+
+
+def test_link_to_the_logs_has_the_times_of_the_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "BUILDS_LINKS_ON_WORKER", True)
+    task = operator()
+    times = {"createTime": "2025-11-23T01:00:00Z", "endTime": "2025-11-23T02:00:00Z"}
+    latest: Any = {"name": NAME, "metadata": times}
+    task._latest_operation = latest
+    query = log_query(links.DicomExportLogsLink().get_link(task, ti_key=TASK_INSTANCE))
+    assert query[-2:] == ['timestamp>="2025-11-23T01:00:00Z"', 'timestamp<="2025-11-23T02:10:00Z"']
+
+
+def test_links_lead_to_the_dicom_store_that_the_first_rendering_decided() -> None:
+    task = operator(dicom_store_id="rendered-to-another-one")
+    task._latest_operation = {"name": NAME}
+    decision: Any = {"dicom_store": f"{NAME.partition('/operations')[0]}/dicomStores/first"}
+    task._decision = decision
+    assert "/dicomStores/first/" in links.DicomStoreLink().address(task, task.submitted_operation)
+    query = log_query(links.DicomExportLogsLink().address(task, task.submitted_operation))
+    assert 'resource.labels.dicom_store_id="first"' in query
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_dicom import exceptions
+from airflow_provider_dicom import console, exceptions
 from airflow_provider_dicom.api import methods
 from airflow_provider_dicom.api.export_request import ExportRequest
 from airflow_provider_dicom.api.resource_names import DatasetName, DicomStoreName
@@ -295,8 +295,47 @@ def test_result_of_an_operation_without_counters_and_times(operation: Operation)
     assert result["state"] == "SUCCEEDED"
     assert (result["success"], result["failure"], result["pending"]) == (0, 0, 0)
     assert (result["create_time"], result["end_time"]) == (None, None)
-    assert "77" in str(result["logs_url"])
-    assert str(result["logs_url"]).startswith("https://console.cloud.google.com/logs/query;query=")
+    assert str(result["logs_url"]) == console.logs_query_url(operation, STORE)
+
+
+@pytest.mark.parametrize("error", [None, {"code": 2, "message": "2 instances failed"}])
+def test_errors_link_to_the_logs_of_the_dicom_store(error: Status | None) -> None:
+    operation = ended({"success": 9, "failure": 2}, error)
+    del operation["metadata"]["logsUrl"]
+    with pytest.raises(exceptions.DicomExportError) as raised:
+        outcome_of(operation)
+    assert str(raised.value).endswith(f" Logs: {console.logs_query_url(operation, STORE)}")
+    assert describe_accepted_error(operation, STORE).endswith(console.logs_query_url(operation, STORE))
+
+
+PNG = "image/png"
+LIMITS = (
+    "mime_type='image/png' makes the API transcode, which it does only for files up to 1 GB and frames up to "
+    f"150 MB: larger instances fail, but can be exported as uploaded, without mime_type. Operation: {NAME}."
+)
+
+
+@pytest.mark.parametrize("error", [None, {"code": 2, "message": "2 instances failed"}])
+def test_error_of_failed_instances_names_the_limits_if_the_export_transcodes(error: Status | None) -> None:
+    with pytest.raises(exceptions.DicomExportError) as raised:
+        outcome(ended({"success": 9, "failure": 2}, error), mime_type=PNG)
+    assert LIMITS in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("counter", "mime_type"),
+    [
+        ({"failure": 2}, None),
+        ({"failure": 2}, "application/dicom; transfer-syntax=*"),
+        ({"success": 9}, PNG),
+    ],
+)
+def test_error_does_not_name_the_limits_if_nothing_failed_or_nothing_was_transcoded(
+    counter: dict[str, int], mime_type: str | None
+) -> None:
+    with pytest.raises(exceptions.DicomExportOperationFailedError) as raised:
+        outcome(ended(counter, {"code": 13, "message": "no"}), mime_type=mime_type)
+    assert "150 MB" not in str(raised.value)
 
 
 @given(st.integers(0, 10**9), st.integers(1, 10**9))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -78,3 +79,41 @@ async def test_operation_cancelled_while_it_ends_is_done_on_disk(
     assert again.get(operation.name) == operation
     assert again.get(operation.name).done
     again.close()
+
+
+def log_query(address: object) -> list[str]:
+    """Return the lines of the log query in an address."""
+    parts = urlsplit(str(address))
+    assert (parts.netloc, parts.query) == ("console.cloud.google.com", "project=p")
+    return unquote(parts.path.removeprefix("/logs/query;query=")).split("\n")
+
+
+async def test_logs_are_found_by_full_name_labels_of_the_store_and_times(
+    archive: Archive,
+) -> None:
+    operations = Operations(archive.database)
+    operation = operations.create(EXPORT_METHOD, STORE, {})
+    operation.create_time = "2026-01-02T02:00:00.500000Z"
+    running = [
+        'resource.type="healthcare_dicom_store"',
+        'resource.labels.project_id="p"',
+        'resource.labels.location="l"',
+        'resource.labels.dataset_id="d"',
+        'resource.labels.dicom_store_id="s"',
+        f'operation.id:"{operation.name}"',
+        'timestamp>="2026-01-02T02:00:00.500000Z"',
+    ]
+    assert log_query(operation.body()["metadata"]["logsUrl"]) == running
+    operation.end_time = "2026-01-02T23:55:00.250000Z"
+    ended = [*running, 'timestamp<="2026-01-03T00:05:00.250000Z"']
+    assert log_query(operation.body()["metadata"]["logsUrl"]) == ended
+    operations.close()
+
+
+async def test_logs_of_an_operation_on_a_dataset_have_no_label_of_a_store(archive: Archive) -> None:
+    operations = Operations(archive.database)
+    operation = operations.create("DatasetService.CreateDataset", DATASET, {})
+    query = log_query(operation.body()["metadata"]["logsUrl"])
+    assert query[0] == 'resource.type="healthcare_dataset"'
+    assert not any("dicom_store" in line for line in query)
+    operations.close()
