@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 STOPPING = "so its worker is stopping"
 #: Text of the log line about a submission whose reply has not come.
 MAY_RUN = "The API may have accepted the request to export"
-
-
 #: The responses that are held from the beginning. There are as many scenes as tasks that run at once.
 HELD_ROUTES: dict[str, tuple[str, ...]] = {
     "killed-answered": ("export",),
@@ -42,10 +40,9 @@ def scenes(stage: Stage) -> dict[str, Scene]:
 
 
 def _submitted(scene: Scene) -> str:
-    """Wait until the API has accepted the export, and return its name."""
-    scene.wait_until_held("export")
-    (name,) = scene.accepted()
-    return name
+    """Wait until the API has accepted the export, whose reply it holds, and return the name."""
+    (name,) = scene.wait_until("the submission", scene.accepted)
+    return str(name)
 
 
 def _assert_cancelled(scene: Scene, name: str) -> None:
