@@ -5,7 +5,8 @@ both.
 An idempotent request is repeated after every transient error. A request that is not idempotent, such as the
 submission of an export, is repeated only after an error that is ``safe_to_resend``: the server certainly did
 not process it. Pauses follow exponential backoff with jitter, and are never shorter than the server's
-``Retry-After``.
+``Retry-After``. A submission that is refused for a quota beyond these retries pauses the task
+(``operators/_submitting.py``).
 """
 
 from __future__ import annotations

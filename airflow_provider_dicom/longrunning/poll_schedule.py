@@ -1,6 +1,6 @@
 """
 When the shared poller polls which Operation, and whether by ``operations.get`` or ``operations.list``;
-without I/O.
+without I/O. ``polling.py`` decides how long one Operation waits for its next poll.
 
 Invariants:
 

@@ -21,7 +21,8 @@ from airflow_provider_dicom.selection.high_water_mark import (
     read_mark,
     selection_errors,
 )
-from airflow_provider_dicom.selection.inventory import Inventory, MetadataTable
+from airflow_provider_dicom.selection.inventory import Inventory
+from airflow_provider_dicom.selection.metadata_table import MetadataTable
 from airflow_provider_dicom.selection.search_filters import search_filter_errors, search_query
 from airflow_provider_dicom.validation import Kind, is_count, parse_errors, raise_if_invalid, seconds_error
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from airflow.providers.common.compat.sdk import DAG, BaseOperator
 
+from rig.releases import chosen_release
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
 
 
 class UpstreamTask(BaseOperator):
@@ -43,7 +48,13 @@ def render(
         return output if key == "return_value" else output[key]
 
     ti = SimpleNamespace(
-        map_index=map_index, xcom_pull=xcom_pull, task=task, dag_id="rendered", _upstream_map_indexes={}
+        map_index=map_index,
+        xcom_pull=xcom_pull,
+        task=task,
+        dag_id="rendered",
+        _upstream_map_indexes={},
+        # Airflow 2 asks the task instance itself.
+        get_relevant_upstream_map_indexes=lambda *_, **__: None,
     )
     context: dict[str, Any] = {
         "ti": ti,
@@ -52,7 +63,19 @@ def render(
         "dag": task.dag,
         "dag_run": SimpleNamespace(conf={}),
         "params": {},
+        "run_id": "rendered",
+        "expanded_ti_count": None,
         **variables,
     }
-    task.render_template_fields(context)
+    with _lengths_of(outputs):
+        task.render_template_fields(context)
     return context["task"]
+
+
+def _lengths_of(outputs: Mapping[str, Any]) -> AbstractContextManager[object]:
+    """Stand in for Airflow 2's database, which knows the lengths of outputs over which tasks are mapped."""
+    if not chosen_release().is_second:
+        return nullcontext()
+    return mock.patch(
+        "airflow.models.xcom_arg._get_task_map_length", lambda *, task_id, **_: len(outputs[task_id])
+    )

@@ -29,8 +29,12 @@ if IS_AIRFLOW_2:
     from airflow.models.taskinstance import set_current_context  # type: ignore[attr-defined]
 else:
     from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
-    from airflow.sdk.exceptions import AirflowRescheduleException
     from airflow.sdk.execution_time.context import set_current_context
+
+    try:
+        from airflow.sdk.exceptions import AirflowRescheduleException
+    except ImportError:  # Airflow 3.1
+        from airflow.exceptions import AirflowRescheduleException
 
 try:
     from airflow.sdk.execution_time.task_runner import _run_execute_callable

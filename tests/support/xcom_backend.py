@@ -24,9 +24,17 @@ class FilesXCom(BaseXCom):  # type: ignore[misc]
     """XComs whose values are files."""
 
     @staticmethod
-    def serialize_value(value: Any, **names: Any) -> Any:
+    def serialize_value(  # Airflow 2 passes only the arguments that have a name here
+        value: Any,
+        *,
+        key: str | None = None,
+        task_id: str | None = None,
+        dag_id: str | None = None,
+        run_id: str | None = None,
+        map_index: int | None = None,
+    ) -> Any:
         """Write a value to a file, and return the reference for the database."""
-        path = Path(os.environ[FOLDER]) / f"{names.get('task_id')}.{names.get('key')}.{uuid4()}"
+        path = Path(os.environ[FOLDER]) / f"{task_id}.{key}.{uuid4()}"
         path.write_text(json.dumps(value))
         return BaseXCom.serialize_value(f"{_PREFIX}{path}")
 

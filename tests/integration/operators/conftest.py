@@ -35,7 +35,7 @@ def printed(capsys: pytest.CaptureFixture[str], logged: pytest.LogCaptureFixture
     """Returns all lines of tasks' logs since its last call; Airflow 3 prints them, Airflow 2 logs them."""
 
     def read() -> str:
-        text = capsys.readouterr().out + logged.text
+        text = capsys.readouterr().out or logged.text
         logged.clear()
         return text
 

@@ -12,7 +12,7 @@ from airflow.providers.common.compat.sdk import AirflowSkipException
 from airflow_provider_dicom.api.destinations import BigQueryTable
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 from airflow_provider_dicom.operators.selection import DicomMetadataQueryOperator, DicomStoreSearchOperator
-from airflow_provider_dicom.selection.inventory import MetadataTable
+from airflow_provider_dicom.selection.metadata_table import MetadataTable
 from tests.support.rendering import dag, render
 from tests.support.task_runs import TaskRun
 

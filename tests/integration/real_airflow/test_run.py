@@ -96,6 +96,10 @@ def runs(
         "HEALTHCARE_EMULATOR_HOST": healthcare.url,
         "STORAGE_EMULATOR_HOST": storage.url,
         "BIGQUERY_EMULATOR_HOST": bigquery.url,
+        # The examples offer what the deployment lists.
+        "DICOM_STORE": "airflow-run",
+        "DICOM_BUCKET": BUCKET,
+        "DICOM_TABLE": TABLE,
     }
     parameters = {
         "dicom_nightly_to_gcs": {"store": "airflow-run", "bucket": BUCKET},
