@@ -98,8 +98,8 @@ class ParameterOperator(BaseOperator):
         """
         self = super().__new__(cls)
         is_mapped = bool(kwargs.get("_airflow_from_mapped"))
-        # Not by assignment, for which BaseOperator needs the arguments of __init__. These come first, as a copy
-        # in Airflow 2 assigns all attributes in their order.
+        # Not by assignment, for which BaseOperator needs the arguments of __init__. These come first, as a
+        # copy in Airflow 2 assigns all attributes in their order.
         vars(self).update(
             _BaseOperator__init_kwargs={},
             is_mapped_index=is_mapped,
