@@ -47,6 +47,7 @@ class TaskInstance(TypedDict):
     rendered_map_index: str | None
     state: str | None
     try_number: int
+    pid: int | None
     queued_when: str | None
     start_date: str | None
     end_date: str | None

@@ -43,7 +43,7 @@ application/json``); unknown fields are refused with HTTP 400:
     numbers of requests that they affected, removes all.
     Example: ``{"route": "operations.get", "status": 503, "retry_after": 2, "count": 3}``.
 ``DELETE /_emulator/faults/{id}``
-    Removes one fault.
+    Removes one fault, which ends its delays.
 ``GET, DELETE /_emulator/requests``
     The log of requests to the API: ``{"counts", "connections", "recent"}``; ``DELETE`` starts counting from
     zero.

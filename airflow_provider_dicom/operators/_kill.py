@@ -83,16 +83,20 @@ class KillGuard:
         self._note = note
         self._log = log
         #: One item for every signal: whether its sender is known to end the task; None ends the thread. The
-        #: queue is the only one of Python's that may be used in a signal handler.
+        #: queue is the only one of Python's that may be used in a signal handler. An Operation that becomes
+        #: known after a signal is such an item, too.
         self._requests: SimpleQueue[bool | None] = SimpleQueue()
         self._signals = 0
         self._changed = threading.Condition()
-        self._signals_dealt_with = 0
+        #: Operations that became known after a signal; each is a request of its own.
+        self._late_operations = 0
+        self._requests_dealt_with = 0
         self._hook: DicomStoreHook | None = None
         self._operation_name: str | None = None
         self._submitting: ApiRequest | None = None
         self._unanswered: ApiRequest | None = None
         self._is_ended = False
+        self._operation_dealt_with: str | None = None
         #: What became of the Operation of a task that was ended.
         self._effect: str | None = None
         self._thread = threading.Thread(
@@ -138,8 +142,13 @@ class KillGuard:
         :param operation_name: the full name of the Operation; None if there is none, or if it is done.
         """
         with self._changed:
+            is_late = self._signals > 0 and operation_name not in (None, self._operation_name)
             self._operation_name, self._unanswered = operation_name, None
             self._changed.notify_all()
+        if is_late:
+            # The Operation of an earlier try became known after the signal, perhaps after its effect.
+            self._late_operations += 1
+            self._requests.put(False)
 
     def guarded(
         self, send: Callable[[], Operation], request: ApiRequest, deadline: float | None
@@ -187,7 +196,7 @@ class KillGuard:
             return
         if self._unanswered is not None:
             raise kind(f"{reason} was repeated. {_may_run(self._unanswered)}")
-        raise kind(f"{reason}; nothing was submitted.")
+        raise kind(f"{reason}; nothing was submitted.{self._note()}")
 
     def check(self, *, asks: bool = False) -> None:
         """
@@ -206,9 +215,7 @@ class KillGuard:
                 return
             self.request(is_end=True)
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._signals_dealt_with >= self._signals, STATE_TIMEOUT + CANCELLATION_TIMEOUT
-            )
+            self._changed.wait_for(self._is_dealt_with, STATE_TIMEOUT + CANCELLATION_TIMEOUT)
         if self._is_ended:
             raise self._error()
 
@@ -220,9 +227,14 @@ class KillGuard:
         :raises DicomExportCancelledError: if the task was ended.
         """
         with self._changed:
-            is_dealt_with = self._changed.wait_for(lambda: self._effect is not None, seconds)
-        if is_dealt_with:
+            is_end = self._changed.wait_for(
+                lambda: self._effect is not None and self._is_dealt_with(), seconds
+            )
+        if is_end:
             raise self._error()
+
+    def _is_dealt_with(self) -> bool:
+        return self._requests_dealt_with >= self._signals + self._late_operations
 
     def _error(self) -> DicomExportCancelledError:
         effect = self._effect or f"The cancellation of {self._operation_name} is not confirmed."
@@ -231,10 +243,11 @@ class KillGuard:
     def _watch(self) -> None:
         while (is_end := self._requests.get()) is not None:
             self._is_ended = self._is_ended or is_end or self._was_ended()
-            effect = self._deal_with_end() if self._is_ended and self._effect is None else self._effect
+            is_open = self._effect is None or self._operation_name not in (None, self._operation_dealt_with)
+            effect = self._deal_with_end() if self._is_ended and is_open else self._effect
             with self._changed:
                 self._effect = effect
-                self._signals_dealt_with += 1
+                self._requests_dealt_with += 1
                 self._changed.notify_all()
 
     def _was_ended(self) -> bool:
@@ -273,10 +286,11 @@ class KillGuard:
         """Cancel the Operation if there is one, and return a sentence about the effect."""
         self._wait_for_reply()
         name, hook = self._operation_name, self._hook
+        self._operation_dealt_with = name
         if name is None and self._unanswered is not None:
             effect = _may_run(self._unanswered)
         elif name is None:
-            effect = "No export was running."
+            effect = "The task knows of no running export."
         elif not self._cancels:
             effect = f"{name} goes on, because cancel_on_kill=False."
         elif hook is None:

@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.compat import Log
     from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
     from airflow_provider_dicom.operators._submission_record import Assessment, TaskStateStore
-    from airflow_provider_dicom.operators._submission_types import Step, Submission
+    from airflow_provider_dicom.operators._submission_types import Decision, Step, Submission
 
 
 class Submitter:
@@ -110,6 +110,11 @@ class Submitter:
         self._may_be_forgotten = self._reason_to_doubt() if durable and context["ti"].try_number > 1 else None
         #: The time in which submissions may have been accepted that the task does not know.
         self.unknown: Unknown = unknown_time(unknown)
+
+    @property
+    def decision(self) -> Decision:
+        """What a deferral carries."""
+        return self._submission.decision(self.unknown)
 
     def attach(self) -> Step:
         """

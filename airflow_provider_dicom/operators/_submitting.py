@@ -67,6 +67,8 @@ class SubmittingOperator(KillableOperator):
         super().__init__(**kwargs)
         #: What the first rendering of the templates decided; None before that.
         self._decision: Decision | None = None
+        #: What is being submitted; it knows of lost submissions before the decision does.
+        self._submitter: Submitter | None = None
         #: The Operation's name and the result with which the task ends.
         self._delivery: tuple[str, DicomExportResult | str] | None = None
 
@@ -165,7 +167,7 @@ class SubmittingOperator(KillableOperator):
     def _attach(self, hook: DicomStoreHook, context: Context, deadline: float | None) -> Step:
         with self._submission(hook) as submission:
             send = self._guard.guarded(submission.send, submission.request, deadline)
-            submitter = Submitter(
+            self._submitter = submitter = Submitter(
                 replace(submission, send=send),
                 hook=hook,
                 context=context,
@@ -176,7 +178,7 @@ class SubmittingOperator(KillableOperator):
                 follow=self._guard.follow,
             )
             step = submitter.attach()
-            self._decision = submission.decision(submitter.unknown)
+            self._decision = submitter.decision
             return step
 
     def _deliver_name(self, operation_name: str, context: Context) -> str:
@@ -249,10 +251,11 @@ class SubmittingOperator(KillableOperator):
 
     def _note_on_twins(self) -> str:
         """Return a sentence about submissions without a reply, which no kill can cancel; or nothing."""
-        if self._decision is None or self._decision["unknown_until"] is None:
+        decision = self._decision if self._submitter is None else self._submitter.decision
+        if decision is None or decision["unknown_until"] is None:
             return ""
-        dataset = DicomStoreName.parse(self._decision["dicom_store"]).dataset
+        dataset = DicomStoreName.parse(decision["dicom_store"]).dataset
         return (
-            f" A submission since {self._decision['unknown_since']} whose reply was lost may run on; only "
+            f" A submission since {decision['unknown_since']} whose reply was lost may run on; only "
             f"somebody who may list the dataset's operations can find it: {dataset.list_operations_command}"
         )

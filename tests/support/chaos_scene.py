@@ -8,6 +8,7 @@ import requests
 
 from airflow_provider_dicom.operators.dicom_store import STATE_KEY
 from rig.airflow import FINISHED, is_exit_known
+from rig.cluster import WORKERS
 from rig.contract import RESULT_KEYS
 from rig.control import Control
 from rig.dicom_files import create_store, sample_files, upload
@@ -15,6 +16,8 @@ from rig.servers import loopback_session, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import psutil
 
     from rig.airflow import RestClient, TaskInstance
     from rig.cluster import Cluster
@@ -27,6 +30,8 @@ INSTANCES = 3
 BOUND = 150.0
 #: Text of the log line about the first response to a poll.
 FOLLOWED = "Export running for"
+#: Seconds for which a response is held unless a test releases it.
+HELD = 600.0
 
 
 class Stage:
@@ -78,6 +83,7 @@ class Scene:
         self.dataset = f"projects/{PROJECT}/locations/europe-west3/datasets/{name}"
         self.store = f"{self.dataset}/dicomStores/store"
         self.destination = destination or f"gs://{BUCKET}/{name}/"
+        self._holds: dict[str, str] = {}
         create_store(stage.healthcare.url, self.store)
         files = sorted(sample_files(), key=lambda path: path.stat().st_size)[:INSTANCES]
         self.uids = upload(stage.healthcare.url, self.store, files)
@@ -224,6 +230,27 @@ class Scene:
         task = f"dags/{self.dag_id}/dagRuns/{self.run_id}/taskInstances/export"
         self.rest.call("DELETE", f"{task}/state-store/{STATE_KEY}", params={"map_index": -1})
 
+    def process(self) -> psutil.Process | None:
+        """The process that runs the task on one of the workers; None if it has ended."""
+        pid = self.task()["pid"]
+        living = (process for worker in WORKERS for process in self.stage.cluster[worker].processes())
+        return next((process for process in living if process.pid == pid), None)
+
+    def kill_process(self) -> None:
+        """End the process that runs the task with SIGKILL; its supervisor tells Airflow at once."""
+        if (process := self.process()) is not None:
+            process.kill()
+
+    def evict(self) -> None:
+        """Send the signal that the end of a pod begins with to the process that runs the task."""
+        process = self.process()
+        assert process is not None
+        process.terminate()
+
+    def wait_for_exit(self) -> None:
+        """Wait until no process runs the task any more."""
+        self.wait_until("the end of the process", lambda: self.process() is None)
+
     # -- the Healthcare API
 
     def accepted(self, ending: str = "") -> list[str]:
@@ -277,6 +304,18 @@ class Scene:
     def fault(self, route: str, **fault: Any) -> str:
         """Inject a fault into the requests about this scene's dataset."""
         return self.control.fault(route, resource=f"datasets/{self.name}/", **fault)
+
+    def hold(self, route: str) -> None:
+        """Hold the next response of a route, whose request is carried out, until it is released."""
+        self._holds[route] = self.fault(route, hold_seconds=HELD, count=1)
+
+    def wait_until_held(self, route: str) -> None:
+        """Wait until a response is held."""
+        self.wait_until(f"{route} to be held", lambda: self.fired(self._holds[route]))
+
+    def release(self, route: str) -> None:
+        """Let a response that is held go."""
+        self.remove(self._holds[route])
 
     def fired(self, *identifiers: str) -> int:
         """The number of times that some faults have fired."""

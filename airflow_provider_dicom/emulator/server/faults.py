@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from itertools import count
 from typing import Annotated, Literal, Self
@@ -14,6 +16,7 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     PositiveInt,
+    PrivateAttr,
     model_validator,
 )
 
@@ -37,8 +40,10 @@ class Fault(BaseModel):
     :param status: the HTTP status of an error response; the request is not executed.
     :param retry_after: the header Retry-After of that response: seconds, or an HTTP date.
     :param message: the error message of that response, instead of Google's.
-    :param latency_seconds: delay in seconds before the request is executed.
-    :param hold_seconds: delay in seconds after the request was executed, before the response is sent.
+    :param latency_seconds: delay in seconds before the request is executed; it ends when the fault is
+        removed.
+    :param hold_seconds: delay in seconds after the request was executed, before the response is sent; it ends
+        when the fault is removed.
     :param reset: the connection is reset ``before`` or ``after`` the request is executed.
     :param body: the body is cut in half, replaced with HTML, or left out; the request is executed.
     :param vanish: the API forgets the operation that the request names.
@@ -59,6 +64,7 @@ class Fault(BaseModel):
     reset: Literal["before", "after"] | None = None
     body: Literal["truncated", "html", "empty"] | None = None
     vanish: bool = False
+    _removed: asyncio.Event = PrivateAttr(default_factory=asyncio.Event)
 
     @model_validator(mode="after")
     def _has_an_effect(self) -> Self:
@@ -68,6 +74,15 @@ class Fault(BaseModel):
         if self.status is None and (self.retry_after is not None or self.message is not None):
             raise ValueError("retry_after and message require status")
         return self
+
+    async def delay(self, seconds: float) -> None:
+        """Delay a request, until the fault is removed at the latest."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._removed.wait(), seconds)
+
+    def release(self) -> None:
+        """End the delay of all requests that the fault affects."""
+        self._removed.set()
 
 
 class FaultReport(BaseModel):
@@ -112,11 +127,16 @@ class Faults:
         return active.id
 
     def remove(self, identifier: int) -> None:
-        """Remove one fault; an unknown id is ignored."""
+        """Remove one fault, which ends its delays; an unknown id is ignored."""
+        for active in self._active:
+            if active.id == identifier:
+                active.fault.release()
         self._active = [active for active in self._active if active.id != identifier]
 
     def clear(self) -> None:
-        """Remove all faults."""
+        """Remove all faults, which ends their delays."""
+        for active in self._active:
+            active.fault.release()
         self._active.clear()
 
     def report(self) -> list[FaultReport]:

@@ -16,7 +16,6 @@ Invariants:
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +125,7 @@ class Front:
         self, fault: Fault, target: Target | None, scope: Scope, receive: Receive, send: Send
     ) -> None:
         if fault.latency_seconds:
-            await asyncio.sleep(fault.latency_seconds)
+            await fault.delay(fault.latency_seconds)
         if fault.reset == "before":
             await _reset(scope, receive)
             return
@@ -139,7 +138,7 @@ class Front:
         else:
             await self._api(target, scope, receive, response)
         if fault.hold_seconds:
-            await asyncio.sleep(fault.hold_seconds)
+            await fault.delay(fault.hold_seconds)
         if fault.reset == "after":
             await _reset(scope, receive)
         elif fault.body == "truncated":

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-import threading
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +11,8 @@ from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from airflow_provider_dicom import exceptions
 from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
-from rig.servers import wait_for
 from tests.support.healthcare_requests import accepted_exports, request_count
+from tests.support.signalled_task import signal_during_a_poll
 from tests.support.task_runs import TaskRun, both_modes, set_current_context
 from tests.support.trigger_runs import patch_task_state, run_trigger
 
@@ -78,21 +76,8 @@ def test_kill_during_a_poll_on_the_worker_cancels_the_export(
     patch_task_state(monkeypatch, "failed", None)
     control.settings(advance="manual")
     task = operator(deferrable=False)
-    # As in Airflow's task runner: a signal handler calls on_kill, between any two instructions.
-    before = signal.signal(signal.SIGUSR1, lambda *_: task.on_kill())
-
-    def kill() -> None:
-        wait_for("a poll", lambda: request_count(control, "operations.get"), timeout=60, pause=0.05)
-        signal.raise_signal(signal.SIGUSR1)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
-        with pytest.raises(exceptions.DicomExportCancelledError):
-            TaskRun().run(task)
-    finally:
-        killer.join(60)
-        signal.signal(signal.SIGUSR1, before)
+    with signal_during_a_poll(task, control), pytest.raises(exceptions.DicomExportCancelledError):
+        TaskRun().run(task)
     assert request_count(control, "operations.cancel") == 1
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
+from airflow_provider_dicom.operators.dicom_store import STATE_KEY
 from rig.servers import wait_for
 from tests.support.healthcare_requests import accepted_exports, request_count
 
@@ -141,6 +142,56 @@ def test_kill_while_an_earlier_operation_is_looked_at_cancels_it(
     assert f"requesting the cancellation of {name}" in output
     assert control.operation_state(name) == "CANCELLED"
     assert accepted_exports(control, store) == [name]
+
+
+def test_kill_before_an_earlier_operation_is_known_cancels_it(
+    start: TaskStarter, control: Control, store: DicomStoreName
+) -> None:
+    assert "DEFERRED" in start(deferrable=True, state="running").output()
+    (name,) = accepted_exports(control, store)
+    # The task reads its records twice: the signal comes before it has loaded its connection.
+    output = start(kill_at="GetTaskStateStore").output()
+    assert control.operation_state(name) == "CANCELLED"
+    assert f"The task was ended. {name} is cancelled, as the API confirms" in output
+    assert accepted_exports(control, store) == [name]
+
+
+def test_kill_while_a_lost_export_is_looked_for_says_that_it_may_run_on(
+    start: TaskStarter, control: Control, store: DicomStoreName, stored: dict[str, Any]
+) -> None:
+    assert "DEFERRED" in start(deferrable=True, state="running").output()
+    for record in stored[STATE_KEY].values():
+        record.update(operation_name=None, state="intent")
+    held = control.fault("operations.list", hold_seconds=60, count=1)
+    task = start()
+    wait_for("the list", lambda: request_count(control, "operations.list"), timeout=60, pause=0.05)
+    task.kill()
+    time.sleep(HELD_BACK)
+    control.remove_fault(held)
+    output = task.output()
+    assert "The task was ended. The task knows of no running export. A submission since" in output
+    assert "whose reply was lost may run on" in output
+    assert "gcloud healthcare operations list" in output
+    assert len(accepted_exports(control, store)) == 1
+
+
+def test_kill_during_the_repetition_of_a_lost_submission_says_that_the_lost_one_may_run_on(
+    start: TaskStarter, control: Control, store: DicomStoreName
+) -> None:
+    control.settings(denied_permissions=["healthcare.operations.list"])
+    control.fault("export", reset="after", count=1)
+    held = control.fault("export", hold_seconds=60, count=1)
+    task = start()
+    wait_for("the repetition", lambda: request_count(control, "export") == 2, timeout=60, pause=0.05)
+    task.kill()
+    time.sleep(HELD_BACK)
+    control.remove_fault(held)
+    output = task.output()
+    lost, repeated = accepted_exports(control, store)
+    assert control.operation_state(repeated) == "CANCELLED"
+    assert control.operation_state(lost) == "RUNNING"
+    assert f"The task was ended. {repeated} is cancelled, as the API confirms" in output
+    assert "whose reply was lost may run on" in output
 
 
 @pytest.mark.parametrize("state", ["running", None], ids=["still_running", "no_answer"])

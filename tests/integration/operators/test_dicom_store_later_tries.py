@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,7 +10,9 @@ import pytest
 from airflow_provider_dicom import exceptions
 from rig.servers import ROOT
 from tests.support.healthcare_requests import accepted_exports, request_count
+from tests.support.signalled_task import WorkerGone, signal_during_a_poll
 from tests.support.task_runs import TaskRun
+from tests.support.trigger_runs import patch_task_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,13 +53,15 @@ class Tries:
         store: DicomStoreName,
         hook: DicomStoreHook,
         bucket: str,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        self.control, self.hook, self.store = control, hook, store
+        self.control, self.hook, self.store, self.monkeypatch = control, hook, store, monkeypatch
         self._operator = operator
         self.task_run = TaskRun()
         self.earlier_result: Any = None
-        #: Changes of the parameters in the try that counts.
+        #: Changes of the parameters in the try that counts, and how it is run.
         self.changes: dict[str, Any] = {}
+        self.run_task: Callable[[DicomStoreExportOperator], Any] = self.task_run.run
         table = f"bq://test-project.{BIGQUERY_DATASET}.{store.dataset.dataset_id.replace('-', '_')}"
         self.options: dict[str, Any] = {"destination": table, "write_disposition": destination.strip("`")}
         self.other_body: dict[str, Any] = {"include_source_store": True}
@@ -85,6 +90,12 @@ class Tries:
         with pytest.raises(kind):
             self.task_run.run(self.task())
         self.task_run.begin_next_try()
+
+    def run_signalled(self, task: DicomStoreExportOperator, *, state: str, dies: bool = False) -> Any:
+        """Run a try that gets a signal while it polls on its worker; Airflow says that it is in a state."""
+        patch_task_state(self.monkeypatch, state, None)
+        with signal_during_a_poll(task, self.control, dies=dies):
+            return self.task_run.run(task)
 
     def accepted(self) -> list[str]:
         """Return the exports that the API has accepted."""
@@ -175,6 +186,36 @@ def _no_task_state(tries: Tries) -> None:
     tries.submit()
 
 
+def _cancelled_with_its_try(tries: Tries) -> None:
+    tries.control.settings(advance="manual")
+    tries.task_run.run_until_deferred(tries.task())
+    # As the trigger does that Airflow tells of the end of its task.
+    tries.hook.cancel_and_confirm(tries.task_run.operation_name)
+    tries.control.settings(advance="time")
+    tries.task_run.begin_next_try()
+
+
+def _killed(tries: Tries) -> None:
+    tries.control.settings(advance="manual")
+    tries.changes = {"deferrable": False}
+    tries.run_task = functools.partial(tries.run_signalled, state="failed")
+
+
+def _timed_out(tries: Tries) -> None:
+    tries.control.settings(advance="manual")
+    tries.task_run.run_until_deferred(tries.task())
+    tries.run_task = functools.partial(tries.task_run.end_deferral, timed_out=True)
+
+
+def _evicted(tries: Tries) -> None:
+    tries.control.settings(advance="manual")
+    with pytest.raises(WorkerGone):
+        tries.run_signalled(tries.task(deferrable=False), state="running", dies=True)
+    assert request_count(tries.control, "operations.cancel") == 0
+    tries.control.settings(advance="time")
+    tries.task_run.begin_next_try()
+
+
 SCENARIOS: dict[str, Callable[[Tries], None]] = {
     "retry; the operation runs": _runs,
     "retry; the operation runs, and the API does not answer at the moment": _is_not_read,
@@ -186,6 +227,10 @@ SCENARIOS: dict[str, Callable[[Tries], None]] = {
     "retry; the earlier try died before it knew the operation's name": _died_before_the_name,
     "retry; Airflow has forgotten the task's records": _is_forgotten_by_airflow,
     "the reply to the submission was lost (same try)": _lost_reply,
+    "kill: a user ends the task; the operation runs": _killed,
+    "the `execution_timeout` passes; the operation runs": _timed_out,
+    "retry after the eviction of the worker; the operation runs": _evicted,
+    "clear; the operation was cancelled with the earlier try": _cancelled_with_its_try,
     "clear after the result was delivered": _delivered,
     "clear with a changed request; the operation runs": _changed,
     "clear with a changed request, after the result was delivered": _delivered_and_changed,
@@ -231,8 +276,17 @@ def test_cell_of_the_table(
     bucket: str,
     instances: list[Uids],
     printed: Callable[[], str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tries = Tries(destination, operator=operator, control=control, store=store, hook=hook, bucket=bucket)
+    tries = Tries(
+        destination,
+        operator=operator,
+        control=control,
+        store=store,
+        hook=hook,
+        bucket=bucket,
+        monkeypatch=monkeypatch,
+    )
     SCENARIOS[event](tries)
     before = tries.accepted()
     control.reset_requests()
@@ -240,7 +294,7 @@ def test_cell_of_the_table(
     result: Any = None
     error: exceptions.DicomExportError | None = None
     try:
-        result = tries.task_run.run(tries.task(**tries.changes))
+        result = tries.run_task(tries.task(**tries.changes))
     except exceptions.DicomExportError as caught:
         error = caught
     new = [name for name in tries.accepted() if name not in before]
@@ -249,6 +303,10 @@ def test_cell_of_the_table(
     if what == ["refuses"]:
         assert isinstance(error, exceptions.DicomExportDuplicateRiskError)
         assert len(new) == is_lost, "no second submission"
+    elif what == ["cancels"]:
+        assert isinstance(error, (exceptions.DicomExportCancelledError, exceptions.DicomExportTimeoutError))
+        (name,) = before + new
+        assert control.operation_state(name) == "CANCELLED"
     elif what == ["re-attaches"]:
         assert (result["operation_name"], new) == (before[0], [])
         assert request_count(control, "export") == 0

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import TYPE_CHECKING
+
 import pytest
 from pydantic import ValidationError
 
 from airflow_provider_dicom.emulator.server.faults import Fault, Faults
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PATH = "/v1/projects/p/locations/l/datasets/d/dicomStores/s:export"
 
@@ -56,3 +62,17 @@ def test_fault_with_a_resource_affects_only_its_dataset() -> None:
     drawn = faults.draw("export", PATH)
     assert drawn is not None
     assert drawn.status == 503
+
+
+@pytest.mark.parametrize("remove", [Faults.clear, lambda faults: faults.remove(1)], ids=["all", "one"])
+def test_removal_of_a_fault_ends_its_delay(remove: Callable[[Faults], None]) -> None:
+    faults = Faults()
+    assert faults.add(Fault(route="export", hold_seconds=600)) == 1
+    held = faults.draw("export", PATH)
+    assert held is not None
+
+    async def delay() -> None:
+        asyncio.get_running_loop().call_soon(remove, faults)
+        await asyncio.wait_for(held.delay(600), 60)
+
+    asyncio.run(delay())
