@@ -15,34 +15,28 @@ if TYPE_CHECKING:
 STOPPING = "so its worker is stopping"
 #: Text of the log line about a submission whose reply has not come.
 MAY_RUN = "The API may have accepted the request to export"
-#: The responses that are held from the beginning. There are as many scenes as tasks that run at once.
-HELD_ROUTES: dict[str, tuple[str, ...]] = {
-    "killed-answered": ("export",),
-    "killed-unanswered": ("export",),
-    "killed-polling": (),
-    "killed-looking-up": (),
-    "killed-searching": ("export", "operations.list"),
-    "evicted-polling": (),
-    "evicted-answered": ("export",),
-    "evicted-unanswered": ("export",),
-}
 
 
 @pytest.fixture(scope="module")
 def scenes(stage: Stage) -> dict[str, Scene]:
-    """The scenes of all tests, whose DAG runs begin together."""
+    """The scenes of the tests in which a task polls, whose DAG runs begin together."""
+    names = ("killed-polling", "killed-looking-up", "evicted-polling")
+    return {name: Scene(stage, name, "on_worker") for name in names}
+
+
+def _submitting(stage: Stage, name: str, *more_routes: str) -> tuple[Scene, str]:
+    """Start a run, and return it with its export, as soon as the API has accepted that and holds the reply.
+
+    No other test shares it: after a minute the task takes the reply for lost.
+    """
 
     def hold(scene: Scene) -> None:
-        for route in HELD_ROUTES[scene.name]:
+        for route in ("export", *more_routes):
             scene.hold(route)
 
-    return {name: Scene(stage, name, "on_worker", prepare=hold) for name in HELD_ROUTES}
-
-
-def _submitted(scene: Scene) -> str:
-    """Wait until the API has accepted the export, whose reply it holds, and return the name."""
-    (name,) = scene.wait_until("the submission", scene.accepted)
-    return str(name)
+    scene = Scene(stage, name, "on_worker", prepare=hold)
+    (export,) = scene.wait_until("the submission", scene.accepted)
+    return scene, str(export)
 
 
 def _assert_cancelled(scene: Scene, name: str) -> None:
@@ -70,9 +64,8 @@ def _assert_log_says_what_may_run(scene: Scene, name: str, said: str) -> None:
 @pytest.mark.scenario(
     "marked failed while the reply to the submission is held; it arrives in time", "cancelled, one export"
 )
-def test_export_of_a_task_that_is_killed_during_its_submission_is_cancelled(scenes: dict[str, Scene]) -> None:
-    scene = scenes["killed-answered"]
-    name = _submitted(scene)
+def test_export_of_a_task_that_is_killed_during_its_submission_is_cancelled(stage: Stage) -> None:
+    scene, name = _submitting(stage, "killed-answered")
     scene.set_state("failed")
     scene.wait_until("the signal", lambda: "shouldn't be running anymore" in scene.log())
     scene.release("export")
@@ -83,11 +76,8 @@ def test_export_of_a_task_that_is_killed_during_its_submission_is_cancelled(scen
     "marked failed while the reply to the submission is held; it never arrives",
     "the log says that the export may run on, and how to find it",
 )
-def test_log_of_a_task_that_is_killed_during_its_submission_says_what_may_run(
-    scenes: dict[str, Scene],
-) -> None:
-    scene = scenes["killed-unanswered"]
-    name = _submitted(scene)
+def test_log_of_a_task_that_is_killed_during_its_submission_says_what_may_run(stage: Stage) -> None:
+    scene, name = _submitting(stage, "killed-unanswered")
     scene.set_state("failed")
     _assert_log_says_what_may_run(scene, name, MAY_RUN)
 
@@ -129,10 +119,9 @@ def test_earlier_export_of_a_task_that_is_killed_while_it_looks_at_it_is_cancell
     "nothing is submitted; the log says that the export may run on, and how to find it",
 )
 def test_log_of_a_task_that_is_killed_while_it_looks_for_a_lost_export_says_what_may_run(
-    scenes: dict[str, Scene],
+    stage: Stage,
 ) -> None:
-    scene = scenes["killed-searching"]
-    name = _submitted(scene)
+    scene, name = _submitting(stage, "killed-searching", "operations.list")
     scene.kill_process()
     scene.wait_until_held("operations.list")
     scene.set_state("failed")
@@ -155,9 +144,8 @@ def test_export_of_a_task_that_is_evicted_is_kept(scenes: dict[str, Scene]) -> N
     "SIGTERM while the reply to the submission is held; it arrives in time; then SIGKILL",
     "the export is kept, the retry re-attaches: one export",
 )
-def test_export_of_a_task_that_is_evicted_during_its_submission_is_kept(scenes: dict[str, Scene]) -> None:
-    scene = scenes["evicted-answered"]
-    name = _submitted(scene)
+def test_export_of_a_task_that_is_evicted_during_its_submission_is_kept(stage: Stage) -> None:
+    scene, name = _submitting(stage, "evicted-answered")
     scene.evict()
     scene.wait_until("the signal", lambda: STOPPING in scene.log(1))
     scene.release("export")
@@ -180,10 +168,9 @@ def _assert_retry_reattaches(scene: Scene, name: str) -> None:
     "the export is kept; the retry waits for its end, and submits again",
 )
 def test_retry_of_a_task_that_is_evicted_during_its_submission_waits_for_the_lost_export(
-    scenes: dict[str, Scene],
+    stage: Stage,
 ) -> None:
-    scene = scenes["evicted-unanswered"]
-    name = _submitted(scene)
+    scene, name = _submitting(stage, "evicted-unanswered")
     scene.evict()
     scene.wait_until("the signal", lambda: f"{STOPPING}. No export is cancelled" in scene.log(1))
     scene.kill_process()
