@@ -121,8 +121,9 @@ def test_superseded_attempt_submits_nothing() -> None:
             super().set(key, others)
 
     task.context["task_state_store"] = Superseded()
-    with pytest.raises(exceptions.DicomExportError, match=r"taken over; nothing was submitted"):
+    with pytest.raises(exceptions.DicomExportError, match=r"taken over") as error:
         task.attempt()
+    assert str(error.value) == "Another attempt of this task has taken over; nothing was submitted."
     assert task.submissions == 0
 
 
