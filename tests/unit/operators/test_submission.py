@@ -55,6 +55,9 @@ def test_submission_is_recorded_for_a_month_and_appended_rows_for_ever(
     task.attempt()
     # Airflow compares by identity.
     assert [each is retention for each in retentions] == [True, True]
+    task.state.values.clear()
+    task.records.open()
+    assert retentions[-1] is NEVER_EXPIRE, "a retry needs to know that nothing was submitted"
 
 
 @pytest.mark.airflow("3.3", "task state")

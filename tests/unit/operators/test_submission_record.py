@@ -255,6 +255,7 @@ def test_only_operation_is_known_unless_there_is_none_or_another() -> None:
 
 def test_operation_without_an_error_is_reattached() -> None:
     assert assess_operation({"name": "x"}, None) == (Verdict.REATTACH, "")
+    assert assess_operation({"name": "x", "done": True}, None) == (Verdict.REATTACH, "")
 
 
 def test_operation_that_is_gone_is_uncertain() -> None:
