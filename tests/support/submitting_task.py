@@ -124,6 +124,8 @@ class SubmittingTask:
         self.api = HealthcareApi()
         self.log = RecordedLog()
         self.state = TaskStateStore()
+        #: The names of the Operations that the tries followed.
+        self.followed: list[str] = []
         self.context: dict[str, Any] = {"ti": SimpleNamespace(try_number=1)}
         if has_task_state:
             self.context["task_state_store"] = self.state
@@ -148,6 +150,7 @@ class SubmittingTask:
             log=self.log,
             judge=outcome,
             durable=durable,
+            follow=self.followed.append,
         )
         try:
             step: Step = submitter.attach()

@@ -35,13 +35,13 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._virtual = _VirtualSelector()
         super().__init__(self._virtual)
-        #: The exceptions of callbacks, which an event loop only logs.
-        self.callback_errors: list[object] = []
+        #: The exceptions of callbacks, and of tasks that nobody awaits, which an event loop only logs.
+        self.unseen_errors: list[object] = []
         self.set_exception_handler(self._record)
 
     def _record(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        if "handle" in context:
-            self.callback_errors.append(context["exception"])
+        if "handle" in context or isinstance(context.get("future"), asyncio.Task):
+            self.unseen_errors.append(context["exception"])
         else:
             self.default_exception_handler(context)
 
@@ -64,6 +64,6 @@ def in_virtual_time(
         loop = VirtualTimeLoop()
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
             runner.run(test(*args, **kwargs))
-        assert loop.callback_errors == []
+        assert loop.unseen_errors == []
 
     return run

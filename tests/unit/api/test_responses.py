@@ -143,7 +143,7 @@ def test_403_names_the_callers_role_and_its_command(request_: methods.ApiRequest
 
 def test_403_of_a_poll_says_that_the_export_goes_on() -> None:
     error = error_of(POLL, 403, envelope(403, "Permission 'healthcare.operations.get' denied"))
-    assert f"The export itself goes on as {OPERATION}. " in str(error)
+    assert f"denied. The export itself goes on as {OPERATION}. Needed: " in str(error)
     assert error.operation_name == str(OPERATION)
     assert f"for the caller {CALLER} on the dataset {DATASET}" in str(error)
     assert "gcloud healthcare datasets add-iam-policy-binding d " in str(error)
@@ -242,6 +242,7 @@ def test_advice_about_quota_is_for_a_429_of_an_export_only(request_: methods.Api
     [
         (b"", "500 (empty body)"),
         (b" \n ", "500 (empty body)"),
+        (b" " * 20_000 + b"x", "500 (empty body)"),
         (b"<html>\n<b>Bad</b> gateway</html>", "500 '<html> <b>Bad</b> gateway</html>'"),
         (b"x" * 500, f"500 '{'x' * 500}'"),
         (b"x" * 501, f"500 '{'x' * 500}...'"),
@@ -251,6 +252,7 @@ def test_advice_about_quota_is_for_a_429_of_an_export_only(request_: methods.Api
         (json.dumps({"error": {"status": "INTERNAL"}}).encode(), "500 INTERNAL"),
         (json.dumps({"error": {"status": "", "message": "Words"}}).encode(), "500 Words"),
         (json.dumps({"error": "access_denied"}).encode(), "500 access_denied"),
+        (b'{"error": ""}', '500 \'{"error": ""}\''),
         (b"[]", "500 '[]'"),
         (b"[1]", "500 '[1]'"),
         (b"null", "500 'null'"),
@@ -279,6 +281,19 @@ def test_200_without_an_operation_is_transient_and_not_safe_to_resend(
 
 def test_200_without_json_and_content_type() -> None:
     assert "(1 bytes of no content type)" in str(error_of(POLL, 200, b"x"))
+
+
+def test_long_content_type_is_shortened_to_100_characters() -> None:
+    error = error_of(POLL, 200, b"x", {"Content-Type": "x" * 101})
+    assert f"(1 bytes of {'x' * 97}...)" in str(error)
+
+
+def test_broken_json_of_unknown_status_is_described_without_one() -> None:
+    error = responses.garbage(POLL, "the body")
+    assert str(error) == (
+        f"Could not get the state of {OPERATION}: the API answered, but the body is not the expected JSON. "
+        "A proxy may have answered instead of the API, or the connection broke."
+    )
 
 
 @pytest.mark.parametrize("body", [b"Doe^Jane", b'{"00100010": "Doe^Jane"}', b'[{"00100010": "Doe^Jane'])

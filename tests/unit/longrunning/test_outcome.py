@@ -198,6 +198,10 @@ def test_error_because_of_failed_instances_within_max_failures_is_a_partial_resu
         assert part in text
 
 
+def test_error_is_one_of_failed_instances_from_the_first_exported_and_failed_instance_on() -> None:
+    assert outcome_of(ended({"success": 1, "failure": 1}, BROKEN), 1)["state"] == "PARTIAL"
+
+
 @pytest.mark.parametrize("has_response", [False, True])
 @pytest.mark.parametrize(("max_failures", "allowed"), [(0, 0), (1, 1), (0.0, 0), (0.01, 1)])
 def test_error_because_of_more_failed_instances_than_max_failures_says_how_far_the_export_came(
@@ -306,6 +310,7 @@ def test_errors_link_to_the_logs_of_the_dicom_store(error: Status | None) -> Non
         outcome_of(operation)
     assert str(raised.value).endswith(f" Logs: {console.logs_query_url(operation, STORE)}")
     assert describe_accepted_error(operation, STORE).endswith(console.logs_query_url(operation, STORE))
+    assert describe_accepted_error(operation).endswith(console.logs_query_url(operation))
 
 
 PNG = "image/png"

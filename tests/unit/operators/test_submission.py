@@ -55,6 +55,9 @@ def test_submission_is_recorded_for_a_month_and_appended_rows_for_ever(
     task.attempt()
     # Airflow compares by identity.
     assert [each is retention for each in retentions] == [True, True]
+    task.state.values.clear()
+    task.records.open()
+    assert retentions[-1] is NEVER_EXPIRE, "a retry needs to know that nothing was submitted"
 
 
 @pytest.mark.airflow("3.3", "task state")
@@ -121,8 +124,9 @@ def test_superseded_attempt_submits_nothing() -> None:
             super().set(key, others)
 
     task.context["task_state_store"] = Superseded()
-    with pytest.raises(exceptions.DicomExportError, match=r"taken over; nothing was submitted"):
+    with pytest.raises(exceptions.DicomExportError, match=r"taken over") as error:
         task.attempt()
+    assert str(error.value) == "Another attempt of this task has taken over; nothing was submitted."
     assert task.submissions == 0
 
 

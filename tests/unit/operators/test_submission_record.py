@@ -122,13 +122,26 @@ def test_missing_record_of_a_later_try_is_uncertain() -> None:
     assert assessment == (Verdict.UNCERTAIN, "Airflow forgets")
 
 
-def test_reasons_of_uncertain_verdicts_name_time_and_operation() -> None:
+def test_reason_against_an_intent_names_its_time() -> None:
     intent = assess_record(record(**INTENT), record(), overwrites=True, may_be_forgotten=None)
-    assert "began its submission at 2026-03-29T02:00:00+00:00" in intent.reason
-    assert "ended before it could record the operation" in intent.reason
-    other = assess_record(record(**OTHER), record(repeatable=False), overwrites=False, may_be_forgotten=None)
-    assert "another request for the same destination at 2026-03-29T02:00:00+00:00" in other.reason
-    assert f"{DATASET}/operations/1" in other.reason
+    assert intent.reason == (
+        "An earlier try began its submission at 2026-03-29T02:00:00+00:00 and ended before it could record "
+        "the operation"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "operation"), [(OTHER, f"{DATASET}/operations/1"), (OTHER | INTENT, "not known")]
+)
+def test_reason_against_another_request_names_its_time_and_operation(
+    changes: dict[str, Any], operation: str
+) -> None:
+    expected = record(repeatable=False)
+    assessment = assess_record(record(**changes), expected, overwrites=False, may_be_forgotten=None)
+    assert assessment.reason == (
+        "An earlier try submitted another request for the same destination at 2026-03-29T02:00:00+00:00 "
+        f"(operation {operation})"
+    )
 
 
 @pytest.mark.parametrize(
@@ -210,8 +223,39 @@ def test_only_the_record_of_the_delivered_operation_changes() -> None:
     )
 
 
+def test_opened_records_are_empty_unless_there_are_some() -> None:
+    records = SubmissionRecords(TaskStateStore(), STATE_KEY)
+    records.open()
+    assert records.read() == {}
+    records.write("a", record())
+    records.open()
+    assert records.read() == {"a": record()}
+
+
+def test_records_without_task_state_are_not_kept() -> None:
+    records = SubmissionRecords(None, STATE_KEY)
+    records.open()
+    records.write("a", record())
+    records.deliver(f"{DATASET}/operations/1", "result")
+    assert records.are_kept is False
+    assert records.read() is None
+    assert records.only_operation() is None
+
+
+def test_only_operation_is_known_unless_there_is_none_or_another() -> None:
+    records = SubmissionRecords(TaskStateStore(), STATE_KEY)
+    records.write("delivered", record(**DELIVERED))
+    records.write("intent", record(**INTENT))
+    assert records.only_operation() is None
+    records.write("a", record())
+    assert records.only_operation() == f"{DATASET}/operations/1"
+    records.write("b", record(operation_name=f"{DATASET}/operations/2"))
+    assert records.only_operation() is None
+
+
 def test_operation_without_an_error_is_reattached() -> None:
     assert assess_operation({"name": "x"}, None) == (Verdict.REATTACH, "")
+    assert assess_operation({"name": "x", "done": True}, None) == (Verdict.REATTACH, "")
 
 
 def test_operation_that_is_gone_is_uncertain() -> None:
@@ -275,6 +319,10 @@ def test_intent_is_unknown_from_its_submission_until_a_later_try_finds_it() -> N
     assert unknown["unknown_since"] == "2026-03-29T02:00:00+00:00"
     assert unknown["unknown_until"] is not None
     assert before <= datetime.fromisoformat(unknown["unknown_until"]) <= datetime.now(UTC)
+
+
+def test_intent_that_a_later_try_has_found_keeps_its_time() -> None:
+    assert unknown_time_of(record(**INTENT, **UNKNOWN)) == UNKNOWN
 
 
 def test_snapshot_of_a_lost_submission_allows_for_a_clock_that_is_late() -> None:

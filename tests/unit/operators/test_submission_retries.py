@@ -26,6 +26,7 @@ def test_retry_reattaches_to_the_running_operation(append: bool) -> None:
     second = task.attempt()
     assert (second.operation, second.reattached) == (first, True)
     assert task.api.calls == ["prepare", "submit", "get"]
+    assert task.followed == [first["name"]]
     assert "Re-attached to" in task.log.infos[-1]
     assert f"{first['name']} of an earlier try: 4 exported, 0 failed, 1 pending" in task.log.infos[-1]
 
@@ -161,6 +162,7 @@ def test_changed_request_cancels_the_running_operation_and_submits() -> None:
     assert task.api.calls == ["prepare", "submit", "get", f"cancel {first}", "prepare", "submit"]
     assert task.record is not None
     assert task.record["filter_digest"] == "digest-2"
+    assert task.followed == [first]
     (line,) = task.log.warnings
     assert "request has changed" in line
     assert first in line
@@ -344,6 +346,13 @@ def test_snapshot_of_a_later_try_without_a_record_is_the_start_of_the_run() -> N
     task.state.values.clear()
     task.attempt()
     assert task.unknown == {"unknown_since": start.isoformat(), "unknown_until": None}
+
+
+def test_snapshot_of_a_later_try_without_a_record_and_a_start_of_the_run_is_not_known() -> None:
+    task = SubmittingTask()
+    task.context["ti"].try_number = 2
+    task.attempt()
+    assert task.unknown == {"unknown_since": None, "unknown_until": None}
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -87,6 +87,18 @@ def test_end_of_the_time_of_an_intent_does_not_move_with_the_tries() -> None:
     assert task.record["unknown_until"] == first
 
 
+def test_try_that_waits_for_a_lost_submission_writes_no_record_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task = SubmittingTask()
+    lose_reply(task)
+    step = task.attempt()
+    written: list[str] = []
+    monkeypatch.setattr(task.state, "set", lambda key, value, **_: written.append(key))
+    assert task.attempt() == step
+    assert written == []
+
+
 def test_recorded_operations_of_other_exports_are_no_candidates() -> None:
     task = SubmittingTask()
     first = task.submission

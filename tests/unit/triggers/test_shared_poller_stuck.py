@@ -63,6 +63,23 @@ async def test_stuck_gets_use_a_bounded_number_of_connections() -> None:
     assert 16 < polled.api.most_in_flight <= 64
 
 
+@pytest.mark.parametrize("latency", [6.0, 60.0])
+@in_virtual_time
+async def test_connections_are_free_again_after_each_wave_of_stuck_gets(latency: float) -> None:
+    polled = PolledDatasets()
+    polled.api.extra_latency = lambda request: latency if "/bad-" in request.resource else 0.0
+    for wave, size in enumerate([40, 40, 40, 300]):
+        for number in range(size):
+            polled.follow(number, dataset=f"bad-{wave}-{number}", end=5)
+        healthy = polled.follow(1, dataset=f"good-{wave}", poll_interval=12.0, end=5)
+        await polled.until(100 * wave + 11)
+        assert polled.api.in_flight == min(16, size / 4), "none is stuck yet"
+        await polled.until(100 * wave + 50)
+        assert healthy.end.done() or size > 40
+        await polled.until(100 * wave + 100)
+    assert 16 < polled.api.most_in_flight <= 64
+
+
 @in_virtual_time
 async def test_closing_cancels_stuck_gets() -> None:
     polled = PolledDatasets()
