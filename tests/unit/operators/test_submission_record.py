@@ -333,7 +333,8 @@ def test_intent_is_unknown_from_its_submission_until_a_later_try_finds_it() -> N
 
 
 def test_intent_that_a_later_try_has_found_keeps_its_time() -> None:
-    assert unknown_time_of(record(**INTENT, **UNKNOWN)) == UNKNOWN
+    later = {"submitted_at": "2026-03-29T02:00:30+00:00"}
+    assert unknown_time_of(record(**INTENT, **UNKNOWN, **later)) == UNKNOWN
 
 
 def test_snapshot_of_a_lost_submission_allows_for_a_clock_that_is_late() -> None:
