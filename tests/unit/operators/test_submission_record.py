@@ -75,6 +75,12 @@ def test_filter_file_that_could_not_be_read_is_not_known_to_differ(digests: tupl
     assert is_same_request(earlier, later) is True
 
 
+def test_filter_files_of_different_content_differ() -> None:
+    request = {"filterConfig": {"resourcePathsGcsUri": "gs://b/f.txt"}}
+    earlier, later = (record(request=request, filter_digest=digest) for digest in ("one", "other"))
+    assert is_same_request(earlier, later) is False
+
+
 APPEND = {"bigqueryDestination": {"tableUri": "bq://p.d.t", "writeDisposition": "WRITE_APPEND"}}
 RESULT = {"operation_name": f"{DATASET}/operations/1"}
 DELIVERED: dict[str, Any] = {"state": "delivered", "result": RESULT}
@@ -168,6 +174,11 @@ def test_single_record_of_the_first_version_is_found_by_store_and_destination() 
     state.set(STATE_KEY, first)
     key = record_key(str(STORE), "bq://p.d.t")
     assert SubmissionRecords(state, STATE_KEY).read() == {key: first}
+
+
+def test_key_of_a_record_is_the_one_that_running_deployments_have_stored() -> None:
+    assert record_key("store", "gs://b/X/") == "store gs://b/X"
+    assert record_key("store", None) == "store "
 
 
 def test_trailing_slash_of_a_prefix_names_no_other_destination() -> None:
@@ -322,7 +333,8 @@ def test_intent_is_unknown_from_its_submission_until_a_later_try_finds_it() -> N
 
 
 def test_intent_that_a_later_try_has_found_keeps_its_time() -> None:
-    assert unknown_time_of(record(**INTENT, **UNKNOWN)) == UNKNOWN
+    later = {"submitted_at": "2026-03-29T02:00:30+00:00"}
+    assert unknown_time_of(record(**INTENT, **UNKNOWN, **later)) == UNKNOWN
 
 
 def test_snapshot_of_a_lost_submission_allows_for_a_clock_that_is_late() -> None:
