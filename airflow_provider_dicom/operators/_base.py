@@ -79,12 +79,17 @@ class ConnectedOperator(ParameterOperator):
             "api_endpoint": self.api_endpoint,
         }
 
+    @property
+    def _has_rendered_endpoint(self) -> bool:
+        """Whether the endpoint comes from a template or another task, not from the DAG's own text."""
+        return self.api_endpoint is not None and not self.is_literal("api_endpoint")
+
     def hook(self) -> DicomStoreHook:
         """Build the hook."""
         from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
 
         hook = DicomStoreHook(**self.connection_arguments)
-        if not (self.api_endpoint is None or self.is_literal("api_endpoint")):
+        if self._has_rendered_endpoint:
             hook.refuse_unlisted_endpoint()
         return hook
 
@@ -177,7 +182,7 @@ class PollingOperator(ConnectedOperator):
         """
         from airflow_provider_dicom.triggers.dicom_store import DicomStoreExportTrigger
 
-        if not (self.api_endpoint is None or self.is_literal("api_endpoint")):
+        if self._has_rendered_endpoint:
             self.hook().close()
         self.defer(
             trigger=DicomStoreExportTrigger(
