@@ -37,13 +37,33 @@ def tags(*keywords: str) -> frozenset[str]:
     return frozenset(f"{tag_for_keyword(keyword):08X}" for keyword in keywords)
 
 
-#: The attributes of the Patient, General Study and Patient Study modules (PS3.3, C.7.1 and C.7.2).
-STUDY_TAGS = tags(
+#: Attributes of a study that Google's API returns on request only.
+STUDY_DETAIL_TAGS = tags(
+    *(
+        "PersonIdentificationCodeSequence",
+        "PersonAddress",
+        "PersonTelephoneNumbers",
+        "PersonTelecomInformation",
+    ),
+    *("InstitutionName", "InstitutionAddress", "InstitutionCodeSequence", "ConsultingPhysicianName"),
+    *("ReferringPhysicianIdentificationSequence", "ConsultingPhysicianIdentificationSequence"),
+    *(
+        "IssuerOfAccessionNumberSequence",
+        "LocalNamespaceEntityID",
+        "UniversalEntityID",
+        "UniversalEntityIDType",
+    ),
+    *("StudyDescription", "PhysiciansOfRecord", "PhysiciansOfRecordIdentificationSequence"),
+    *("NameOfPhysiciansReadingStudy", "PhysiciansReadingStudyIdentificationSequence"),
+    *("RequestingServiceCodeSequence", "ReferencedStudySequence", "ProcedureCodeSequence"),
+    "ReasonForPerformedProcedureCodeSequence",
+)
+#: The attributes of the Patient, General Study and Patient Study modules (PS3.3, C.7.1 and C.7.2), too.
+STUDY_TAGS = STUDY_DETAIL_TAGS | tags(
     *("SpecificCharacterSet", "TimezoneOffsetFromUTC"),
     *("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientBirthTime", "PatientSex"),
     *("OtherPatientIDs", "OtherPatientNames", "EthnicGroup", "PatientComments", "ResponsiblePerson"),
     *("StudyInstanceUID", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber"),
-    *("StudyDescription", "PhysiciansOfRecord", "NameOfPhysiciansReadingStudy"),
     *("PatientAge", "PatientSize", "PatientWeight", "Occupation", "AdditionalPatientHistory"),
 )
 #: The attributes of the General Series and General Equipment modules (PS3.3, C.7.3 and C.7.5).
