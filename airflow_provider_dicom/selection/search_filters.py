@@ -56,7 +56,7 @@ def search_filter_errors(filters: object, *, is_rendered: bool) -> Iterator[str]
 
 def search_queries(filters: Mapping[str, object] | None) -> Iterator[list[tuple[str, str]]]:
     """
-    Yield the queries that together find what the filters ask for: attributes and the texts that they must have.
+    Yield the queries that together find what the filters ask for: attributes and texts that they must have.
 
     The API compares with single values: a list of UIDs in one query would match nothing.
 

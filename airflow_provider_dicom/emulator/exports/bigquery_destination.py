@@ -24,14 +24,8 @@ from google.cloud import bigquery
 from google.cloud.bigquery.retry import DEFAULT_RETRY
 
 from airflow_provider_dicom.emulator.errors import ApiError
-from airflow_provider_dicom.emulator.exports.bigquery_schema import (
-    Column,
-    Columns,
-    RowMaker,
-    SchemaKind,
-    covers,
-    merge,
-)
+from airflow_provider_dicom.emulator.exports.bigquery_columns import Column, Columns, covers, merge
+from airflow_provider_dicom.emulator.exports.bigquery_schema import RowMaker, SchemaKind
 from airflow_provider_dicom.emulator.imaging.transcode import CannotTranscode
 
 if TYPE_CHECKING:

@@ -12,13 +12,15 @@ import pytest
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset
 
-from airflow_provider_dicom.emulator.exports.bigquery_schema import Column, RowMaker, covers, merge
+from airflow_provider_dicom.emulator.exports.bigquery_columns import Column, covers, merge
+from airflow_provider_dicom.emulator.exports.bigquery_schema import RowMaker
 from airflow_provider_dicom.emulator.models.instances import StoredInstance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from airflow_provider_dicom.emulator.exports.bigquery_schema import Columns, SchemaKind
+    from airflow_provider_dicom.emulator.exports.bigquery_columns import Columns
+    from airflow_provider_dicom.emulator.exports.bigquery_schema import SchemaKind
 
 # pydicom's files are there to exercise a parser: many of their values draw a warning.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
