@@ -1,12 +1,17 @@
 """DICOM metadata as BigQuery rows, in the schemas of the API's exports.
 
 The flattened schema follows Google's page "Understanding the BigQuery DICOM schema" and the schema of public
-tables that the API exported (``dicom_metadata`` of the Imaging Data Commons). It has a column per data element,
-named by its keyword, in the order of the tags. Decimal and integer strings stay strings. A data element with a
-value multiplicity above one is repeated, sequences are repeated records, a person name is a record of records,
-elements of repeating groups are records of ``Id`` and ``Value``. Private elements, and values that do not fit
-their column, are in ``OtherElements``, private sequences in columns ``Tag_GGGGEEEE``. Binary values are left
-out, and named in ``DroppedTags``. The JSON schema follows ``SchemaJSON`` in the discovery document.
+tables that the API exported (``dicom_metadata`` of the Imaging Data Commons):
+
+- There is a column for each data element, named by its keyword, in the order of the tags.
+- Decimal and integer strings stay strings.
+- A data element with a value multiplicity above one is repeated, a sequence is a repeated record, a person
+  name is a record of records, an element of repeating groups is a record of ``Id`` and ``Value``.
+- Private elements, and values that do not fit their column, are in ``OtherElements``; private sequences are
+  in columns ``Tag_GGGGEEEE``.
+- Binary values are left out, and named in ``DroppedTags``.
+
+The JSON schema follows ``SchemaJSON`` in the discovery document.
 
 Assumptions that were not verified against an export of the real API: the ``Id`` of elements of repeating
 groups; ``TagReference``; the place of ``SourceDicomStore``; the keys of ``Metadata`` are tags, as in the

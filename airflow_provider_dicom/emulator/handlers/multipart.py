@@ -1,17 +1,19 @@
 """Splits multipart bodies into their parts while they are received (RFC 2046, 5.1.1).
 
-A preamble before the first boundary and an epilogue behind the last one are skipped, and so are blanks behind a
-boundary.
+A preamble before the first boundary and an epilogue behind the last one are skipped, and so are blanks behind
+a boundary.
 """
 
 from __future__ import annotations
 
+import re
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):(.*)", re.DOTALL)
 _MAX_HEADER_BYTES = 16 * 1024
 _MAX_BLANKS = 1024
 
@@ -108,13 +110,13 @@ class MultipartSplitter:
         if end < 0:
             return False
         content_type = ""
-        for line in self._buffer[:end].split(b"\r\n")[1:]:
-            name, colon, value = line.partition(b":")
-            if not colon or not name or name != name.strip():
-                raise MultipartError("a part has a header line that is no header")
-            if name.lower() == b"content-type":
-                content_type = value.decode("latin-1").strip()
-        # The line break at the end of the headers may be the one of the next boundary.
+        unfolded = re.sub(rb"\r\n[ \t]+", b" ", self._buffer[2:end])
+        for line in unfolded.split(b"\r\n") if unfolded else []:
+            header = _HEADER.fullmatch(line)
+            if header is None:
+                raise MultipartError("a part has a line among its headers that is none")
+            if header[1].lower() == b"content-type":
+                content_type = header[2].decode("latin-1").strip()
         self._buffer = self._buffer[end + 4 :]
         self._state = _State.DATA
         self._on_begin(content_type)
