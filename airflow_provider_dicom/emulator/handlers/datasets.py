@@ -60,7 +60,7 @@ def _check_time_zone(dataset: JsonObject) -> None:
     name = cast("str", dataset.get("timeZone", "UTC"))
     try:
         ZoneInfo(name)
-    except (ValueError, OSError) as error:
+    except (KeyError, ValueError, OSError) as error:
         raise ApiError.invalid_argument(f"invalid time_zone {name!r}: it is no IANA time zone") from error
 
 

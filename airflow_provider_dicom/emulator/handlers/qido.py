@@ -149,7 +149,7 @@ def _checked(name: str, tag: str, value: str, *, any_search: bool) -> str:
     :raises ApiError: it has wildcards. Google's API compares values exactly; what it does with wildcards is
         not known.
     """
-    if not any_search and value not in EVERYTHING and _vr(tag) != "UI" and re.search(r"[*?]", value):
+    if not any_search and value not in EVERYTHING and _vr(tag) != "UI" and "*" in value:
         raise ApiError.invalid_argument(
             f"{name} has wildcards: only single value, exact matching is supported, and * alone"
         )

@@ -250,12 +250,11 @@ def _decapsulate(ds: Dataset) -> None:
     if pixels.bits_allocated == 1:
         # All frames at once, because one-bit frames follow each other without padding.
         frames, photometrics = zip(*decode(ds), strict=True)
-        contents = [native_bytes(np.stack(frames), pixels)]
+        content = native_bytes(np.stack(frames), pixels)
     else:
-        contents, photometrics = zip(
-            *((native_bytes(frame, pixels), photometric) for frame, photometric in decode(ds)), strict=True
-        )
-    content = b"".join(contents)
+        contents = ((native_bytes(frame, pixels), photometric) for frame, photometric in decode(ds))
+        natives, photometrics = zip(*contents, strict=True)
+        content = b"".join(natives)
     keyword = next(keyword for keyword in PIXEL_KEYWORDS if keyword in ds)
     ds[keyword].value = content + bytes(len(content) % 2)
     ds[keyword].is_undefined_length = False

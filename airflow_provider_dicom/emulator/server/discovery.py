@@ -214,7 +214,7 @@ def _is_default(value: Json, node: Node) -> bool:
     if "$ref" in node or node["type"] == "any":
         return False
     if "enum" in node:
-        return value == node["enum"][0]
+        return bool(value == node["enum"][0])
     return value == "0" if node.get("format") in ("int64", "uint64") else not value
 
 

@@ -21,7 +21,10 @@ def split(*pieces: bytes) -> list[tuple[str, bytes]] | None:
         parts.append((content_type, []))
         open_parts.append(content_type)
 
-    splitter = MultipartSplitter(BOUNDARY, begin, lambda data: parts[-1][1].append(data), open_parts.pop)
+    def end() -> None:
+        open_parts.pop()
+
+    splitter = MultipartSplitter(BOUNDARY, begin, lambda data: parts[-1][1].append(data), end)
     for piece in pieces:
         splitter.write(piece)
     assert not (splitter.ended and open_parts)

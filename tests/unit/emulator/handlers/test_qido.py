@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.emulator.models.dicom_files import Attributes
 
 
-PERSON = [{"Alphabetic": "Müller^Eva", "Ideographic": "穆勒^伊娃"}]
+PERSON: list[object] = [{"Alphabetic": "Müller^Eva", "Ideographic": "穆勒^伊娃"}]
 
 
 def matched(query: qido.Query, values: list[object]) -> bool:
@@ -46,6 +46,8 @@ def refusal(level: str, *parameters: tuple[str, str]) -> str:
         ("PatientID", "a", [], False),
         ("PatientID", "b", ["a", "b"], True),
         ("PatientID", "*", [], True),
+        ("PatientID", "a?", ["a?"], True),
+        ("PatientID", "a?", ["ab"], False),
         ("StudyInstanceUID", "*", ["1.3"], True),
         ("StudyDate", "20200101", ["20200101"], True),
         ("StudyDate", "20200101-20200131", ["20200131"], True),
@@ -141,7 +143,7 @@ def test_attributes_are_compared_at_their_own_and_lower_levels() -> None:
 
 
 def test_wildcards_are_refused_but_for_one_alone() -> None:
-    for value in ("Doe*", "?", "*^John"):
+    for value in ("Doe*", "**", "*^John"):
         assert refusal("studies", ("PatientName", value)).startswith("PatientName has wildcards")
 
 

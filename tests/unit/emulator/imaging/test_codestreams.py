@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-ENCODERS: dict[str, Callable[[NDArray[Any]], bytes]] = {
-    "jpeg": imagecodecs.jpeg8_encode,
+ENCODERS: dict[str, Callable[[NDArray[Any]], bytes | bytearray]] = {
+    "jpeg": lambda image: imagecodecs.jpeg8_encode(image),
     "jpeg-lossless": lambda image: imagecodecs.jpeg8_encode(
         image, lossless=True, predictor=1, bitspersample=8
     ),
-    "jpeg-ls": imagecodecs.jpegls_encode,
+    "jpeg-ls": lambda image: imagecodecs.jpegls_encode(image),
     "jpeg-2000": lambda image: imagecodecs.jpeg2k_encode(image, codecformat="j2k"),
     "jp2": lambda image: imagecodecs.jpeg2k_encode(image, codecformat="jp2"),
-    "htj2k": imagecodecs.htj2k_encode,
+    "htj2k": lambda image: imagecodecs.htj2k_encode(image),
     "jpeg-xl": lambda image: imagecodecs.jpegxl_encode(image, usecontainer=False),
     "jpeg-xl-container": lambda image: imagecodecs.jpegxl_encode(image, usecontainer=True),
 }

@@ -179,16 +179,16 @@ def test_implicit_vr_file_that_declares_explicit_vr_is_converted(tmp_path: Path)
 def test_codestream_of_other_dimensions_is_not_decoded(syntax: str, tmp_path: Path) -> None:
     large = np.zeros((4000, 4000), np.uint8)
     codestream = {
-        JPEG_2000: lambda: imagecodecs.jpeg2k_encode(large, codecformat="j2k"),
-        JPEG_LS: lambda: imagecodecs.jpegls_encode(large),
-        JPEG_XL: lambda: imagecodecs.jpegxl_encode(large, usecontainer=False),
-        DEFLATED_FRAMES: lambda: zlib.compress(large.tobytes(), wbits=-15),
-    }[syntax]()
+        JPEG_2000: imagecodecs.jpeg2k_encode(large, codecformat="j2k"),
+        JPEG_LS: imagecodecs.jpegls_encode(large),
+        JPEG_XL: imagecodecs.jpegxl_encode(large, usecontainer=False),
+        DEFLATED_FRAMES: zlib.compress(large.tobytes(), wbits=-15),
+    }[syntax]
 
     def replace(ds: Dataset) -> None:
         ds.BitsAllocated = ds.BitsStored = 8
         ds.HighBit, ds.PixelRepresentation = 7, 0
-        ds.PixelData = encapsulate([codestream])
+        ds.PixelData = encapsulate([bytes(codestream)])
         ds["PixelData"].is_undefined_length = True
         ds.file_meta.TransferSyntaxUID = UID(syntax)
 
