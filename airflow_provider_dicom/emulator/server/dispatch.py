@@ -17,6 +17,7 @@ from airflow_provider_dicom.emulator.messages import JSON_TYPE, error_response, 
 from airflow_provider_dicom.emulator.names import DOT_SEGMENTS
 from airflow_provider_dicom.emulator.server import routes
 from airflow_provider_dicom.emulator.server.discovery import check_query, parse_body
+from airflow_provider_dicom.emulator.server.origin import check_json
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -103,11 +104,8 @@ class Api:
             if raw.strip():
                 raise ApiError.invalid_argument(f"{route.method.id} takes no body.")
             return {}
-        kind, _, _ = request.headers.get("content-type", "").partition(";")
-        if raw.strip() and kind.strip().lower() != "application/json":
-            raise ApiError.invalid_argument(
-                f"The Content-Type of the body is {kind!r}, not 'application/json'."
-            )
+        if raw.strip():
+            check_json(request.headers)
         return parse_body(raw, route.method.request)
 
 

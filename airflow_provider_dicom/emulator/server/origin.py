@@ -30,6 +30,16 @@ def check_origin(headers: Headers) -> None:
             )
 
 
+def check_json(headers: Headers) -> None:
+    """Check that a body is declared as JSON, which a web page cannot do across origins.
+
+    :raises ApiError: it is declared as something else, or not at all.
+    """
+    kind, _, _ = headers.get("content-type", "").partition(";")
+    if kind.strip().lower() != "application/json":
+        raise ApiError.invalid_argument(f"The Content-Type of the body is {kind!r}, not 'application/json'.")
+
+
 def _is_loopback(url: str) -> bool:
     try:
         host = urlsplit(url).hostname or ""
