@@ -8,8 +8,8 @@ It implements DICOM stores, uploads (STOW-RS), searches (QIDO-RS), retrieval (WA
 long-running operations and really write, to the Cloud Storage emulator at ``STORAGE_EMULATOR_HOST`` and the
 BigQuery emulator at ``BIGQUERY_EMULATOR_HOST``. Requests are validated against Google's discovery document;
 methods that this server does not have respond with HTTP 501. The server is as strict as Google's API, where
-that is known; ``--lenient`` makes it less strict. With ``--data`` everything survives a crash, and interrupted
-exports continue.
+that is known; ``--lenient`` makes it less strict. With ``--data`` everything survives a crash, and
+interrupted exports continue.
 
 While it listens on loopback, it refuses requests whose header ``Host`` or ``Origin`` names another machine: a
 web page that somebody has open on this one sends those.
