@@ -15,7 +15,7 @@ BIGQUERY_VENV = .venv-bigquery
 BENCH_VENV = .venv-bench
 UV = $(VENV)/bin/uv
 INSTALL = $(UV) pip install --quiet --compile-bytecode
-BUILD_INPUTS = pyproject.toml rig/constraints/3.3.txt
+BUILD_INPUTS = pyproject.toml rig/constraints/3.3.txt airflow_provider_dicom/__init__.py
 CHAOS_TESTS = tests/chaos
 # What an older Airflow does in another way: kills, crashes, and what a retry knows.
 CHAOS_TESTS_OLDER = tests/chaos/test_people.py tests/chaos/test_crashes.py tests/chaos/test_retries.py

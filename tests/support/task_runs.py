@@ -114,7 +114,7 @@ class TaskRun:
     @property
     def record(self) -> dict[str, Any]:
         """The only record of a submission in the task state."""
-        (record,) = self.context["task_state_store"].get(STATE_KEY).values()
+        (record,) = self._records().values()
         return dict(record)
 
     def change_record(self, **changes: Any) -> None:
@@ -123,9 +123,15 @@ class TaskRun:
 
         :param changes: the changes.
         """
-        state = self.context["task_state_store"]
-        ((key, record),) = state.get(STATE_KEY).items()
-        state.set(STATE_KEY, {key: record | changes})
+        ((key, record),) = self._records().items()
+        self.context["task_state_store"].set(STATE_KEY, {key: record | changes})
+
+    def _records(self) -> dict[str, Any]:
+        # Imported where it is used: release 0.1.0, which runs steps of this module as well, does not have it.
+        from airflow_provider_dicom.operators._submission_record import SubmissionRecords
+
+        records: Any = SubmissionRecords(self.context["task_state_store"], STATE_KEY).read()
+        return dict(records)
 
     @property
     def operation_name(self) -> str:
