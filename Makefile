@@ -47,7 +47,7 @@ help:
 	@echo "make clean  remove all that the other targets made"
 	@echo "PYTHON=/path/to/python chooses the interpreter (3.11 or newer)."
 
-demo: $(VENV)/.demo-installed
+demo: $(VENV)/.demo-installed $(BIGQUERY_VENV)/.installed
 	@$(VENV)/bin/python -m demo
 
 test: $(VENV)/.tests-installed $(BIGQUERY_VENV)/.installed

@@ -17,7 +17,7 @@ the time in which the API may have accepted it. A value without any record says 
 submitted anything; no value at all says nothing, because Airflow forgets (``clear_on_success``, clean-up,
 retention).
 
-The only record of a task whose submission is repeatable lies under the task state's key itself, as version 0.1.0
+A record that is the task's only one, and repeatable, lies under the task state's key itself, as version 0.1.0
 wrote it: during an upgrade, workers of 0.1.0 re-attach by it. All other records are not readable for them on
 purpose: they fail with a ``KeyError`` before they submit, where 0.1.0 would append rows twice.
 """

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 README = (ROOT / "README.md").read_text()
-NIGHT = "partition_key or ds" if chosen_release().line >= (3, 3) else "ds"
+DAY = "(ds if ds is defined else dag_run.run_after | ds)"
+NIGHT = f"partition_key or {DAY}" if chosen_release().line >= (3, 3) else DAY
 EXAMPLES = sorted((ROOT / "example_dags").glob("*.py"))
 
 # Packages of the extra `emulator` cannot be imported.
@@ -187,7 +188,7 @@ def test_readme_dag_can_be_read(tmp_path: Any) -> None:
     path = tmp_path / "readme.py"
     path.write_text(block)
     dag = read_dag(str(path), AIRFLOW_HOME=str(tmp_path))
-    assert dag["destination"] == "gs://my-dicom-exports/{{ ds }}/"
+    assert dag["destination"] == "gs://my-dicom-exports/{{ dag_run.run_after | ds }}/"
 
 
 def test_readme_lists_every_parameter() -> None:

@@ -121,7 +121,9 @@ def _run(request: Json) -> Json:
     except Exception as error:
         answer["error"] = f"{type(error).__name__}: {error}"
     # Like Airflow, as JSON.
-    kept: Json = json.loads(json.dumps({**answer, "xcoms": task_run.ti.xcoms, "state": state.values}, default=str))
+    kept: Json = json.loads(
+        json.dumps({**answer, "xcoms": task_run.ti.xcoms, "state": state.values}, default=str)
+    )
     return kept
 
 

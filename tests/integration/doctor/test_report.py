@@ -1,4 +1,4 @@
-"""The doctor's report, with the local Healthcare API and a real key: what it finds, and what it never shows."""
+"""The doctor's report, with the local Healthcare API and a real key: what it finds, and what it hides."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def target(keyfile: str, store: DicomStoreName, healthcare: HealthcareEmulator) 
     )
 
 
-def test_report_tells_versions_account_endpoint_clock_and_roles(target: Target, store: DicomStoreName) -> None:
+def test_report_tells_versions_account_endpoint_clock_and_roles(
+    target: Target, store: DicomStoreName
+) -> None:
     _, report = report_on(target)
     for title in CHECKS:
         assert re.search(rf"^{title}$", report, re.MULTILINE)
@@ -149,7 +151,9 @@ def test_command_prints_the_report_alone_and_its_status_tells_of_problems(
     }
     command = [sys.executable, "-m", "airflow_provider_dicom", "doctor"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
-    assert done.stdout.startswith(f"Versions\n  ok       airflow-provider-dicom: {__version__}\n"), done.stderr
+    assert done.stdout.startswith(f"Versions\n  ok       airflow-provider-dicom: {__version__}\n"), (
+        done.stderr
+    )
     assert done.stdout.endswith("\nNo problem was found.\n")
     assert done.returncode == 0
     for line in done.stdout.splitlines():

@@ -1,5 +1,5 @@
 """
-Upgrades under way: tasks that one version of the provider begins, and another one waits for, resumes or tries again.
+Upgrades under way: tasks that one version of the provider begins, and another one resumes or tries again.
 
 The earlier version is the released wheel, in a process of its own.
 """
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from airflow_provider_dicom.operators.dicom_store import STATE_KEY
 from airflow_provider_dicom.operators._submission_record import SubmissionRecords
+from airflow_provider_dicom.operators.dicom_store import STATE_KEY
 from tests.support.healthcare_requests import accepted_exports
 from tests.support.release_steps import EarlierRelease, ThisVersion
 from tests.support.task_runs import TaskStateStore
