@@ -114,7 +114,7 @@ class SubmissionRecords:
             return None
         if "operation_name" in value:  # a single record, or one of version 0.1.0
             record = cast("SubmissionRecord", value)
-            return {record_key(record["dicom_store"], _destination(record["request"])): record}
+            return {_key_of(record): record}
         return cast("dict[str, SubmissionRecord]", value)
 
     def open(self) -> None:
@@ -153,8 +153,8 @@ class SubmissionRecords:
         assert self._store is not None
         value: object = records
         if len(records) == 1:
-            (record,) = records.values()
-            value = record if is_repeatable(record) else records
+            ((key, record),) = records.items()
+            value = record if is_repeatable(record) and key == _key_of(record) else records
         expires = bool(records) and all(map(is_repeatable, records.values()))
         self._store.set(self._state_key, value, retention=RETENTION if expires else NEVER_EXPIRE)
 
@@ -294,6 +294,10 @@ def record_key(dicom_store: str, destination: str | None) -> str:
     :param destination: the URI of the destination; a trailing slash does not matter.
     """
     return f"{dicom_store} {(destination or '').rstrip('/')}"
+
+
+def _key_of(record: SubmissionRecord) -> str:
+    return record_key(record["dicom_store"], _destination(record["request"]))
 
 
 def _destination(request: Mapping[str, object]) -> str | None:

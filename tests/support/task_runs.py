@@ -41,7 +41,14 @@ try:
 except ImportError:
     _run_execute_callable = None
 
-__all__ = ["FakeTaskInstance", "TaskRun", "TaskStateStore", "both_modes", "set_current_context"]
+__all__ = [
+    "FakeTaskInstance",
+    "TaskRun",
+    "TaskStateStore",
+    "both_modes",
+    "records_in",
+    "set_current_context",
+]
 
 #: Runs a test with a task that defers, and with one that polls on the worker.
 both_modes = pytest.mark.parametrize(
@@ -95,6 +102,15 @@ class TaskStateStore:
     def delete(self, key: str) -> None:
         """Delete a value."""
         self.values.pop(key, None)
+
+
+def records_in(value: Any) -> list[dict[str, Any]]:
+    """
+    Return the records in a value of the task state, which may be a record itself.
+
+    :param value: the value.
+    """
+    return [value] if "operation_name" in value else list(value.values())
 
 
 class TaskRun:
