@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 #: Fields of a connection that say where its credentials come from.
 _CREDENTIAL_FIELDS = (
+    "is_anonymous",
     "key_path",
     "keyfile_dict",
     "key_secret_name",
