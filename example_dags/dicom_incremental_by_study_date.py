@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from airflow.sdk import DAG, Asset, CronPartitionTimetable, Param, PartitionedAssetTimetable, task
 
@@ -28,7 +29,7 @@ STORE = {
 }
 NIGHTS = f"gs://{BUCKET}/by_study_date/"
 # A run that a person triggers without a partition key is for the day before, too.
-DAY = "(partition_key or macros.ds_add(dag_run.run_after | ds, -1))"
+DAY = "(dag_run.partition_key or macros.ds_add(dag_run.run_after | ds, -1))"
 NIGHT = f"{NIGHTS}{{{{ {DAY} }}}}/"
 FIRST_DAY = f"{{{{ macros.ds_add({DAY}, -params.lookback_days) | replace('-', '') }}}}"
 LAST_DAY = f"{{{{ {DAY} | replace('-', '') }}}}"
@@ -94,11 +95,11 @@ with DAG(
 ) as consumer:
 
     @task
-    def count_files(partition_key: str | None = None) -> int:
+    def count_files(dag_run: Any) -> int:
         """Use the files of one night: those of this run's partition; without one, the files of all nights."""
         from airflow.providers.google.cloud.hooks.gcs import GCSHook
 
-        night = f"{partition_key}/" if partition_key else ""
+        night = f"{dag_run.partition_key}/" if dag_run.partition_key else ""
         return len(GCSHook().list(BUCKET, prefix=f"by_study_date/{night}"))
 
     count_files()

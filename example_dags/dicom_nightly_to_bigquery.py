@@ -24,13 +24,13 @@ from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperato
 DAY = "(ds if ds is defined else dag_run.run_after | ds)"
 try:
     from airflow.sdk import CronPartitionTimetable
-except ImportError:  # before Airflow 3.3
+except ImportError:  # before Airflow 3.2
     SCHEDULE = "0 3 * * *"
     NIGHT = f"{{{{ {DAY} | replace('-', '') }}}}"
 else:
     # Each night is a partition; its key names the night, also in a repeated run.
     SCHEDULE = CronPartitionTimetable("0 3 * * *", timezone="UTC", key_format="%Y-%m-%d")
-    NIGHT = f"{{{{ (partition_key or {DAY}) | replace('-', '') }}}}"
+    NIGHT = f"{{{{ (dag_run.partition_key or {DAY}) | replace('-', '') }}}}"
 
 if TYPE_CHECKING:
     from airflow_provider_dicom.results import DicomExportResult

@@ -23,13 +23,13 @@ from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperato
 DAY = "(ds if ds is defined else dag_run.run_after | ds)"
 try:
     from airflow.sdk import CronPartitionTimetable
-except ImportError:  # before Airflow 3.3
+except ImportError:  # before Airflow 3.2
     SCHEDULE = "0 2 * * *"
     NIGHT = f"{{{{ {DAY} }}}}"
 else:
     # Each night is a partition; its key names the night, also in a repeated run.
     SCHEDULE = CronPartitionTimetable("0 2 * * *", timezone="UTC", key_format="%Y-%m-%d")
-    NIGHT = f"{{{{ partition_key or {DAY} }}}}"
+    NIGHT = f"{{{{ dag_run.partition_key or {DAY} }}}}"
 
 if TYPE_CHECKING:
     from airflow_provider_dicom.results import DicomExportResult

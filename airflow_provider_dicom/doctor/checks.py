@@ -153,7 +153,7 @@ def check_airflow(_: Target) -> Iterator[Finding]:
     :param _: not used.
     """
     from airflow import plugins_manager
-    from airflow.providers.common.compat.sdk import conf
+    from airflow.configuration import conf
     from airflow.providers_manager import ProvidersManager
 
     from airflow_provider_dicom.compat import HAS_TASK_STATE, HAS_TASK_VIEWS
@@ -209,8 +209,7 @@ def check_environment(_: Target) -> Iterator[Finding]:
     """
     for name in SHOWN_VARIABLES:
         if value := os.environ.get(name):
-            _, at, host = value.rpartition("@")
-            yield Finding(Mark.NOTE, name, f"...@{host}" if at else value)
+            yield Finding(Mark.NOTE, name, f"...@{value.rpartition('@')[2]}" if "@" in value else value)
     for name in NAMED_VARIABLES:
         if os.environ.get(name) or os.environ.get(name.lower()):
             yield Finding(Mark.NOTE, name, "set")

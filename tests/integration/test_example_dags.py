@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 README = (ROOT / "README.md").read_text()
 DAY = "(ds if ds is defined else dag_run.run_after | ds)"
-NIGHT = f"partition_key or {DAY}" if chosen_release().line >= (3, 3) else DAY
+NIGHT = f"dag_run.partition_key or {DAY}" if chosen_release().line >= (3, 2) else DAY
 EXAMPLES = sorted((ROOT / "example_dags").glob("*.py"))
 
 # Packages of the extra `emulator` cannot be imported.
@@ -121,9 +121,10 @@ def test_example_renders_its_day_in_a_run_without_a_logical_date(path: Path) -> 
                 task,
                 xcoms=OUTPUTS.get(path.stem),
                 map_index=0 if task.is_mapped else -1,
-                dag_run=SimpleNamespace(run_after=datetime(2026, 3, 29, 2, tzinfo=UTC), conf={}),
+                dag_run=SimpleNamespace(
+                    run_after=datetime(2026, 3, 29, 2, tzinfo=UTC), partition_key=None, conf={}
+                ),
                 params=dag.params.dump(),
-                partition_key=None,
                 macros=macros,
             )
             if task.task_id == "export":

@@ -131,7 +131,7 @@ def test_report_shows_no_secret_of_a_connection_that_works(
 def test_report_shows_no_text_of_a_foreign_exception(
     anonymous: str, healthcare: HealthcareEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError(SECRET)
 
     monkeypatch.setattr("airflow.providers.google.common.hooks.base_google.GoogleBaseHook.__init__", broken)
