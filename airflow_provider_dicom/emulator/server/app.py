@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def create_app(state: ServerState) -> ASGIApp:
-    """Return the server: the API below ``/v1/``, the control endpoint and ``/healthz`` beside it.
+    """Return the server: the APIs below ``/v1/`` and ``/v2/``, the control endpoint and ``/healthz``.
 
     :param state: the state of the server; closed when the application shuts down.
     """
@@ -54,7 +54,7 @@ def create_app(state: ServerState) -> ASGIApp:
     front = Front(state, Api(state))
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
+        if scope["type"] == "http" and scope["path"].startswith(("/v1/", "/v2/")):
             await front(scope, receive, send)
         else:
             await side(scope, receive, send)
