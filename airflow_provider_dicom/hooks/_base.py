@@ -243,7 +243,7 @@ class DicomStoreBaseHook(GoogleBaseHook):
         :raises DicomExportAuthenticationError: if the connection yields none; it quotes no setting.
         """
         try:
-            return cast("tuple[Credentials, str | None]", super().get_credentials_and_project_id())
+            return super().get_credentials_and_project_id()
         except Exception as error:  # a credential source may raise anything
             raise DicomExportAuthenticationError(self._credentials_advice(error)) from None
 

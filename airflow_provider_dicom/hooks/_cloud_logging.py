@@ -62,7 +62,8 @@ class _Client(Client):
 
     def logger(self, name: str, *, labels: Any = None, resource: Any = None) -> Any:
         """Return a logger, to which nothing is ever written."""
-        return super().logger(name, labels=labels, resource=resource or Resource("global", {}))
+        resource = resource or Resource("global", {})
+        return super().logger(name, labels=labels, resource=resource)  # type: ignore[no-untyped-call]
 
 
 def failed_instances(
@@ -83,7 +84,7 @@ def failed_instances(
         map_logging_errors(project_id, hook.gcp_conn_id, hook.caller),
         _Session(hook.credentials) as session,
     ):
-        client = _Client(
+        client: Client = _Client(  # type: ignore[no-untyped-call]
             project=project_id,
             credentials=hook.credentials,
             _http=session,
