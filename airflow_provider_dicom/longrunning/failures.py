@@ -155,5 +155,5 @@ def describe_causes(failures: DicomExportFailures) -> str:
     """
     causes = [f"{cause['count']} x {cause['message']}" for cause in failures["causes"]]
     more = failures["more_causes"] + len(causes[CAUSES_IN_MESSAGES:])
-    text = "; ".join(causes[:CAUSES_IN_MESSAGES]) + (f"; and {more} more causes" if more else "")
+    text = "; ".join(causes[:CAUSES_IN_MESSAGES]) + (f"; further causes: {more}" if more else "")
     return f"{describe_known(failures)}: {text}." if text else f"{describe_known(failures)}."

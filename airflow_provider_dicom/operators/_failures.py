@@ -79,7 +79,7 @@ class FailureListingOperator(LongRunningOperator):
             for cause in failures["causes"]:
                 self.log.warning("%s", describe_cause(cause))
             if failures["more_causes"]:
-                self.log.warning("%d more causes are in the logs of the operation.", failures["more_causes"])
+                self.log.warning("Further causes, in the logs of the operation: %d.", failures["more_causes"])
         except Exception as error:  # the outcome is decided, and must not depend on the causes
             text = str(error) if isinstance(error, DicomExportError) else type(error).__name__
             self.log.warning("The causes of the failed instances are not known: %s", printable(text))

@@ -191,7 +191,7 @@ function showCauses(progress) {
   element("causes").hidden = !isAsked;
   if (!isAsked) return;
   const [known, failed] = [progress.known.toLocaleString(), progress.failure.toLocaleString()];
-  const more = progress.more_causes > 0 ? `; ${progress.more_causes.toLocaleString()} more causes are in the logs` : "";
+  const more = progress.more_causes > 0 ? `; further causes: ${progress.more_causes.toLocaleString()}` : "";
   put("causes-title", `Causes: Cloud Logging lists ${known} of the ${failed} failed instances${more}`);
   element("causes-list").replaceChildren(...causes.map(causeItem));
 }

@@ -133,7 +133,7 @@ def test_causes_of_failed_instances_are_listed(end: str, scheme: Any, page: Page
     play_airflow(page, record | known, "success" if end == "partial" else "failed")
     expect(page.locator("#badge")).to_have_text(badge)
     expect(page.locator("#causes-title")).to_have_text(
-        "Causes: Cloud Logging lists 1,236 of the 1,240 failed instances; 1 more causes are in the logs"
+        "Causes: Cloud Logging lists 1,236 of the 1,240 failed instances; further causes: 1"
     )
     items = page.locator("#causes li")
     expect(items).to_have_count(2)

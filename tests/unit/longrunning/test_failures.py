@@ -145,7 +145,7 @@ def test_instances_are_grouped_by_code_and_cause_the_most_frequent_first() -> No
     ]
     assert describe_causes(found) == (
         "Cloud Logging lists 8 of the 8 failed instances: 5 x cannot read ...; 1 x rare; 1 x rare; "
-        "and 1 more causes."
+        "further causes: 1."
     )
     assert found["failures"][1] == {"resource_path": path(10), "code": 3, "message": "cannot read 5.6.10"}
 
@@ -162,7 +162,7 @@ def test_lists_are_limited() -> None:
     assert len(found["causes"]) == module.MAX_CAUSES
     assert found["more_causes"] == 26 - module.MAX_CAUSES
     assert all(len(cause["resource_paths"]) == module.PATHS_OF_A_CAUSE for cause in found["causes"])
-    assert describe_causes(found).endswith("and 23 more causes.")
+    assert describe_causes(found).endswith("; further causes: 23.")
 
 
 def test_no_entry_at_all_is_said() -> None:
