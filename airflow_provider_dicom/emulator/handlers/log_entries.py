@@ -122,7 +122,7 @@ def _comparisons(expression: str) -> list[_Comparison]:
             continue
         if (match := _COMPARISON.fullmatch(part.strip())) is None:
             raise ApiError.invalid_argument(
-                f'Unparseable filter: {part!r}. This server supports FIELD="VALUE", with the operators '
+                f'Invalid filter: {part!r}. This server supports FIELD="VALUE", with the operators '
                 "=, :, >= and <=, and comparisons joined by AND or line breaks."
             )
         field, operator, value = match.groups()
@@ -137,5 +137,5 @@ def _time(text: str) -> datetime:
     try:
         time = datetime.fromisoformat(text)
     except ValueError as error:
-        raise ApiError.invalid_argument(f"Unparseable filter: {text!r} is not a timestamp.") from error
+        raise ApiError.invalid_argument(f"Invalid filter: {text!r} is not a timestamp.") from error
     return time if time.tzinfo else time.replace(tzinfo=UTC)

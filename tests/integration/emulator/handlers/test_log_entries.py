@@ -160,5 +160,5 @@ def test_invalid_request_is_refused(
 
 
 def test_client_reports_a_filter_that_is_refused(client: Client) -> None:
-    with pytest.raises(BadRequest, match="Unparseable filter"):
+    with pytest.raises(BadRequest, match="Invalid filter"):
         entries(client, "severity>=ERROR")
