@@ -11,8 +11,9 @@ Invariants of an :class:`OperationWatch`:
 - Transient errors (429, 5xx, no answer) never end a watch that has a deadline; a watch without a deadline
   gives up after ``UNREACHABLE_TIMEOUT`` without a single response. Any other error ends the watch when it
   comes ``MAX_CONSECUTIVE_ERRORS`` times in a row: one 403 or 404 may be a replica that lags behind.
-- The log gets a line when the counters have moved by ``PROGRESS_STEP``, at the first failed instance, when
-  polls begin to fail, when they succeed again, and every ``HEARTBEAT``; never one line per poll.
+- The log gets a line when the counters have moved by ``PROGRESS_STEP``, a warning at the first failed
+  instance, and lines when polls begin to fail, when they succeed again, and every ``HEARTBEAT``; never one
+  line per poll.
 """
 
 from __future__ import annotations
@@ -89,6 +90,7 @@ class OperationWatch:
         self._failed_polls = 0
         self._operation: Operation = {"name": operation_name}
         self._logged: Counters | None = None
+        self._has_warned = False
 
     def next_pause(self) -> float:
         """
@@ -147,6 +149,7 @@ class OperationWatch:
         self._operation = operation
         if operation.get("done"):
             return True
+        self._warn_of_failures(count)
         self._log_progress(count)
         if self._on_progress is not None:
             self._on_progress(self._operation)
@@ -176,6 +179,18 @@ class OperationWatch:
 
     def _is_unreachable(self) -> bool:
         return self.deadline is None and self._now() - self._last_response > UNREACHABLE_TIMEOUT
+
+    def _warn_of_failures(self, count: Counters) -> None:
+        if not count.failure or self._has_warned:
+            return
+        self._has_warned = True
+        self._log.warning(
+            "The first %d of %d instances have failed; the export goes on. The causes are in the logs of the "
+            "operation, also before its end: %s",
+            count.failure,
+            count.total,
+            logs_url(self._operation),
+        )
 
     def _log_progress(self, count: Counters) -> None:
         if not self._has_moved(count) and self._now() - self._last_line < HEARTBEAT:
