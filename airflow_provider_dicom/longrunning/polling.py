@@ -11,8 +11,10 @@ Invariants of an :class:`OperationWatch`:
 - Transient errors (429, 5xx, no answer) never end a watch that has a deadline; a watch without a deadline
   gives up after ``UNREACHABLE_TIMEOUT`` without a single response. Any other error ends the watch when it
   comes ``MAX_CONSECUTIVE_ERRORS`` times in a row: one 403 or 404 may be a replica that lags behind.
-- The log gets a line when the counters have moved by ``PROGRESS_STEP``, at the first failed instance, when
-  polls begin to fail, when they succeed again, and every ``HEARTBEAT``; never one line per poll.
+- The log gets a line at the first failed instance, when polls begin to fail, when they succeed again, and
+  every ``HEARTBEAT``; never one line per poll. It gets a line when the counters have moved by
+  ``PROGRESS_STEP`` if the ``LineLimit`` that many watches may share permits it: a triggerer's supervisor
+  writes the lines of all triggers.
 """
 
 from __future__ import annotations
@@ -50,6 +52,30 @@ HEARTBEAT = 600.0
 CONFIRMATION_PAUSES = (1.0, 2.0, 4.0)
 #: The share of all instances by which the counters move from one log line to the next.
 PROGRESS_STEP = 0.1
+#: The number of such lines that the watches of a triggerer may write at once, and per second from then on.
+LINES_AT_ONCE = 60
+LINES_PER_SECOND = 1.0
+
+
+class LineLimit:
+    """Limits the log lines about the progress of many Operations; few Operations get all of theirs."""
+
+    def __init__(self) -> None:
+        self._left = float(LINES_AT_ONCE)
+        self._counted_at = -math.inf
+
+    def permits(self, now: float) -> bool:
+        """
+        Tell whether one more line may be written; True counts as a line.
+
+        :param now: the time in seconds, from any origin.
+        """
+        self._left = min(LINES_AT_ONCE, self._left + LINES_PER_SECOND * max(0.0, now - self._counted_at))
+        self._counted_at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 class OperationWatch:
@@ -62,6 +88,7 @@ class OperationWatch:
     :param log: the log for progress and errors.
     :param on_progress: called with every response about the running Operation; it must neither raise nor
         block.
+    :param line_limit: limits the log lines about the progress; by default, the Operation has one of its own.
     :param now: returns the time in seconds since the epoch.
     """
 
@@ -73,6 +100,7 @@ class OperationWatch:
         deadline: float | None,
         log: Log,
         on_progress: Callable[[Operation], object] | None = None,
+        line_limit: LineLimit | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.operation_name = operation_name
@@ -80,6 +108,7 @@ class OperationWatch:
         self._poll_interval = poll_interval
         self._log = log
         self._on_progress = on_progress
+        self._line_limit = line_limit or LineLimit()
         self._now = now
         self._started = self._last_response = self._last_line = now()
         self._base = min(FIRST_PAUSE, poll_interval)
@@ -89,6 +118,11 @@ class OperationWatch:
         self._failed_polls = 0
         self._operation: Operation = {"name": operation_name}
         self._logged: Counters | None = None
+
+    @property
+    def shortest_first_pause(self) -> float:
+        """The first pause without its jitter, in seconds: the earliest time for the first response."""
+        return self._base if self._poll_interval >= FIRST_PAUSE else self._base * (1 - JITTER)
 
     def next_pause(self) -> float:
         """
@@ -178,7 +212,7 @@ class OperationWatch:
         return self.deadline is None and self._now() - self._last_response > UNREACHABLE_TIMEOUT
 
     def _log_progress(self, count: Counters) -> None:
-        if not self._has_moved(count) and self._now() - self._last_line < HEARTBEAT:
+        if not self._is_worth_a_line(count):
             return
         share = f", {count.done / count.total:.0%} done" if count.total else ""
         self._log.info(
@@ -190,8 +224,13 @@ class OperationWatch:
         )
         self._logged, self._last_line = count, self._now()
 
-    def _has_moved(self, count: Counters) -> bool:
-        """Tell whether the counters have moved far enough since the last line about them."""
-        if self._logged is None or count.failure > self._logged.failure == 0:
+    def _is_worth_a_line(self, count: Counters) -> bool:
+        logged = self._logged
+        if count.failure > 0 and (logged is None or logged.failure == 0):
             return True
-        return count.done - self._logged.done >= max(1, math.ceil(PROGRESS_STEP * count.total))
+        if self._now() - self._last_line >= HEARTBEAT:
+            return True
+        has_moved = logged is None or count.done - logged.done >= max(
+            1, math.ceil(PROGRESS_STEP * count.total)
+        )
+        return has_moved and self._line_limit.permits(self._now())

@@ -110,11 +110,16 @@ class Followed:
 
 
 class PolledDataset:
-    """The followed Operations of one dataset, and the state of polling it."""
+    """
+    The followed Operations of one dataset, and the state of polling it.
+
+    :param name: the dataset.
+    :param refused_until: the time of the event loop until which the dataset is not listed, in seconds.
+    """
 
     __slots__ = ("followed", "name", "schedule")
 
-    def __init__(self, name: DatasetName) -> None:
+    def __init__(self, name: DatasetName, refused_until: float) -> None:
         self.name = name
         self.followed: set[Followed] = set()
-        self.schedule = DatasetSchedule()
+        self.schedule = DatasetSchedule(refused_until)

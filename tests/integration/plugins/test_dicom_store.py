@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -64,8 +66,8 @@ def page() -> Iterator[Page]:
         yield browser.new_page()
 
 
-def play_airflow(page: Page, progress: object) -> None:
-    """Answer the page's requests: its files, a task that has ended, and the task's XCom."""
+def play_airflow(page: Page, progress: object, task_state: str = "success") -> None:
+    """Answer the page's requests: its files, a task (by default one that has ended), and the task's XCom."""
 
     def answer(route: Route) -> None:
         path = urlsplit(route.request.url).path
@@ -77,7 +79,7 @@ def play_airflow(page: Page, progress: object) -> None:
         elif path.endswith("/links"):
             route.fulfill(json={"extra_links": {}})
         else:
-            route.fulfill(json={"state": "success", "start_date": "2026-01-01T00:00:00Z"})
+            route.fulfill(json={"state": task_state, "start_date": "2026-01-01T00:00:00Z"})
 
     page.unroute_all()
     page.route("**/*", answer)
@@ -99,3 +101,49 @@ def test_xcom_of_the_same_name_that_is_no_progress_record_counts_as_none(value: 
         "Nothing to show: this task has no progress record of an export."
     )
     expect(page.locator("#export")).to_be_hidden()
+
+
+def running(age: float, success: int = 200, pending: int = 800) -> dict[str, Any]:
+    """Return the record of an export that was counted ``age`` seconds ago, 1,000 s after its start."""
+    observed = datetime.now(UTC) - timedelta(seconds=age)
+    return RECORD | {
+        "state": "RUNNING",
+        "success": success,
+        "pending": pending,
+        "create_time": (observed - timedelta(seconds=1000)).isoformat(),
+        "end_time": None,
+        "observed_at": observed.isoformat(),
+    }
+
+
+def test_running_export_goes_on_by_estimate_between_two_records(page: Page) -> None:
+    play_airflow(page, running(age=500), task_state="deferred")
+    expect(page.locator("#headline")).to_have_text("20 % of 1,000 instances")
+    expect(page.locator("#estimate")).to_have_text("≈ 30 % by now (estimate)")
+    expect(page.locator("#freshness")).to_have_text(re.compile(r"^Counted 8 min \d+ s ago, at "))
+    width = page.locator("#bar-estimate").evaluate("bar => bar.style.width")
+    assert float(width.removesuffix("%")) == pytest.approx(10, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("record", "task_state"),
+    [
+        (running(age=3), "deferred"),
+        (running(age=601), "deferred"),
+        (running(age=500, success=0), "deferred"),
+        (running(age=500, success=0, pending=0), "deferred"),
+        (running(age=500), "failed"),
+        (RECORD, "success"),
+    ],
+    ids=["fresh", "old", "nothing done", "nothing counted", "ended task", "ended export"],
+)
+def test_export_without_an_estimate_shows_none(record: dict[str, Any], task_state: str, page: Page) -> None:
+    play_airflow(page, record, task_state)
+    expect(page.locator("#freshness")).not_to_be_empty()
+    expect(page.locator("#estimate")).to_be_hidden()
+    assert page.locator("#bar-estimate").evaluate("bar => bar.style.width") == "0px"
+
+
+def test_estimate_never_says_that_an_export_has_ended(page: Page) -> None:
+    play_airflow(page, running(age=500, success=950, pending=50), task_state="deferred")
+    expect(page.locator("#estimate")).to_have_text("≈ 99 % by now (estimate)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from airflow_provider_dicom.longrunning.polling import LineLimit
 from tests.support.polled_operation import NAME, PolledOperation, running, unavailable
 
 
@@ -20,6 +21,27 @@ def test_log_gets_a_line_with_each_tenth_of_the_instances() -> None:
     assert len(polled.log.infos) == 11
     assert "500 exported, 0 failed, 500 pending, 50% done" in polled.log.infos[5]
     assert "100% done" in polled.log.infos[-1]
+
+
+def test_many_operations_share_the_lines_about_progress_and_get_all_that_matter() -> None:
+    limit = LineLimit()
+    operations = [PolledOperation(line_limit=limit) for _ in range(500)]
+    for done in range(0, 100, 10):
+        for polled in operations:
+            polled.watch.record_response(running(success=done, pending=100 - done))
+            polled.clock.seconds += 15
+    lines = [line for polled in operations for line in polled.log.infos]
+    # Sixty at once, and one a second for 150 seconds.
+    assert 190 <= len(lines) <= 210
+    for polled in operations:
+        polled.watch.record_error(unavailable())
+        polled.watch.record_response(running(success=95, failure=1, pending=4))
+        assert "503" in polled.log.warnings[0]
+        assert "answers again" in polled.log.infos[-2]
+        assert "1 failed" in polled.log.infos[-1]
+        polled.clock.seconds += 600
+        polled.watch.record_response(running(success=95, failure=1, pending=4))
+        assert "Export running for 750 s" in polled.log.infos[-1]
 
 
 def test_log_counts_a_tenth_of_few_instances_as_one_instance() -> None:
