@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.contestants import BY_KEY, Job
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy.orm import Session
 
 DAG_ID, TASK_ID, BUNDLE = "benchmark", "export", "benchmark"
@@ -56,18 +58,19 @@ def put(contestant: str, run_id: str, start: float, jobs: list[dict[str, Any]]) 
     from airflow.models.taskinstance import TaskInstance
     from airflow.models.trigger import Trigger
     from airflow.utils.session import create_session
+    from airflow.utils.state import DagRunState
     from airflow.utils.types import DagRunTriggeredByType, DagRunType
 
     now = datetime.now(UTC)
     with create_session() as session:
         version = _write_dag(session)
-        dag = SerializedDagModel.get_dag(DAG_ID, session=session)
+        dag: Any = SerializedDagModel.get_dag(DAG_ID, session=session)
         dag.create_dagrun(
             run_id=run_id,
             run_after=now,
             run_type=DagRunType.MANUAL,
             triggered_by=DagRunTriggeredByType.TEST,
-            state="running",
+            state=DagRunState.RUNNING,
             start_date=now,
             session=session,
         )
@@ -106,7 +109,7 @@ def read(run_id: str) -> dict[str, Any]:
     found = {}
     with create_session() as session:
         for task in session.query(TaskInstance).filter_by(dag_id=DAG_ID, run_id=run_id):
-            if task.state == "scheduled":
+            if task.state == "scheduled" and task.scheduled_dttm is not None:
                 kwargs: Any = deserialize(task.next_kwargs)
                 found[task.map_index] = (
                     task.scheduled_dttm.timestamp() - offset,
@@ -119,7 +122,8 @@ def main() -> None:
     """Do what the command line asks for."""
     output, sys.stdout = sys.stdout, sys.stderr
     arguments = json.load(sys.stdin)
-    result = {"put": put, "read": read}[sys.argv[1]](**arguments)
+    command: Callable[..., dict[str, Any]] = {"put": put, "read": read}[sys.argv[1]]
+    result = command(**arguments)
     print(json.dumps(result, default=str), file=output)
 
 

@@ -219,7 +219,7 @@ def _warm_up(scenery: Scenery, contest: Contest, run_id: str) -> None:
     job = Job(1, end, 10, scenery.url)
     scenery.deferred("put", contestant=contestant.key, run_id=run_id, start=start, jobs=[asdict(job)])
     wait_for("the warm-up", lambda: not scenery.unfinished(run_id), timeout=180, pause=1.0)
-    if mistakes := _mistakes(scenery.deferred("read", run_id=run_id), [job], contest.contestant)[1]:
+    if mistakes := compare(scenery.deferred("read", run_id=run_id), [job], contest.contestant)[1]:
         raise SystemExit(f"The warm-up of {contestant.label} failed: {mistakes[0]}")
 
 
@@ -249,7 +249,7 @@ def _measure(scenery: Scenery, contest: Contest, run_id: str, triggerer: Part) -
             time.sleep(1.0)
         after = meters.cpu()
     supervisor, runner, database = (end - begin for begin, end in zip(before, after, strict=True))
-    delays, mistakes = _mistakes(scenery.deferred("read", run_id=run_id), jobs, contest.contestant)
+    delays, mistakes = compare(scenery.deferred("read", run_id=run_id), jobs, contest.contestant)
     return TriggererResult(
         contestant=contest.contestant,
         size=contest.size,
@@ -276,8 +276,14 @@ def _put(scenery: Scenery, contest: Contest, run_id: str, start: float, jobs: Se
         print(f"The tasks of {run_id} were {late:.1f} s late: the machine is busy.", file=sys.stderr)
 
 
-def _mistakes(found: dict[str, Any], jobs: Sequence[Job], contestant: str) -> tuple[list[float], list[str]]:
-    """Return the delays of the right events, and a sentence about each wrong or missing one."""
+def compare(found: dict[str, Any], jobs: Sequence[Job], contestant: str) -> tuple[list[float], list[str]]:
+    """
+    Return the delays of the right events, and a sentence about each wrong or missing one.
+
+    :param found: what ``benchmarks.deferred read`` found.
+    :param jobs: the jobs.
+    :param contestant: the contestant's key.
+    """
     delays, mistakes = [], []
     for job in jobs:
         if (entry := found["scheduled"].get(str(job.number))) is None:
