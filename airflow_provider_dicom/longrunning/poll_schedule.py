@@ -34,6 +34,8 @@ TICK_SECONDS = 0.1
 #: ``MAX_SWEEP_SECONDS``.
 MAX_GETS_PER_SECOND = 500.0
 MAX_SWEEP_SECONDS = 2.0
+#: The number of Operations from which on gets are spared where the counters prove that the end is not near.
+MANY_OPERATIONS = 100
 #: The number of connections of one poller, and so of concurrent requests.
 MAX_CONNECTIONS = 16
 #: The number of waiting gets for which one more connection is used.

@@ -48,6 +48,10 @@ MAX_CONSECUTIVE_ERRORS = 3
 UNREACHABLE_TIMEOUT = 3600.0
 #: The longest time between two log lines of one Operation, in seconds.
 HEARTBEAT = 600.0
+#: How many times as fast as ever before an Operation has to become to end during a patient pause.
+SPEED_MARGIN = 4.0
+#: The longest patient pause, in seconds.
+PATIENCE = 300.0
 #: Pauses between a cancellation request and the checks whether the API has confirmed it, in seconds.
 CONFIRMATION_PAUSES = (1.0, 2.0, 4.0)
 #: The share of all instances by which the counters move from one log line to the next.
@@ -118,6 +122,9 @@ class OperationWatch:
         self._failed_polls = 0
         self._operation: Operation = {"name": operation_name}
         self._logged: Counters | None = None
+        self._counted: Counters | None = None
+        #: The fastest speed between two responses, in instances per second.
+        self._fastest = 0.0
 
     @property
     def shortest_first_pause(self) -> float:
@@ -138,6 +145,21 @@ class OperationWatch:
         if left <= 0:
             raise self.timeout_error()
         return min(pause, left)
+
+    def patient_pause(self, pause: float) -> float:
+        """
+        Return a longer pause before the next poll where the counters prove that the end cannot be near: the
+        pending instances need longer even at ``SPEED_MARGIN`` times the fastest speed so far.
+
+        :param pause: the pause that ``next_pause`` returned, in seconds.
+        """
+        if self._counted is None or self._failed_polls or not self._fastest:
+            return pause
+        # What has been watched for a short time only proves little.
+        watched = self._now() - self._started
+        needed = self._counted.pending / (SPEED_MARGIN * self._fastest)
+        longest = min(needed, watched, PATIENCE, self.seconds_left() or PATIENCE)
+        return max(pause, longest * (1 - random.uniform(0, JITTER)))  # noqa: S311
 
     def timeout_error(self) -> DicomExportTimeoutError:
         """Build the error of a deadline that has passed."""
@@ -177,6 +199,7 @@ class OperationWatch:
                 self._now() - self._last_response,
             )
         self._failed_polls = self._consecutive_errors = 0
+        self._note_speed(count)
         self._last_response = self._now()
         self._operation = operation
         if operation.get("done"):
@@ -207,6 +230,12 @@ class OperationWatch:
             self._log.warning("%s. The export itself goes on; polling continues.", str(error).rstrip("."))
             self._last_line = self._now()
         self._failed_polls += 1
+
+    def _note_speed(self, count: Counters) -> None:
+        seconds = self._now() - self._last_response
+        if self._counted is not None and seconds > 0:
+            self._fastest = max(self._fastest, (count.done - self._counted.done) / seconds)
+        self._counted = count
 
     def _is_unreachable(self) -> bool:
         return self.deadline is None and self._now() - self._last_response > UNREACHABLE_TIMEOUT

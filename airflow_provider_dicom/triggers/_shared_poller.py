@@ -293,7 +293,9 @@ class SharedPoller:
             followed.fail(error)
         else:
             schedule.record_response()
-            self._schedule(followed, followed.on_response(operation))
+            pause = followed.on_response(operation)
+            is_one_of_many = len(self._followed) > poll_schedule.MANY_OPERATIONS
+            self._schedule(followed, followed.patient_pause(pause) if is_one_of_many else pause)
 
     async def _list(self, dataset: PolledDataset) -> None:
         schedule = dataset.schedule
