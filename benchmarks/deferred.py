@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.contestants import BY_KEY, Job
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from sqlalchemy.orm import Session
 
 DAG_ID, TASK_ID, BUNDLE = "benchmark", "export", "benchmark"
@@ -122,8 +120,7 @@ def main() -> None:
     """Do what the command line asks for."""
     output, sys.stdout = sys.stdout, sys.stderr
     arguments = json.load(sys.stdin)
-    command: Callable[..., dict[str, Any]] = {"put": put, "read": read}[sys.argv[1]]
-    result = command(**arguments)
+    result = put(**arguments) if sys.argv[1] == "put" else read(**arguments)
     print(json.dumps(result, default=str), file=output)
 
 

@@ -91,7 +91,7 @@ class Scenery:
         self.home = folder
         folder.mkdir()
         self.logs = folder / "logs"
-        self.postgres = PostgreSQL(folder / "postgres", folder / "servers")
+        self.postgres = PostgreSQL(folder / "servers")
         self.env = environment.variables(url, folder) | {
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
             "AIRFLOW__CORE__FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
@@ -142,6 +142,7 @@ def scenery(folder: Path, url: str) -> Iterator[Scenery]:
         yield made
     finally:
         made.postgres.stop()
+        made.postgres.remove()
 
 
 class _Meters:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import math
 import random
@@ -123,10 +124,14 @@ async def test_end_is_noticed_within_the_poll_interval_and_a_second_by_lists() -
     polled = PolledDatasets()
     polled.api.latency = 0.2
     delays: list[float] = []
+
+    def note(end: float, _: object) -> None:
+        delays.append(polled.loop.time() - end)
+
     for number in range(400):
         end = 4 + random.uniform(0, 60)
         followed = polled.follow(number, poll_interval=5.0, end=max(end, polled.loop.time()))
-        followed.end.add_done_callback(lambda _, end=end: delays.append(polled.loop.time() - end))
+        followed.end.add_done_callback(functools.partial(note, end))
         await asyncio.sleep(random.choice([0.0, 0.0, 0.05]))
     await polled.until(90)
     assert len(delays) == 400

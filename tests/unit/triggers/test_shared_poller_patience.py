@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 
 import pytest
@@ -35,9 +36,10 @@ class SteadyExports:
         for export in range(number):
             end = length * random.uniform(0.9, 1.1)
             followed = self.polled.follow(export, poll_interval=30.0, end=end)
-            followed.end.add_done_callback(
-                lambda _, end=end: self.delays.append(self.polled.loop.time() - end)
-            )
+            followed.end.add_done_callback(functools.partial(self._note, end))
+
+    def _note(self, end: float, _: object) -> None:
+        self.delays.append(self.polled.loop.time() - end)
 
 
 @in_virtual_time
