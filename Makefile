@@ -21,7 +21,7 @@ CHAOS_TESTS = tests/chaos
 CHAOS_TESTS_OLDER = tests/chaos/test_people.py tests/chaos/test_crashes.py tests/chaos/test_retries.py
 # The provider's own unit tests, in seconds.
 QUICK = tests/unit --ignore=tests/unit/emulator --ignore=tests/unit/benchmarks -m 'not slow'
-# Tests run side by side, one process for each core; empty: one after the other.
+# Tests run side by side, three processes for two cores; empty: one after the other.
 PARALLEL = -n auto
 # Two clusters at once, because a cluster mostly waits; empty: one cluster.
 CHAOS_PARALLEL = -n 2

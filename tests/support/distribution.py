@@ -22,17 +22,21 @@ from rig.servers import ROOT
 if TYPE_CHECKING:
     import pytest
 
-#: More workers would start more Airflows at once than the cores can run in time.
-WORKERS_PER_CORE = 1
+#: One core runs more than one worker, because tests with an Airflow wait half of the time. More workers would
+#: start more Airflows at once than the cores can run in time.
+WORKERS_PER_CORE = 1.5
 #: A worker takes seconds to start, and the longest module bounds the run whatever the number of workers.
 MOST_WORKERS = 8
 #: The longest modules begin first, because the longest one bounds the whole run; the others follow.
 LONGEST_FIRST = (
     "tests/integration/real_airflow/test_nightly_runs.py",
+    "tests/integration/real_airflow/test_run.py",
     "tests/integration/real_airflow/test_web_interface.py",
     "tests/integration/test_demo.py",
     "tests/integration/real_airflow/",
     "tests/integration/test_documentation.py",
+    "tests/integration/operators/test_dicom_store_kills.py",
+    "tests/integration/operators/test_local_runs.py",
     "tests/integration/hooks/",
     "tests/integration/",
     "tests/unit/benchmarks/",
@@ -54,7 +58,7 @@ def number_of_workers(config: pytest.Config) -> int:
     is_part = any(getattr(option, name, False) for name in names)
     if is_part or any("::" in argument or argument.endswith(".py") for argument in config.args):
         return 0
-    return min(WORKERS_PER_CORE * (os.cpu_count() or 1), MOST_WORKERS)
+    return min(int(WORKERS_PER_CORE * (os.cpu_count() or 1)), MOST_WORKERS)
 
 
 def worker_id(config: pytest.Config) -> str | None:
