@@ -45,6 +45,7 @@ from airflow_provider_dicom.operators._submission_record import (
     assess_operation,
     assess_record,
     is_operation_within,
+    seen_by_try,
     state_of,
     unknown_time,
     unknown_time_of,
@@ -125,7 +126,7 @@ class Submitter:
         :raises DicomExportError: if the submission fails, or the recorded Operation cannot be read.
         """
         records = self._records.read()
-        record = (records or {}).get(self._submission.record_key)
+        record = seen_by_try((records or {}).get(self._submission.record_key), self._context["ti"].max_tries)
         may_be_forgotten = self._may_be_forgotten if records is None else None
         forgotten = None if may_be_forgotten is None else _since_run_start(self._context)
         self.unknown = unknown_time(unknown_time_of(record), forgotten, self.unknown)

@@ -10,7 +10,9 @@ store and the destination. A record of another store or destination is never loo
 - ``intent`` is written before the request is sent: the API may have accepted it.
 - ``not_accepted``: the API certainly did not accept the request, so that it wrote nothing.
 - ``submitted``: the Operation's name is known, its result is not delivered yet.
-- ``delivered``: the task ended with the result, or with the Operation's name if it does not wait.
+- ``delivered``: the task ended with the result, or with the Operation's name if it does not wait. That counts
+  only after a clear, which raises Airflow's ``max_tries``: a worker may die after this record and before
+  Airflow knows of the end, and the next try is a retry, to which the Operation is ``submitted``.
 
 A submission whose reply was lost may run on beside a later one: ``unknown_since`` and ``unknown_until`` keep
 the time in which the API may have accepted it. A value without any record says that no try of the task has
@@ -69,6 +71,7 @@ class SubmissionRecord(TypedDict):
     state: NotRequired[str]
     repeatable: NotRequired[bool]
     result: NotRequired[DicomExportResult | str]
+    max_tries: NotRequired[int]
     unknown_since: NotRequired[str | None]
     unknown_until: NotRequired[str | None]
 
@@ -132,16 +135,18 @@ class SubmissionRecords:
         if self._store is not None:
             self._write(pruned({**(self.read() or {}), key: record}))
 
-    def deliver(self, operation_name: str, result: DicomExportResult | str) -> None:
+    def deliver(self, operation_name: str, result: DicomExportResult | str, *, max_tries: int) -> None:
         """
-        Note that the task has ended with a result.
+        Note that the task is about to end with a result.
 
         :param operation_name: the full name of the result's Operation.
         :param result: the result.
+        :param max_tries: Airflow's number of tries that the task may have; each clear raises it.
         """
         for key, record in (self.read() or {}).items():
             if record["operation_name"] == operation_name:
-                self.write(key, {**record, "state": State.DELIVERED.value, "result": result})
+                delivered = State.DELIVERED.value
+                self.write(key, {**record, "state": delivered, "result": result, "max_tries": max_tries})
 
     def only_operation(self) -> str | None:
         """Return the name of the only Operation that is not delivered; None if there is none, or more."""
@@ -247,6 +252,18 @@ def state_of(record: SubmissionRecord) -> State:
     if state := record.get("state"):
         return State(state)
     return State.INTENT if record["operation_name"] is None else State.SUBMITTED
+
+
+def seen_by_try(record: SubmissionRecord | None, max_tries: int) -> SubmissionRecord | None:
+    """
+    Return a record as a later try has to take it: without a clear in between, nothing was delivered.
+
+    :param record: the record; None if there is none.
+    :param max_tries: Airflow's number of tries that the task may have.
+    """
+    if record is None or state_of(record) is not State.DELIVERED or record.get("max_tries") != max_tries:
+        return record
+    return {**record, "state": State.SUBMITTED.value}
 
 
 def wrote_nothing(record: SubmissionRecord) -> bool:

@@ -141,7 +141,8 @@ class SubmittingOperator(KillableOperator):
         if self._delivery is None or not self.durable:
             return
         try:
-            SubmissionRecords(task_state_store(context), self.state_key).deliver(*self._delivery)
+            records = SubmissionRecords(task_state_store(context), self.state_key)
+            records.deliver(*self._delivery, max_tries=context["ti"].max_tries)
         except Exception as error:  # Airflow may raise anything here, and the task has its result
             self.log.warning(
                 "Airflow did not store that the result is delivered; a cleared task will return it again: %s",

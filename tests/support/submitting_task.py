@@ -126,7 +126,7 @@ class SubmittingTask:
         self.state = TaskStateStore()
         #: The names of the Operations that the tries followed.
         self.followed: list[str] = []
-        self.context: dict[str, Any] = {"ti": SimpleNamespace(try_number=1)}
+        self.context: dict[str, Any] = {"ti": SimpleNamespace(try_number=1, max_tries=3)}
         if has_task_state:
             self.context["task_state_store"] = self.state
         export = EXPORTS["append" if append else kind]
@@ -179,9 +179,19 @@ class SubmittingTask:
         """Leave only the intent, as if the try had died while it waited for the API's reply."""
         self.change_record(operation_name=None, state="intent")
 
-    def deliver(self, operation_name: str, result: Any = None) -> None:
-        """End the task with a result."""
-        self.records.deliver(operation_name, cast("Any", result or {"operation_name": operation_name}))
+    def deliver(self, operation_name: str, result: Any = None, *, is_cleared: bool = True) -> None:
+        """
+        End the task with a result.
+
+        :param operation_name: the name of the result's Operation.
+        :param result: the result.
+        :param is_cleared: the next try follows from a clear, not from a worker that died before Airflow knew
+            of the end.
+        """
+        result = result or {"operation_name": operation_name}
+        self.records.deliver(operation_name, cast("Any", result), max_tries=self.context["ti"].max_tries)
+        if is_cleared:
+            self.context["ti"].max_tries += 2
 
     @property
     def submissions(self) -> int:

@@ -65,6 +65,7 @@ class FakeTaskInstance:
     task_id: str = "export"
     map_index: int = -1
     try_number: int = 1
+    max_tries: int = 3
     start_date: datetime = field(default_factory=lambda: datetime.now(UTC))
     next_method: str | None = None
     first_reschedule: datetime | None = None
@@ -154,14 +155,18 @@ class TaskRun:
         """The XCom with the Operation's name."""
         return str(self.ti.xcoms["operation_name"])
 
-    def run(self, task: BaseOperator, *, delivers: bool = True) -> Any:
+    def run(self, task: BaseOperator, *, delivers: bool = True, is_known: bool = True) -> Any:
         """
         Run a try to its end with all its triggers, and return the task's return value.
 
         :param task: the task.
         :param delivers: the worker lives long enough to end the task, and not only its own code.
+        :param is_known: the worker lives long enough to tell Airflow, and only a clear leads to another try.
         """
-        return self._run_to_end(task, functools.partial(task.execute, self.context), delivers=delivers)
+        result = self._run_to_end(task, functools.partial(task.execute, self.context), delivers=delivers)
+        if delivers and is_known:
+            self._will_be_cleared()
+        return result
 
     def resume(self, task: BaseOperator, deferral: TaskDeferred, event: object) -> Any:
         """
@@ -171,7 +176,13 @@ class TaskRun:
         :param deferral: the deferral that the event ends.
         :param event: the payload of the trigger's event.
         """
-        return self._run_to_end(task, self._resumption(task, deferral, event))
+        result = self._run_to_end(task, self._resumption(task, deferral, event))
+        self._will_be_cleared()
+        return result
+
+    def _will_be_cleared(self) -> None:
+        # Airflow's number when a task is cleared that has succeeded.
+        self.ti.max_tries += self.ti.try_number
 
     def _run_to_end(self, task: BaseOperator, step: Callable[[], Any], *, delivers: bool = True) -> Any:
         while True:

@@ -126,6 +126,21 @@ def test_retry_returns_the_result_of_an_export_that_has_succeeded(
     assert control.requests()["counts"] == {"operations.get": 1}
 
 
+@gcs_and_append
+def test_retry_returns_the_result_if_the_worker_died_before_airflow_knew_of_the_end(
+    options: dict[str, Any],
+    operator: ExportOperatorFactory,
+    control: Control,
+    store: DicomStoreName,
+    instances: list[Uids],
+) -> None:
+    task_run = TaskRun()
+    result = task_run.run(operator(**options), is_known=False)
+    task_run.begin_next_try()
+    assert task_run.run(operator(**options)) == result
+    assert accepted_exports(control, store) == [result["operation_name"]]
+
+
 def test_failed_export_to_cloud_storage_is_resubmitted(
     operator: ExportOperatorFactory, control: Control, store: DicomStoreName, instances: list[Uids]
 ) -> None:

@@ -240,7 +240,7 @@ def test_only_the_record_of_the_delivered_operation_changes() -> None:
     records = SubmissionRecords(state, STATE_KEY)
     records.write("a", record())
     records.write("b", record(operation_name="other"))
-    records.deliver("other", "other")
+    records.deliver("other", "other", max_tries=3)
     kept = records.read()
     assert kept is not None
     assert (state_of(kept["a"]), state_of(kept["b"]), kept["b"].get("result")) == (
@@ -263,7 +263,7 @@ def test_records_without_task_state_are_not_kept() -> None:
     records = SubmissionRecords(None, STATE_KEY)
     records.open()
     records.write("a", record())
-    records.deliver(f"{DATASET}/operations/1", "result")
+    records.deliver(f"{DATASET}/operations/1", "result", max_tries=3)
     assert records.are_kept is False
     assert records.read() is None
     assert records.only_operation() is None

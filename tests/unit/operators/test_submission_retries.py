@@ -12,11 +12,16 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_dicom import exceptions
 from airflow_provider_dicom.operators._submission_types import (
-    DeliveredResult,
     Predecessor,
     SubmittedOperation,
 )
-from tests.support.submitting_task import DATASET, DUPLICATE_RISK, STATE_KEY, STORE, SubmittingTask
+from tests.support.submitting_task import (
+    DATASET,
+    DUPLICATE_RISK,
+    STATE_KEY,
+    STORE,
+    SubmittingTask,
+)
 
 
 @pytest.mark.parametrize("append", [False, True])
@@ -270,40 +275,6 @@ def test_export_of_another_store_or_destination_is_left_alone(what: str, kind: s
     assert len(task.records.read() or {}) == 2
     task.submission = first
     assert task.attempt().reattached is True
-
-
-@pytest.mark.parametrize("kind", ["empty", "append"])
-def test_delivered_result_is_returned_again_with_a_warning_unless_the_export_overwrites(kind: str) -> None:
-    task = SubmittingTask(kind=kind)
-    name = task.attempt().operation["name"]
-    task.deliver(name, {"operation_name": name, "success": 4})
-    assert task.attempt() == DeliveredResult(name, {"operation_name": name, "success": 4})  # type: ignore[arg-type]
-    assert task.api.calls == ["prepare", "submit"]
-    (line,) = task.log.warnings
-    assert f"delivered the result of {name}, which was submitted at " in line
-    assert "(0:00:00 ago)" in line
-    assert "To export again on purpose" in line
-
-
-@pytest.mark.parametrize("kind", ["gcs", "truncate"])
-def test_delivered_export_that_overwrites_is_submitted_again(kind: str) -> None:
-    task = SubmittingTask(kind=kind)
-    task.deliver(task.attempt().operation["name"])
-    assert task.attempt().reattached is False
-    assert task.api.calls == ["prepare", "submit"] * 2
-    assert task.log.warnings == []
-    assert task.record is not None
-    assert task.record["state"] == "submitted"
-
-
-@pytest.mark.parametrize("done", [False, True])
-def test_export_whose_name_was_delivered_is_submitted_again_only_after_its_end(done: bool) -> None:
-    task = SubmittingTask()
-    operation = task.attempt().operation
-    task.deliver(operation["name"], operation["name"])
-    operation["done"] = done
-    assert task.attempt().reattached is not done
-    assert task.submissions == 1 + done
 
 
 def test_single_record_of_the_first_version_is_reattached_to() -> None:
