@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import zlib
 from pathlib import Path
@@ -73,8 +72,11 @@ def test_body_that_a_web_page_can_send_across_origins_is_refused(
     http: requests.Session, healthcare: HealthcareEmulator, dicom_store: str, kind: str | None
 ) -> None:
     collection = f"{healthcare.url}/v1/{dicom_store.rpartition('/')[0]}"
-    for address in (f"{collection}?dicomStoreId=by-a-page", f"{healthcare.url}/_emulator/tokens"):
-        response = http.post(address, data=b'{"valid": null}', headers={"Content-Type": kind})
+    for address, body in (
+        (f"{collection}?dicomStoreId=by-a-page", b'{"labels": {}}'),
+        (f"{healthcare.url}/_emulator/tokens", b'{"valid": null}'),
+    ):
+        response = http.post(address, data=body, headers={"Content-Type": kind})
         assert error_of(response) == (400, "INVALID_ARGUMENT")
     assert http.get(f"{collection}/by-a-page").status_code == 404
     for kind in ("application/json", "Application/JSON; charset=UTF-8"):
@@ -113,12 +115,9 @@ def test_upload_that_inflates_without_end_is_refused(
 ) -> None:
     dataset = computed_tomography()
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-    file = io.BytesIO()
-    file.write(bytes(128) + b"DICM")
-    write_file_meta_info(file, dataset.file_meta)
-    file.write(deflated_zeros(300))
+    content = as_file(dataset, deflated_zeros(300))
     before = peak_memory(healthcare)
-    response = store(http, url, file.getvalue(), status=409)
+    response = store(http, url, content, status=409)
     assert "inflates to more than" in response.text
     assert peak_memory(healthcare) < before + 50 * MIB
     assert http.get(f"{url}/instances").status_code == 204
@@ -155,11 +154,18 @@ def computed_tomography() -> FileDataset:
 
 def written(dataset: FileDataset) -> bytes:
     """Return the instance as a DICOM file."""
+    elements = DicomBytesIO()
+    elements.is_implicit_VR, elements.is_little_endian = False, True
+    write_dataset(elements, dataset)
+    return as_file(dataset, elements.getvalue())
+
+
+def as_file(dataset: FileDataset, elements: bytes) -> bytes:
+    """Return a DICOM file with the file meta information of an instance, and other elements."""
     file = DicomBytesIO()
-    file.is_implicit_VR, file.is_little_endian = False, True
     file.write(bytes(128) + b"DICM")
     write_file_meta_info(file, dataset.file_meta)
-    write_dataset(file, dataset)
+    file.write(elements)
     return file.getvalue()
 
 
