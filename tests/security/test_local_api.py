@@ -179,7 +179,8 @@ def deflated_zeros(mebibytes: int) -> bytes:
 
 def store(http: requests.Session, url: str, content: bytes, status: int = 200) -> requests.Response:
     """Store a file, and check the status of the response."""
-    response = http.post(f"{url}/studies", data=content, headers={"Content-Type": "application/dicom"})
+    headers = {"Content-Type": "application/dicom"}
+    response = http.post(f"{url}/studies", data=content, headers=headers, timeout=60)
     assert response.status_code == status, response.text
     return response
 
