@@ -196,7 +196,8 @@ class DicomStoreBaseHook(GoogleBaseHook):
         for api_endpoint in (self.api_endpoint, self._get_field("api_endpoint")):
             if (configured := configured_endpoint(api_endpoint)) is not None:
                 return configured
-        universe = self.get_client_options().universe_domain
+        # Older Google providers have no method that tells it.
+        universe = os.environ.get("GOOGLE_CLOUD_UNIVERSE_DOMAIN")
         return universe_endpoint(universe or getattr(self.get_credentials(), "universe_domain", None))
 
     def get_credentials_and_project_id(self) -> tuple[Credentials, str | None]:
