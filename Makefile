@@ -45,7 +45,8 @@ help:
 	@echo "            As root, they install what they miss: Chromium, DCMTK, PostgreSQL, Redis; NO_INSTALL=1 prevents it."
 	@echo "make lint   ruff, mypy and codespell"
 	@echo "make docs   build the documentation, build/docs/index.html"
-	@echo "make bench  measure the trigger beside other providers', 25 minutes; ARGS=--quick: 4 minutes"
+	@echo "make bench  measure the trigger beside other providers', an hour; as root, it installs PostgreSQL;"
+	@echo "            the real triggerer only: ARGS=--triggerer; a short look: ARGS=--quick"
 	@echo "make lock   pin the newest versions of what the demo and the tests are run with"
 	@echo "make clean  remove all that the other targets made"
 	@echo "PYTHON=/path/to/python chooses the interpreter (3.11 or newer)."
@@ -96,6 +97,7 @@ docs: $(VENV)/.docs-installed
 	@echo "build/docs/index.html"
 
 bench: $(BENCH_VENV)/.installed
+	@sh rig/install_databases.sh
 	$(BENCH_VENV)/bin/python -m benchmarks $(ARGS)
 
 lock: $(UV)

@@ -119,8 +119,8 @@ class Target:
             return DicomStoreHook(self.gcp_conn_id, chain, self.api_endpoint)
         except AirflowNotFoundException:
             raise DicomExportInvalidRequestError(
-                f"Airflow has no connection {self.gcp_conn_id!r} on this machine. Add it with "
-                f"`airflow connections add`, or set AIRFLOW_CONN_{self.gcp_conn_id.upper()}; on a worker "
+                f"Airflow has no connection {self.gcp_conn_id!r} on this machine. Add it in "
+                f"Admin > Connections, or set AIRFLOW_CONN_{self.gcp_conn_id.upper()}; on a worker "
                 "without access to Airflow's database, only the environment and secrets backends are read."
             ) from None
 

@@ -171,10 +171,8 @@ class DicomStoreBaseHook(GoogleBaseHook):
             return
         endpoint = configured_endpoint(self.api_endpoint)
         listed = self._get_field(connection_type.ALLOWED_ENDPOINTS) or ""
-        allowed = [
-            *(listed.split(",") if isinstance(listed, str) else listed),
-            self._get_field("api_endpoint"),
-        ]
+        listed = listed.split(",") if isinstance(listed, str) else listed
+        allowed = [*listed, self._get_field("api_endpoint")]
         if endpoint is None or endpoint.anonymous or endpoint.is_loopback:
             return
         if endpoint not in [configured_endpoint(str(one).strip()) for one in allowed if one]:
@@ -196,9 +194,14 @@ class DicomStoreBaseHook(GoogleBaseHook):
         for api_endpoint in (self.api_endpoint, self._get_field("api_endpoint")):
             if (configured := configured_endpoint(api_endpoint)) is not None:
                 return configured
+        return universe_endpoint(self.universe_domain)
+
+    @property
+    def universe_domain(self) -> str | None:
+        """The domain of the Google Cloud universe; None for Google's own."""
         # Older Google providers have no method that tells it.
         universe = os.environ.get("GOOGLE_CLOUD_UNIVERSE_DOMAIN")
-        return universe_endpoint(universe or getattr(self.get_credentials(), "universe_domain", None))
+        return universe or getattr(self.get_credentials(), "universe_domain", None)
 
     def get_credentials_and_project_id(self) -> tuple[Credentials, str | None]:
         """
@@ -207,10 +210,9 @@ class DicomStoreBaseHook(GoogleBaseHook):
         :raises DicomExportAuthenticationError: if the connection yields none; it quotes no setting.
         """
         try:
-            credentials: tuple[Credentials, str | None] = super().get_credentials_and_project_id()
+            return super().get_credentials_and_project_id()
         except Exception as error:  # a credential source may raise anything
             raise DicomExportAuthenticationError(self._credentials_advice(error)) from None
-        return credentials
 
     @property
     def credential_settings(self) -> list[str]:
