@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 CONSTRAINTS = ROOT / "rig" / "constraints"
 #: The environment with the oldest versions that pyproject.toml admits.
 LOWEST = "lowest"
+#: An Airflow that is not as old, with the oldest Google provider.
+OLD_GOOGLE = "3.1-old-google"
 
 
 class EnvironmentMissing(Exception):  # noqa: N818 - reads as what happened
@@ -103,6 +105,8 @@ def _uv(*arguments: str | Path) -> None:
 _PYTHONS = {
     "2.11": ("3.11", "3.12"),
     "3.1": ("3.11", "3.12", "3.13"),
+    OLD_GOOGLE: ("3.12",),
+    "3.2": ("3.11", "3.12", "3.13"),
     "3.3": ("3.11", "3.12", "3.13", "3.14"),
     LOWEST: ("3.11",),
 }

@@ -16,13 +16,24 @@ newest() {
 }
 
 newest 3.3 '3.3.*'
+newest 3.2 '3.2.*'
 newest 3.1 '3.1.*'
 newest 2.11 '2.11.*'
+
+# The oldest providers that pyproject.toml admits, which other packages would replace by newer ones.
+floors() {
+    sed -n 's/^ *"\(apache-airflow-providers-[a-z-]*\)>=\([0-9.]*\)",$/\1==\2/p' pyproject.toml \
+        | grep -e -google -e -common-compat
+}
+
+# A managed Airflow keeps its own providers, which are older than what pip would choose.
+{ echo 'apache-airflow>=3.1.8,<3.2'; floors; } | compile --all-extras --group dev --group chaos \
+    --constraint - --output-file "$pins/3.1-old-google.txt"
 
 # The test tools may be new.
 oldest=$(mktemp)
 trap 'rm -f "$oldest"' EXIT
-compile --all-extras --resolution lowest-direct --output-file "$oldest"
+floors | compile --all-extras --resolution lowest-direct --constraint - --output-file "$oldest"
 compile --all-extras --group dev --group chaos --constraint "$oldest" --output-file "$pins/lowest.txt"
 
 "$uv" pip compile --quiet --upgrade --universal --no-annotate --no-header --python-version 3.11 \

@@ -199,7 +199,8 @@ class DicomStoreBaseHook(GoogleBaseHook):
     @property
     def universe_domain(self) -> str | None:
         """The domain of the Google Cloud universe; None for Google's own."""
-        universe: str | None = self.get_client_options().universe_domain
+        # Older Google providers have no method that tells it.
+        universe = os.environ.get("GOOGLE_CLOUD_UNIVERSE_DOMAIN")
         return universe or getattr(self.get_credentials(), "universe_domain", None)
 
     def get_credentials_and_project_id(self) -> tuple[Credentials, str | None]:

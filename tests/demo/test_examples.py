@@ -28,6 +28,8 @@ from playwright.sync_api import expect, sync_playwright
 BOUND_MS = 90_000
 #: The DAG that is started by the asset of another one, and by a click.
 CONSUMER = "dicom_night_consumer"
+#: The tasks that have nothing to do if nothing is missing.
+SKIPPED = {"dicom_nightly_complete": {"export_missing[-1]", "check_missing[-1]"}}
 DAGS = [path.stem for path in sorted(EXAMPLES.glob("*.py"))]
 
 
@@ -61,7 +63,7 @@ class OpenDemo:
         logs = [
             self.rest.log(dag_id, run_id, task["task_id"], max(task["try_number"], 1), task["map_index"])
             for task in tasks
-            if task["state"] not in ("success", None, "upstream_failed")
+            if task["state"] not in ("success", "skipped", None, "upstream_failed")
         ]
         assert state == "success", "\n".join([dag_id, *logs])
         return {f"{task['task_id']}[{task['map_index']}]": task["state"] for task in tasks}
@@ -112,7 +114,7 @@ def test_example_runs_by_a_click_with_its_defaults(
     dag_id: str, runs: dict[str, str], opened: OpenDemo
 ) -> None:
     states = opened.states(dag_id, runs[dag_id])
-    assert set(states.values()) == {"success"}, "nothing is skipped"
+    assert {task for task, state in states.items() if state != "success"} == SKIPPED.get(dag_id, set())
     assert any(task.startswith("export[") for task in states)
 
 

@@ -181,7 +181,15 @@ def test_recipe_for_testing_dags_leads_to_an_exported_file(tmp_path: Path) -> No
     (dag,) = (block.code for block in page if block.language == "python")
     (tmp_path / "dags").mkdir()
     (tmp_path / "dags" / "tried.py").write_text(dag)
-    script = "set -e\n" + "".join(block.code for block in page if block.language == "shell")
+    own = (
+        dag.replace('"tried"', '"own"').replace('"pacs"', '"mine"').replace("my-dicom-exports/", "my-bucket/")
+    )
+    own = own.replace("poll_interval", 'gcp_conn_id="my_connection",\n        poll_interval')
+    (tmp_path / "dags" / "own.py").write_text(own)
+    commands = [block.code for block in page if block.language == "shell"]
+    after = next(number for number, code in enumerate(commands) if "my-bucket" in code)
+    commands.insert(after + 1, "airflow dags test own\n")
+    script = "set -e\n" + "".join(commands)
     # The packages that the page installs are in the environment of the tests.
     installing = re.compile(r"^(python3 -m venv|\. venv|pip install).*\n", re.MULTILINE)
     script, left_out = installing.subn("", script)
@@ -191,8 +199,9 @@ def test_recipe_for_testing_dags_leads_to_an_exported_file(tmp_path: Path) -> No
 
     printed = run_in_shell(script, tmp_path)
 
-    # The page runs the DAG once without faults, and once with the faults that it injects.
-    assert printed.count("Export ended as SUCCEEDED: 1 exported, 0 failed") == 2, printed
+    # The page runs its DAG once without faults, and once with the faults that it injects.
+    assert printed.count("Export ended as SUCCEEDED: 1 exported, 0 failed") == 3, printed
+    assert printed.count("dicomStores/mine to gs://my-bucket/tried/") >= 1
     assert "The export itself goes on; polling continues" in printed
     assert '"name": "tried/1.3.6.1.4.1.5962' in printed
 

@@ -88,7 +88,7 @@ PROBES: dict[str, Callable[[], bool]] = {
 
 
 def test_every_feature_of_the_version_tables_has_a_probe() -> None:
-    assert FEATURE_HEAD[1:] == PYTHON_HEAD[1:] == ["2.11", "3.1", "3.3"]
+    assert FEATURE_HEAD[1:] == PYTHON_HEAD[1:] == ["2.11", "3.1", "3.2", "3.3"]
     found = {feature: [name for name in PROBES if feature.startswith(name)] for feature in FEATURES}
     assert [len(names) for names in found.values()] == [1] * len(PROBES)
 

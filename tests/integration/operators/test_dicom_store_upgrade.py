@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from airflow_provider_dicom.api.resource_names import DicomStoreName
+    from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
     from rig.control import Control
     from rig.dicom_files import Uids
     from tests.support.release_steps import Json
@@ -106,10 +107,18 @@ def task(earlier: EarlierRelease, where: dict[str, Any], bucket: str, instances:
 
 
 @pytest.fixture
-def appending(earlier: EarlierRelease, where: dict[str, Any], control: Control) -> Task:
+def appending(
+    earlier: EarlierRelease,
+    where: dict[str, Any],
+    control: Control,
+    hook: DicomStoreHook,
+    store: DicomStoreName,
+) -> Iterator[Task]:
     """An export that adds rows to a table; the API lets no export proceed."""
     control.settings(advance="manual")
-    return Task(earlier, where | {"destination": TABLE, "write_disposition": "WRITE_APPEND"})
+    yield Task(earlier, where | {"destination": TABLE, "write_disposition": "WRITE_APPEND"})
+    for name in accepted_exports(control, store):
+        hook.cancel_operation(name)
 
 
 @pytest.mark.parametrize(("begins", "waits", "resumes"), MIXED)
