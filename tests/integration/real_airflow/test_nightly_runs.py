@@ -29,7 +29,10 @@ BY_ARRIVAL, BY_STUDY_DATE, CONSUMER = (
     "dicom_incremental_by_study_date",
     "dicom_night_consumer",
 )
+COMPLETE = "dicom_nightly_complete"
 STORES = {BY_ARRIVAL: "by-arrival", BY_STUDY_DATE: "by-study-date"}
+#: The DICOM store of the chain that completes its nights.
+COMPLETE_STORE = "complete"
 NIGHTS = ("2026-03-28", "2026-03-29", "2026-03-30")
 FOLDERS = {BY_ARRIVAL: "by_arrival", BY_STUDY_DATE: "by_study_date"}
 MARK = ":".join(
@@ -118,13 +121,13 @@ def nights(
     copy_examples(folder / "dags")
     storage.create_bucket(BUCKET)
     bigquery.create_dataset(*TABLE.split(".")[:2])
-    for store in STORES.values():
+    for store in (*STORES.values(), COMPLETE_STORE):
         create_store(healthcare.url, f"{DATASET}/dicomStores/{store}")
     env = {
         "HEALTHCARE_EMULATOR_HOST": healthcare.url,
         "STORAGE_EMULATOR_HOST": storage.url,
         "BIGQUERY_EMULATOR_HOST": bigquery.url,
-        "DICOM_STORE": ",".join(STORES.values()),
+        "DICOM_STORE": ",".join((*STORES.values(), COMPLETE_STORE)),
         "DICOM_BUCKET": BUCKET,
         "DICOM_TABLE": TABLE,
         # Assets start DAGs only then.
@@ -148,7 +151,7 @@ def nights(
 def copy_examples(folder: Path) -> None:
     """Copy the DAGs as they are, but for their clocks: these runs are triggered, and polled often."""
     folder.mkdir()
-    for dag_id in STORES:
+    for dag_id in (*STORES, COMPLETE):
         text = (ROOT / "example_dags" / f"{dag_id}.py").read_text()
         text = text.replace('schedule="0 3 * * *"', "schedule=None").replace('"0 2 * * *"', '"0 2 29 2 *"')
         text = text.replace("execution_timeout=", "poll_interval=1.0, execution_timeout=")
@@ -249,3 +252,33 @@ def consumed(rest: Any, count: int) -> dict[str, list[int]]:
         run = rest.get(f"dags/{CONSUMER}/dagRuns/{run_id}")
         counts.setdefault(run["partition_key"], []).append(rest.xcom(CONSUMER, run_id, "count_files"))
     return counts
+
+
+def test_a_night_in_which_instances_fail_at_first_is_completed(nights: Nights) -> None:
+    rest, control, storage = nights.airflow.rest, nights.control, nights.storage
+    uids = [Uids("1.3.6", "1.3.6.1", f"1.3.6.1.{number}") for number in range(10, 30)]
+    upload_copies(nights.healthcare.url, f"{DATASET}/dicomStores/{COMPLETE_STORE}", uids)
+    control.settings(advance="manual", failing_instances={one.instance: "broken" for one in uids[:2]})
+    before = control.exports()["accepted"]
+    night = f"{NIGHTS[0]}T02:00:00Z"
+    run_id = rest.trigger(COMPLETE, {"store": COMPLETE_STORE, "bucket": BUCKET}, logical_date=night)
+    wait_for("the first export", lambda: control.exports()["accepted"] > before, timeout=180)
+    control.step()
+    control.settings(advance="time", failing_instances=[])
+    folder = f"complete/{NIGHTS[0]}/"
+    first = storage.generations(BUCKET, folder)
+    assert rest.wait(COMPLETE, run_id, timeout=240) == "success"
+    results: Any = {
+        task["task_id"]: rest.xcom(COMPLETE, run_id, task["task_id"]) for task in rest.tasks(COMPLETE, run_id)
+    }
+    assert (results["export"]["state"], results["export"]["failure"]) == ("PARTIAL", 2)
+    assert rest.xcom(COMPLETE, run_id, "export", "failures") == [
+        {"resource_path": one.path, "code": 3, "message": "broken"} for one in uids[:2]
+    ]
+    assert f"2 x broken (code 3): {uids[0].path}, {uids[1].path}" in str(rest.log(COMPLETE, run_id, "export"))
+    assert results["check"]["missing_paths"] == [one.path for one in uids[:2]]
+    assert (results["export_missing"]["state"], results["export_missing"]["success"]) == ("SUCCEEDED", 2)
+    assert (results["check_missing"]["expected"], results["check_missing"]["missing"]) == (2, 0)
+    last = storage.generations(BUCKET, folder)
+    assert (len(first), len(last)) == (18, 20)
+    assert first.items() <= last.items(), "something was exported twice"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
-import threading
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +12,11 @@ import pydicom
 import pytest
 import requests
 
-from rig.airflow import AirflowStandalone, RestClient
-from rig.control import Control
-from rig.dicom_files import create_store, sample_files, uids_of, upload
-from rig.ports import LOOPBACK
-from rig.servers import ROOT, HealthcareEmulator, wait_for
-from tests.support.mailbox import Mailbox
+from rig.airflow import RestClient
+from rig.dicom_files import uids_of
+from rig.servers import ROOT, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from playwright.sync_api import BrowserContext, Page
 
     from rig.servers import StorageEmulator
@@ -32,86 +24,15 @@ if TYPE_CHECKING:
 if shutil.which("chromium") is None and not os.environ.get("CI"):
     pytest.skip("Chromium is not installed", allow_module_level=True)
 
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
-from tests.support.web_interface import BOUND_MS, Web
+from tests.support.served_web import *  # noqa: F403
+from tests.support.web_interface import BUCKET, FILES, PASSWORD, STORES, Web
 
-BUCKET, NIGHT = "web", "2026-03-29T02:00:00Z"
-STORES = "projects/test-project/locations/europe-west3/datasets/radiology/dicomStores"
-FILES = {"followed-1": sample_files()[:12], "followed-2": sample_files()[:5], "pacs": sample_files()[:8]}
+NIGHT = "2026-03-29T02:00:00Z"
 MARKUP = "<img src=x onerror=alert(1)>"
-PASSWORD = "canary-of-some-db"
 HOSTILE = "{{ conn.some_db.password }}"
 SCREENSHOTS = ROOT / "artifacts" / "screenshots"
-
-
-@pytest.fixture(scope="module")
-def web(
-    tmp_path_factory: pytest.TempPathFactory, server_logs: Path, storage: StorageEmulator
-) -> Iterator[Web]:
-    """One Airflow for all tests here: they take less time than its start."""
-    expect.set_options(timeout=BOUND_MS)
-    folder = tmp_path_factory.mktemp("web")
-    shutil.copytree(ROOT / "example_dags", folder / "dags" / "examples")
-    for name in ("followed.py", "export_modes.py", "forwarded.py"):
-        shutil.copy(ROOT / "tests" / "integration" / "real_airflow" / "dags" / name, folder / "dags")
-    storage.create_bucket(BUCKET)
-    emulator_env = {"STORAGE_EMULATOR_HOST": storage.url}
-    with (
-        Mailbox() as mailbox,
-        HealthcareEmulator(server_logs / "web", env=emulator_env) as healthcare,
-        AirflowStandalone(
-            folder / "home",
-            folder / "dags",
-            {
-                "HEALTHCARE_EMULATOR_HOST": healthcare.url,
-                "STORAGE_EMULATOR_HOST": storage.url,
-                "DICOM_BUCKET": BUCKET,
-                "RIG_HIDDEN_DAG": "nora:followed",
-                "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
-                "AIRFLOW_CONN_SOME_DB": json.dumps({"conn_type": "http", "password": PASSWORD}),
-                "AIRFLOW_CONN_SMTP_DEFAULT": json.dumps(
-                    {
-                        "conn_type": "smtp",
-                        "host": LOOPBACK,
-                        "port": mailbox.port,
-                        "extra": {"disable_ssl": True, "disable_tls": True},
-                    }
-                ),
-            },
-            users={"ada": "admin", "nora": "viewer", "uli": "user"},
-        ) as airflow,
-        sync_playwright() as playwright,
-        # Chromium's own sandbox does not work for root, and only our own pages are opened.
-        playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
-        ) as browser,
-    ):
-        threading.Thread(target=mailbox.serve_forever, args=(0.1,), daemon=True).start()
-        control = Control(healthcare.url)
-        control.settings(advance="manual")
-        for store, files in FILES.items():
-            create_store(healthcare.url, f"{STORES}/{store}")
-            upload(healthcare.url, f"{STORES}/{store}", files)
-        web = Web(airflow, control, browser, mailbox)
-        web.trigger("followed", {"destination": f"gs://{BUCKET}/{MARKUP}/"})
-        web.trigger("on_worker", {"store": "followed-2", "bucket": BUCKET}, logical_date=NIGHT)
-        yield web
-        mailbox.shutdown()
-
-
-@pytest.fixture(scope="module")
-def ada(web: Web) -> Iterator[BrowserContext]:
-    """A browser of somebody who may do everything."""
-    with web.person("ada") as context:
-        yield context
-
-
-@pytest.fixture(scope="module")
-def nora(web: Web) -> Iterator[BrowserContext]:
-    """A browser of somebody who may see all DAGs but one."""
-    with web.person("nora") as context:
-        yield context
 
 
 def keep(page: Page, name: str) -> None:
@@ -252,11 +173,12 @@ def test_progress_of_a_mapped_task(web: Web, ada: BrowserContext) -> None:
             link.click()
         popup.value.close()
 
-        for operation in {first, web.operation("followed-1"), str(second)}:
+        for operation in {first, web.operation("followed-1")}:
             web.control.step(operation)
         expect(frame.locator("#badge")).to_have_text("Succeeded")
         expect(frame.locator("#headline")).to_have_text("100 % of 12 instances")
         keep(page, "progress-ended")
+        causes_appear_while_the_page_is_open(web, page, f"{tab}/1/plugin/dicom-export", str(second))
     log = rest.log("followed", run_id, "export", 1, 0)
     assert (
         f"Submitted the request to export {STORES}/followed-1 to gs://{BUCKET}/{MARKUP}/. Operation: {first}"
@@ -267,6 +189,32 @@ def test_progress_of_a_mapped_task(web: Web, ada: BrowserContext) -> None:
         r"Export ended as SUCCEEDED: 12 exported, 0 failed in [\d.]+ s \([\d.]+ instances/\w+\)", log
     )
     assert log.count("Export running") <= 4, "no line per poll"
+
+
+def causes_appear_while_the_page_is_open(web: Web, page: Page, address: str, operation: str) -> None:
+    """Let some instances of the second export fail, and look at the tab before and after its end."""
+    failing = [uids_of(path) for path in FILES["followed-2"][:3]]
+    messages = dict.fromkeys([one.instance for one in failing[:2]], f"not supported {MARKUP}")
+    web.control.settings(failing_instances=messages | {failing[2].instance: "pixel data is broken"})
+    page.goto(address)
+    frame = page.frame_locator("iframe")
+    expect(frame.locator("#badge")).to_have_text("Running")
+    expect(frame.locator("#causes")).to_be_hidden()
+    frame.locator("body").evaluate("() => { window.notReloaded = true; }")
+    web.control.step(operation)
+    expect(frame.locator("#badge")).to_have_text("Succeeded in part")
+    expect(frame.locator("#causes-title")).to_contain_text("lists 3 of the 3 failed instances")
+    expect(frame.locator("#causes li .count")).to_have_text(["2 \u00d7", "1 \u00d7"])
+    expect(frame.locator("#causes li .cause")).to_have_text(
+        [f"not supported {MARKUP}", "pixel data is broken"]
+    )
+    expect(frame.locator("#causes li").nth(1)).to_contain_text(failing[2].path)
+    expect(frame.locator("img")).to_have_count(0)
+    assert frame.locator("body").evaluate("() => window.notReloaded")
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        keep(page, f"causes-in-airflow-{scheme}")
+    web.control.settings(failing_instances=[])
 
 
 def test_links_are_there_while_the_export_runs(web: Web) -> None:
