@@ -212,7 +212,7 @@ def causes_appear_while_the_page_is_open(web: Web, page: Page, address: str, ope
     expect(frame.locator("img")).to_have_count(0)
     assert frame.locator("body").evaluate("() => window.notReloaded")
     for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        page.emulate_media(color_scheme=scheme)
         keep(page, f"causes-in-airflow-{scheme}")
     web.control.settings(failing_instances=[])
 
