@@ -21,7 +21,7 @@ class OperationError(BaseModel):
 
 
 class Settings(BaseModel):
-    """How fast exports advance, and how they fail.
+    """How fast exports advance, how they fail, and where the server is less strict than Google's API.
 
     :param advance: ``time``: in the background; ``manual``: only through ``POST /_emulator/step``;
         ``immediate``: the export completes before the response to its submission is sent.
@@ -37,6 +37,11 @@ class Settings(BaseModel):
     :param log_lag_seconds: how long after an error Cloud Logging lists its entry.
     :param max_log_entries: the number of errors of one operation that Cloud Logging lists at most.
     :param denied_permissions: IAM permissions that the caller lacks, such as ``healthcare.operations.list``.
+    :param missing_dataset_status: the HTTP status for a dataset that does not exist, and for all that would
+        be in it. Google's is 403, as for a dataset that the caller may not see.
+    :param create_missing_datasets: creating a DICOM store creates its dataset, which Google's API refuses.
+    :param any_search: searches take what Google's API refuses, or what nobody has seen it accept: all
+        attributes, wildcards, lists of UIDs in one value.
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
@@ -52,3 +57,10 @@ class Settings(BaseModel):
     log_lag_seconds: NonNegativeFloat = 0.0
     max_log_entries: NonNegativeInt = 1000
     denied_permissions: frozenset[str] = Field(default=frozenset())
+    missing_dataset_status: Literal[403, 404] = 403
+    create_missing_datasets: bool = False
+    any_search: bool = False
+
+    def widen(self) -> None:
+        """Make the server less strict than Google's API, wherever that is a setting."""
+        self.missing_dataset_status, self.create_missing_datasets, self.any_search = 404, True, True
