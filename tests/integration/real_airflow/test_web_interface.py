@@ -141,7 +141,10 @@ def test_person_who_may_only_trigger_reads_no_password_through_a_careless_dag(we
 
 def test_progress_of_a_mapped_task(web: Web, ada: BrowserContext) -> None:
     rest, run_id = web.airflow.rest, web.runs["followed"]
-    first, second = web.operation("followed-1"), rest.xcom("followed", run_id, "export", "operation_name", 1)
+    first = web.operation("followed-1")
+    second = wait_for(
+        "the second export", lambda: rest.xcom("followed", run_id, "export", "operation_name", 1), timeout=90
+    )
     web.control.step(first, 3)
     tab = f"{web.airflow.url}/dags/followed/runs/{run_id}/tasks/export/mapped"
     with ada.new_page() as page:
