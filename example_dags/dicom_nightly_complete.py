@@ -21,11 +21,13 @@ from airflow.providers.common.compat.sdk import DAG, Param
 from airflow_provider_dicom.operators.check import DicomStoreExportCheckOperator
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
 
+# A run without a logical date (Airflow 3: of the API, of an asset, a cleared date) has no `ds`.
+NIGHT = "{{ ds if ds is defined else dag_run.run_after | ds }}"
 STORE = {
     "location": "{{ params.location }}",
     "dataset_id": "{{ params.dataset }}",
     "dicom_store_id": "{{ params.store }}",
-    "destination": "gs://{{ params.bucket }}/complete/{{ ds }}/",
+    "destination": f"gs://{{{{ params.bucket }}}}/complete/{NIGHT}/",
 }
 
 
@@ -62,7 +64,7 @@ with DAG(
         task_id="check",
         **STORE,
         on_missing="warn",
-        missing_uri="gs://{{ params.bucket }}/missing/{{ ds }}.txt",
+        missing_uri=f"gs://{{{{ params.bucket }}}}/missing/{NIGHT}.txt",
     )
     export_missing = DicomStoreExportOperator(
         task_id="export_missing",

@@ -27,6 +27,8 @@ from airflow_provider_dicom.exceptions import (
 )
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
 
+# A run without a logical date (Airflow 3: of the API, of an asset, a cleared date) has no `ds`.
+DAY = "{{ ds if ds is defined else dag_run.run_after | ds }}"
 of_the_dag: dict[str, Any] = {}
 of_the_task: dict[str, Any] = {}
 try:
@@ -127,7 +129,7 @@ with DAG(
         location="{{ params.location }}",
         dataset_id="{{ params.dataset }}",
         dicom_store_id="{{ params.store }}",
-        destination="gs://{{ params.bucket }}/dicom/{{ ds }}/",
+        destination=f"gs://{{{{ params.bucket }}}}/dicom/{DAY}/",
         # A few invalid files do not fail the night; more than one in a hundred do.
         max_failures=0.01,
         execution_timeout=timedelta(hours=6),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -66,8 +68,8 @@ def page() -> Iterator[Page]:
         yield browser.new_page()
 
 
-def play_airflow(page: Page, progress: object, state: str = "success") -> None:
-    """Answer the page's requests: its files, a task that has ended in a state, and the task's XCom."""
+def play_airflow(page: Page, progress: object, task_state: str = "success") -> None:
+    """Answer the page's requests: its files, a task (by default one that has ended), and the task's XCom."""
 
     def answer(route: Route) -> None:
         path = urlsplit(route.request.url).path
@@ -79,7 +81,7 @@ def play_airflow(page: Page, progress: object, state: str = "success") -> None:
         elif path.endswith("/links"):
             route.fulfill(json={"extra_links": {}})
         else:
-            route.fulfill(json={"state": state, "start_date": "2026-01-01T00:00:00Z"})
+            route.fulfill(json={"state": task_state, "start_date": "2026-01-01T00:00:00Z"})
 
     page.unroute_all()
     page.route("**/*", answer)
@@ -162,3 +164,49 @@ def test_causes_of_another_shape_are_left_out(causes: object, page: Page) -> Non
     play_airflow(page, PARTIAL | {"known": 0, "causes": causes})
     expect(page.locator("#causes-title")).to_contain_text("lists 0 of the 1,240")
     expect(page.locator("#causes li")).to_have_count(0)
+
+
+def running(age: float, success: int = 200, pending: int = 800) -> dict[str, Any]:
+    """Return the record of an export that was counted ``age`` seconds ago, 1,000 s after its start."""
+    observed = datetime.now(UTC) - timedelta(seconds=age)
+    return RECORD | {
+        "state": "RUNNING",
+        "success": success,
+        "pending": pending,
+        "create_time": (observed - timedelta(seconds=1000)).isoformat(),
+        "end_time": None,
+        "observed_at": observed.isoformat(),
+    }
+
+
+def test_running_export_goes_on_by_estimate_between_two_records(page: Page) -> None:
+    play_airflow(page, running(age=500), task_state="deferred")
+    expect(page.locator("#headline")).to_have_text("20 % of 1,000 instances")
+    expect(page.locator("#estimate")).to_have_text("≈ 30 % by now (estimate)")
+    expect(page.locator("#freshness")).to_have_text(re.compile(r"^Counted 8 min \d+ s ago, at "))
+    width = page.locator("#bar-estimate").evaluate("bar => bar.style.width")
+    assert float(width.removesuffix("%")) == pytest.approx(10, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("record", "task_state"),
+    [
+        (running(age=3), "deferred"),
+        (running(age=601), "deferred"),
+        (running(age=500, success=0), "deferred"),
+        (running(age=500, success=0, pending=0), "deferred"),
+        (running(age=500), "failed"),
+        (RECORD, "success"),
+    ],
+    ids=["fresh", "old", "nothing done", "nothing counted", "ended task", "ended export"],
+)
+def test_export_without_an_estimate_shows_none(record: dict[str, Any], task_state: str, page: Page) -> None:
+    play_airflow(page, record, task_state)
+    expect(page.locator("#freshness")).not_to_be_empty()
+    expect(page.locator("#estimate")).to_be_hidden()
+    assert page.locator("#bar-estimate").evaluate("bar => bar.style.width") == "0px"
+
+
+def test_estimate_never_says_that_an_export_has_ended(page: Page) -> None:
+    play_airflow(page, running(age=500, success=950, pending=50), task_state="deferred")
+    expect(page.locator("#estimate")).to_have_text("≈ 99 % by now (estimate)")
