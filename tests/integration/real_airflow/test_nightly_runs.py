@@ -252,33 +252,3 @@ def consumed(rest: Any, count: int) -> dict[str, list[int]]:
         run = rest.get(f"dags/{CONSUMER}/dagRuns/{run_id}")
         counts.setdefault(run["partition_key"], []).append(rest.xcom(CONSUMER, run_id, "count_files"))
     return counts
-
-
-def test_a_night_in_which_instances_fail_at_first_is_completed(nights: Nights) -> None:
-    rest, control, storage = nights.airflow.rest, nights.control, nights.storage
-    uids = [Uids("1.3.6", "1.3.6.1", f"1.3.6.1.{number}") for number in range(10, 30)]
-    upload_copies(nights.healthcare.url, f"{DATASET}/dicomStores/{COMPLETE_STORE}", uids)
-    control.settings(advance="manual", failing_instances={one.instance: "broken" for one in uids[:2]})
-    before = control.exports()["accepted"]
-    night = f"{NIGHTS[0]}T02:00:00Z"
-    run_id = rest.trigger(COMPLETE, {"store": COMPLETE_STORE, "bucket": BUCKET}, logical_date=night)
-    wait_for("the first export", lambda: control.exports()["accepted"] > before, timeout=180)
-    control.step()
-    control.settings(advance="time", failing_instances=[])
-    folder = f"complete/{NIGHTS[0]}/"
-    first = storage.generations(BUCKET, folder)
-    assert rest.wait(COMPLETE, run_id, timeout=240) == "success"
-    results: Any = {
-        task["task_id"]: rest.xcom(COMPLETE, run_id, task["task_id"]) for task in rest.tasks(COMPLETE, run_id)
-    }
-    assert (results["export"]["state"], results["export"]["failure"]) == ("PARTIAL", 2)
-    assert rest.xcom(COMPLETE, run_id, "export", "failures") == [
-        {"resource_path": one.path, "code": 3, "message": "broken"} for one in uids[:2]
-    ]
-    assert f"2 x broken (code 3): {uids[0].path}, {uids[1].path}" in str(rest.log(COMPLETE, run_id, "export"))
-    assert results["check"]["missing_paths"] == [one.path for one in uids[:2]]
-    assert (results["export_missing"]["state"], results["export_missing"]["success"]) == ("SUCCEEDED", 2)
-    assert (results["check_missing"]["expected"], results["check_missing"]["missing"]) == (2, 0)
-    last = storage.generations(BUCKET, folder)
-    assert (len(first), len(last)) == (18, 20)
-    assert first.items() <= last.items(), "something was exported twice"

@@ -176,12 +176,11 @@ def test_progress_of_a_mapped_task(web: Web, ada: BrowserContext) -> None:
             link.click()
         popup.value.close()
 
-        for operation in {first, web.operation("followed-1")}:
+        for operation in {first, web.operation("followed-1"), str(second)}:
             web.control.step(operation)
         expect(frame.locator("#badge")).to_have_text("Succeeded")
         expect(frame.locator("#headline")).to_have_text("100 % of 12 instances")
         keep(page, "progress-ended")
-        causes_appear_while_the_page_is_open(web, page, f"{tab}/1/plugin/dicom-export", str(second))
     log = rest.log("followed", run_id, "export", 1, 0)
     assert (
         f"Submitted the request to export {STORES}/followed-1 to gs://{BUCKET}/{MARKUP}/. Operation: {first}"
@@ -192,32 +191,6 @@ def test_progress_of_a_mapped_task(web: Web, ada: BrowserContext) -> None:
         r"Export ended as SUCCEEDED: 12 exported, 0 failed in [\d.]+ s \([\d.]+ instances/\w+\)", log
     )
     assert log.count("Export running") <= 4, "no line per poll"
-
-
-def causes_appear_while_the_page_is_open(web: Web, page: Page, address: str, operation: str) -> None:
-    """Let some instances of the second export fail, and look at the tab before and after its end."""
-    failing = [uids_of(path) for path in FILES["followed-2"][:3]]
-    messages = dict.fromkeys([one.instance for one in failing[:2]], f"not supported {MARKUP}")
-    web.control.settings(failing_instances=messages | {failing[2].instance: "pixel data is broken"})
-    page.goto(address)
-    frame = page.frame_locator("iframe")
-    expect(frame.locator("#badge")).to_have_text("Running")
-    expect(frame.locator("#causes")).to_be_hidden()
-    frame.locator("body").evaluate("() => { window.notReloaded = true; }")
-    web.control.step(operation)
-    expect(frame.locator("#badge")).to_have_text("Succeeded in part")
-    expect(frame.locator("#causes-title")).to_contain_text("lists 3 of the 3 failed instances")
-    expect(frame.locator("#causes li .count")).to_have_text(["2 \u00d7", "1 \u00d7"])
-    expect(frame.locator("#causes li .cause")).to_have_text(
-        [f"not supported {MARKUP}", "pixel data is broken"]
-    )
-    expect(frame.locator("#causes li").nth(1)).to_contain_text(failing[2].path)
-    expect(frame.locator("img")).to_have_count(0)
-    assert frame.locator("body").evaluate("() => window.notReloaded")
-    for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)
-        keep(page, f"causes-in-airflow-{scheme}")
-    web.control.settings(failing_instances=[])
 
 
 def test_links_are_there_while_the_export_runs(web: Web) -> None:
