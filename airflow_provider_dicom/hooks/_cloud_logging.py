@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from google.cloud.logging_v2 import Client, Resource
@@ -47,11 +48,19 @@ class _Session(BoundedSession):
         self._end = time.monotonic() + _READ_SECONDS
 
     def request(self, method: Any, url: Any, **options: Any) -> requests.Response:  # type: ignore[override]
-        """Send a request; a redirect could carry the token to another server."""
+        """Send a request; with another token if the server does not accept this one."""
         if needs_refresh(self._credentials):
             refresh(self._credentials)
+        response = self._request_once(method, url, **options)
+        if response.status_code == HTTPStatus.UNAUTHORIZED and signature(self._credentials):
+            refresh(self._credentials)
+            response = self._request_once(method, url, **options)
+        return response
+
+    def _request_once(self, method: Any, url: Any, **options: Any) -> requests.Response:
         headers = {**(options.pop("headers", None) or {}), **signature(self._credentials)}
         left = max(1.0, self._end - time.monotonic())
+        # A redirect could carry the token to another server.
         options |= {"timeout": (_CONNECT_SECONDS, left), "allow_redirects": False}
         with Exchange(left, _PAGE_BYTES):
             return super().request(method, url, headers=headers, **options)

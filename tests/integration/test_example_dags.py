@@ -218,6 +218,22 @@ def test_retry_policy_of_the_example_with_notices(error: Any, action: str, minut
     assert decision.retry_delay == (minutes and timedelta(minutes=minutes))
 
 
+@pytest.mark.airflow("3.3", "retry policies")
+@pytest.mark.parametrize(
+    ("codes", "action"),
+    [([3], "FAIL"), ([5, 12], "FAIL"), ([3, 14], "RETRY"), ([None], "RETRY"), ([], "RETRY")],
+)
+def test_retry_policy_of_the_example_stops_early_if_no_retry_removes_the_causes(
+    codes: list[Any], action: str
+) -> None:
+    dag = runpy.run_path(str(ROOT / "example_dags" / "dicom_nightly_with_notices.py"))["dag"]
+    error = exceptions.DicomExportOperationFailedError("no")
+    causes: Any = [{"code": code, "message": "broken", "count": 9, "resource_paths": []} for code in codes]
+    error.failures = {"failure": 9, "known": 9, "causes": causes, "more_causes": 0, "failures": []}
+    decision = dag.get_task("export").retry_policy.evaluate(error, 1, 3)
+    assert (decision.action.name, decision.reason == "9 x broken") == (action, action == "FAIL")
+
+
 @pytest.mark.airflow("3.0", "airflow.sdk; the README has the import of 2.11")
 def test_readme_dag_can_be_read(tmp_path: Any) -> None:
     block, *_ = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)

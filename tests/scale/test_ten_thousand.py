@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import pytest
 
+from rig.control import Control
 from rig.dicom_files import Uids, create_store, upload_copies
 from rig.servers import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from rig.servers import HealthcareEmulator, StorageEmulator
 
@@ -29,6 +31,15 @@ HALF, ALL, NEW = 5_000, 10_000, 100
 INSTANCES_OF_A_STUDY = 100
 MOST_GROWTH_MIB = 12
 STEP = ROOT / "tests" / "support" / "scale_step.py"
+DIAGNOSIS = ROOT / "tests" / "support" / "diagnosis_step.py"
+#: Failed instances, for as many reasons; and so few that the memory for them does not matter.
+FAILED, FEW = 300, 4
+REASONS = [
+    "transfer syntax not supported",
+    "pixel data of {} is broken",
+    "frame of {size} bytes is too large",
+    "no pixel data",
+]
 SELECTION, EXPORT, CHECK = (
     "airflow_provider_dicom.operators.selection:DicomStoreSearchOperator",
     "airflow_provider_dicom.operators.dicom_store:DicomStoreExportOperator",
@@ -66,6 +77,11 @@ def run_step(
             **arguments,
         },
     }
+    step: Step = run_script(healthcare, storage, STEP, json.dumps(wanted))
+    return step
+
+
+def run_script(healthcare: HealthcareEmulator, storage: StorageEmulator, script: Path, argument: str) -> Any:
     connection = {
         "conn_type": "google_cloud_platform",
         "extra": {"is_anonymous": True, "project": "test-project"},
@@ -75,11 +91,10 @@ def run_step(
         "HEALTHCARE_EMULATOR_HOST": healthcare.url,
         "STORAGE_EMULATOR_HOST": storage.url,
     }
-    command = [sys.executable, str(STEP), json.dumps(wanted)]
+    command = [sys.executable, str(script), argument]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    step: Step = json.loads(done.stdout.splitlines()[-1])
-    return step
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +156,50 @@ def test_memory_of_a_task_does_not_grow_with_the_number_of_instances(
     steps: dict[tuple[str, int], Step], name: str
 ) -> None:
     assert steps[name, ALL]["peak_mib"] - steps[name, HALF]["peak_mib"] < MOST_GROWTH_MIB
+
+
+@pytest.fixture(scope="module")
+def diagnoses(
+    steps: dict[tuple[str, int], Step], healthcare: HealthcareEmulator, storage: StorageEmulator
+) -> dict[int, Any]:
+    """What it takes to list the failed instances of an export, by their number."""
+    assert steps
+    control, found = Control(healthcare.url), {}
+    for count in (FEW, FAILED):
+        failing = {
+            one.instance: REASONS[number % 4].format(one.instance, size=200_000_000 + number)
+            for number, one in enumerate(uids(range(0, ALL, ALL // count)))
+        }
+        control.settings(failing_instances=dict([*failing.items()][:count]))
+        export = run_step(
+            healthcare,
+            storage,
+            EXPORT,
+            destination=f"gs://{BUCKET}/failing-{count}/",
+            max_failures=count,
+            list_failures=False,
+            deferrable=False,
+            poll_interval=1.0,
+        )
+        assert export["result"]["failure"] == count
+        found[count] = run_script(healthcare, storage, DIAGNOSIS, export["result"]["operation_name"])
+    control.settings(failing_instances=[])
+    print("\n\n| failed instances of 10,000 | seconds | MiB |\n| ---: | ---: | ---: |")
+    for count, one in found.items():
+        print(f"| {count} | {one['seconds']:.1f} | {one['grown_mib']:.0f} |")
+    return found
+
+
+def test_failed_instances_of_a_large_export_are_listed_by_cause(diagnoses: dict[int, Any]) -> None:
+    found = diagnoses[FAILED]["failures"]
+    assert (found["failure"], found["known"], found["more_causes"]) == (FAILED, FAILED, 0)
+    assert {cause["message"]: cause["count"] for cause in found["causes"]} == {
+        "transfer syntax not supported": FAILED // 4,
+        "pixel data of ... is broken": FAILED // 4,
+        "frame of ... bytes is too large": FAILED // 4,
+        "no pixel data": FAILED // 4,
+    }
+
+
+def test_memory_for_failed_instances_hardly_grows_with_their_number(diagnoses: dict[int, Any]) -> None:
+    assert diagnoses[FAILED]["grown_mib"] - diagnoses[FEW]["grown_mib"] < MOST_GROWTH_MIB

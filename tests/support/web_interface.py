@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from rig.dicom_files import sample_files
 from rig.servers import wait_for
 
 if TYPE_CHECKING:
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 
 from playwright.sync_api import expect
 
+#: What the Airflow that is served in tests has: a bucket, DICOM stores with files, and a password.
+BUCKET = "web"
+STORES = "projects/test-project/locations/europe-west3/datasets/radiology/dicomStores"
+FILES = {"followed-1": sample_files()[:12], "followed-2": sample_files()[:5], "pacs": sample_files()[:8]}
+PASSWORD = "canary-of-some-db"
 #: The longest wait of the browser, in milliseconds; on an idle machine it takes seconds.
 BOUND_MS = 90_000
 

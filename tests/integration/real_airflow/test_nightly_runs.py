@@ -29,7 +29,10 @@ BY_ARRIVAL, BY_STUDY_DATE, CONSUMER = (
     "dicom_incremental_by_study_date",
     "dicom_night_consumer",
 )
+COMPLETE = "dicom_nightly_complete"
 STORES = {BY_ARRIVAL: "by-arrival", BY_STUDY_DATE: "by-study-date"}
+#: The DICOM store of the chain that completes its nights.
+COMPLETE_STORE = "complete"
 NIGHTS = ("2026-03-28", "2026-03-29", "2026-03-30")
 FOLDERS = {BY_ARRIVAL: "by_arrival", BY_STUDY_DATE: "by_study_date"}
 MARK = ":".join(
@@ -118,13 +121,13 @@ def nights(
     copy_examples(folder / "dags")
     storage.create_bucket(BUCKET)
     bigquery.create_dataset(*TABLE.split(".")[:2])
-    for store in STORES.values():
+    for store in (*STORES.values(), COMPLETE_STORE):
         create_store(healthcare.url, f"{DATASET}/dicomStores/{store}")
     env = {
         "HEALTHCARE_EMULATOR_HOST": healthcare.url,
         "STORAGE_EMULATOR_HOST": storage.url,
         "BIGQUERY_EMULATOR_HOST": bigquery.url,
-        "DICOM_STORE": ",".join(STORES.values()),
+        "DICOM_STORE": ",".join((*STORES.values(), COMPLETE_STORE)),
         "DICOM_BUCKET": BUCKET,
         "DICOM_TABLE": TABLE,
         # Assets start DAGs only then.
@@ -148,7 +151,7 @@ def nights(
 def copy_examples(folder: Path) -> None:
     """Copy the DAGs as they are, but for their clocks: these runs are triggered, and polled often."""
     folder.mkdir()
-    for dag_id in STORES:
+    for dag_id in (*STORES, COMPLETE):
         text = (ROOT / "example_dags" / f"{dag_id}.py").read_text()
         text = text.replace('schedule="0 3 * * *"', "schedule=None").replace('"0 2 * * *"', '"0 2 29 2 *"')
         text = text.replace("execution_timeout=", "poll_interval=1.0, execution_timeout=")

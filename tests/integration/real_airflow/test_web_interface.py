@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
-import threading
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +12,11 @@ import pydicom
 import pytest
 import requests
 
-from rig.airflow import AirflowStandalone, RestClient
-from rig.control import Control
-from rig.dicom_files import create_store, sample_files, uids_of, upload
-from rig.ports import LOOPBACK
-from rig.servers import ROOT, HealthcareEmulator, wait_for
-from tests.support.mailbox import Mailbox
+from rig.airflow import RestClient
+from rig.dicom_files import uids_of
+from rig.servers import ROOT, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from playwright.sync_api import BrowserContext, Page
 
     from rig.servers import StorageEmulator
@@ -32,86 +24,15 @@ if TYPE_CHECKING:
 if shutil.which("chromium") is None and not os.environ.get("CI"):
     pytest.skip("Chromium is not installed", allow_module_level=True)
 
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
-from tests.support.web_interface import BOUND_MS, Web
+from tests.support.served_web import *  # noqa: F403
+from tests.support.web_interface import BUCKET, FILES, PASSWORD, STORES, Web
 
-BUCKET, NIGHT = "web", "2026-03-29T02:00:00Z"
-STORES = "projects/test-project/locations/europe-west3/datasets/radiology/dicomStores"
-FILES = {"followed-1": sample_files()[:12], "followed-2": sample_files()[:5], "pacs": sample_files()[:8]}
+NIGHT = "2026-03-29T02:00:00Z"
 MARKUP = "<img src=x onerror=alert(1)>"
-PASSWORD = "canary-of-some-db"
 HOSTILE = "{{ conn.some_db.password }}"
 SCREENSHOTS = ROOT / "artifacts" / "screenshots"
-
-
-@pytest.fixture(scope="module")
-def web(
-    tmp_path_factory: pytest.TempPathFactory, server_logs: Path, storage: StorageEmulator
-) -> Iterator[Web]:
-    """One Airflow for all tests here: they take less time than its start."""
-    expect.set_options(timeout=BOUND_MS)
-    folder = tmp_path_factory.mktemp("web")
-    shutil.copytree(ROOT / "example_dags", folder / "dags" / "examples")
-    for name in ("followed.py", "export_modes.py", "forwarded.py"):
-        shutil.copy(ROOT / "tests" / "integration" / "real_airflow" / "dags" / name, folder / "dags")
-    storage.create_bucket(BUCKET)
-    emulator_env = {"STORAGE_EMULATOR_HOST": storage.url}
-    with (
-        Mailbox() as mailbox,
-        HealthcareEmulator(server_logs / "web", env=emulator_env) as healthcare,
-        AirflowStandalone(
-            folder / "home",
-            folder / "dags",
-            {
-                "HEALTHCARE_EMULATOR_HOST": healthcare.url,
-                "STORAGE_EMULATOR_HOST": storage.url,
-                "DICOM_BUCKET": BUCKET,
-                "RIG_HIDDEN_DAG": "nora:followed",
-                "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
-                "AIRFLOW_CONN_SOME_DB": json.dumps({"conn_type": "http", "password": PASSWORD}),
-                "AIRFLOW_CONN_SMTP_DEFAULT": json.dumps(
-                    {
-                        "conn_type": "smtp",
-                        "host": LOOPBACK,
-                        "port": mailbox.port,
-                        "extra": {"disable_ssl": True, "disable_tls": True},
-                    }
-                ),
-            },
-            users={"ada": "admin", "nora": "viewer", "uli": "user"},
-        ) as airflow,
-        sync_playwright() as playwright,
-        # Chromium's own sandbox does not work for root, and only our own pages are opened.
-        playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
-        ) as browser,
-    ):
-        threading.Thread(target=mailbox.serve_forever, args=(0.1,), daemon=True).start()
-        control = Control(healthcare.url)
-        control.settings(advance="manual")
-        for store, files in FILES.items():
-            create_store(healthcare.url, f"{STORES}/{store}")
-            upload(healthcare.url, f"{STORES}/{store}", files)
-        web = Web(airflow, control, browser, mailbox)
-        web.trigger("followed", {"destination": f"gs://{BUCKET}/{MARKUP}/"})
-        web.trigger("on_worker", {"store": "followed-2", "bucket": BUCKET}, logical_date=NIGHT)
-        yield web
-        mailbox.shutdown()
-
-
-@pytest.fixture(scope="module")
-def ada(web: Web) -> Iterator[BrowserContext]:
-    """A browser of somebody who may do everything."""
-    with web.person("ada") as context:
-        yield context
-
-
-@pytest.fixture(scope="module")
-def nora(web: Web) -> Iterator[BrowserContext]:
-    """A browser of somebody who may see all DAGs but one."""
-    with web.person("nora") as context:
-        yield context
 
 
 def keep(page: Page, name: str) -> None:
@@ -220,7 +141,10 @@ def test_person_who_may_only_trigger_reads_no_password_through_a_careless_dag(we
 
 def test_progress_of_a_mapped_task(web: Web, ada: BrowserContext) -> None:
     rest, run_id = web.airflow.rest, web.runs["followed"]
-    first, second = web.operation("followed-1"), rest.xcom("followed", run_id, "export", "operation_name", 1)
+    first = web.operation("followed-1")
+    second = wait_for(
+        "the second export", lambda: rest.xcom("followed", run_id, "export", "operation_name", 1), timeout=90
+    )
     web.control.step(first, 3)
     tab = f"{web.airflow.url}/dags/followed/runs/{run_id}/tasks/export/mapped"
     with ada.new_page() as page:

@@ -36,6 +36,7 @@ VALID: dict[type, dict[str, Any]] = {
         (DicomStoreExportCheckOperator, "destination", "s3://bucket"),
         (DicomStoreExportCheckOperator, "filter_uri", "gs://bucket/"),
         (DicomStoreExportCheckOperator, "on_missing", "ignore"),
+        (DicomStoreExportCheckOperator, "missing_uri", "gs://bucket/"),
         (DicomStoreExportCheckOperator, "gcp_conn_id", ""),
         (DicomStoreSearchOperator, "dataset_id", ".."),
         (DicomStoreSearchOperator, "level", "patients"),
@@ -81,6 +82,20 @@ def test_output_of_a_selection_is_accepted_by_export_check_and_high_water_mark()
         check = DicomStoreExportCheckOperator(**VALID[DicomStoreExportCheckOperator], filter_uri=filter_uri)
         mark = DicomHighWaterMarkOperator(task_id="mark", high_water_mark="mark", selection=query.output)  # type: ignore[arg-type]
     assert query.downstream_task_ids == {task.task_id for task in (export, check, mark)}
+
+
+def test_file_of_what_a_check_found_missing_is_accepted_by_export_and_check() -> None:
+    with DAG("missing", schedule=None):
+        arguments = VALID[DicomStoreExportCheckOperator]
+        check = DicomStoreExportCheckOperator(**arguments, missing_uri="gs://bucket/missing.txt")
+        # An output by its name is an XCom of its own.
+        assert check.multiple_outputs
+        missing_uri = check.output["missing_uri"]  # type: ignore[index]
+        export = DicomStoreExportOperator(
+            task_id="export", **STORE, destination="gs://bucket/night/", filter_uri=missing_uri
+        )
+        again = DicomStoreExportCheckOperator(**(arguments | {"task_id": "again"}), filter_uri=missing_uri)
+    assert check.downstream_task_ids == {export.task_id, again.task_id}
 
 
 def test_filter_uri_of_a_check_that_renders_to_none_is_refused() -> None:

@@ -20,5 +20,6 @@ with DAG(
         dataset_id="radiology",
         destination="{{ params.destination }}",
         poll_interval=1.0,
+        max_failures=3,
         map_index_template="{{ task.dicom_store_id }}",
     ).expand(dicom_store_id=["followed-1", "followed-2"])
