@@ -26,7 +26,7 @@ import threading
 import time
 import weakref
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 from airflow_provider_dicom.api_types import is_cancelled
 from airflow_provider_dicom.longrunning.outcome import counters
@@ -56,7 +56,12 @@ State = Literal["RUNNING", "SUCCEEDED", "PARTIAL", "FAILED", "CANCELLED"]
 
 
 class Progress(TypedDict):
-    """One progress record; ``observed_at`` is this machine's time, the other times are the API's."""
+    """
+    One progress record; ``observed_at`` is this machine's time, the other times are the API's.
+
+    ``expected`` is the number of instances that was known before the submission; only the first record of an
+    export has it.
+    """
 
     operation_name: str
     state: State
@@ -67,21 +72,25 @@ class Progress(TypedDict):
     end_time: str | None
     observed_at: str
     message: str | None
+    expected: NotRequired[int]
 
 
-def progress_of(operation: Operation, *, is_accepted: bool | None = None) -> Progress:
+def progress_of(
+    operation: Operation, *, is_accepted: bool | None = None, expected: int | None = None
+) -> Progress:
     """
     Build the progress record of an Operation.
 
     :param operation: the Operation as the API returned it.
     :param is_accepted: the outcome of a finished Operation: the task returns its result; None if the task has
         not decided yet, so that an error of the Operation counts as a failure.
+    :param expected: the number of instances that was known before the submission.
     :raises DicomExportUnavailableError: if the Operation's counters are not readable.
     """
     count = counters(operation)
     metadata = operation.get("metadata", {})
     message = operation.get("error", {}).get("message")
-    return {
+    progress: Progress = {
         "operation_name": operation["name"],
         "state": _state(operation, count, is_accepted=is_accepted),
         "success": count.success,
@@ -92,6 +101,9 @@ def progress_of(operation: Operation, *, is_accepted: bool | None = None) -> Pro
         "observed_at": datetime.now(UTC).isoformat(),
         "message": message[:MESSAGE_LENGTH] if message else None,
     }
+    if expected is not None:
+        progress["expected"] = expected
+    return progress
 
 
 def _state(operation: Operation, count: Counters, *, is_accepted: bool | None) -> State:
@@ -261,7 +273,12 @@ def _run_in_thread(call: Callable[[], None]) -> asyncio.Future[None]:
 
 
 def write_from_worker(
-    task_instance: TaskInstance, operation: Operation, *, is_accepted: bool | None = None, log: Log
+    task_instance: TaskInstance,
+    operation: Operation,
+    *,
+    is_accepted: bool | None = None,
+    expected: int | None = None,
+    log: Log,
 ) -> None:
     """
     Write a progress record from the task itself; never raises.
@@ -270,10 +287,12 @@ def write_from_worker(
     :param operation: the Operation as the API returned it.
     :param is_accepted: the outcome of a finished Operation: the task returns its result; None if the task has
         not decided yet, so that an error of the Operation counts as a failure.
+    :param expected: the number of instances that was known before the submission.
     :param log: the log for a record that cannot be written.
     """
     try:
-        task_instance.xcom_push(key=PROGRESS_KEY, value=progress_of(operation, is_accepted=is_accepted))
+        progress = progress_of(operation, is_accepted=is_accepted, expected=expected)
+        task_instance.xcom_push(key=PROGRESS_KEY, value=progress)
     except (
         Exception
     ) as error:  # Airflow may raise anything here, and the export's outcome must not depend on it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowSkipException
 
@@ -13,27 +13,22 @@ from airflow_provider_dicom.api import methods
 from airflow_provider_dicom.api.export_request import ExportRequest
 from airflow_provider_dicom.api.resource_names import DicomStoreName, OperationName
 from airflow_provider_dicom.exceptions import (
+    DicomExportDuplicateRiskError,
     DicomExportInvalidRequestError,
     DicomExportOperationFailedError,
-    DicomExportPermissionError,
-    DicomExportUnavailableError,
 )
 from airflow_provider_dicom.links.dicom_store import EXPORT_LINKS
 from airflow_provider_dicom.longrunning.outcome import outcome
 from airflow_provider_dicom.operators._base import CONNECTION_PARAMETERS, STORE_PARAMETERS
+from airflow_provider_dicom.operators._export_filter import ExportFilter, PreparedFilter, store_volume
 from airflow_provider_dicom.operators._long_running import LongRunningOperator
 from airflow_provider_dicom.operators._submission_record import earliest_snapshot, unknown_time
 from airflow_provider_dicom.operators._submission_types import Submission, destination_error
-from airflow_provider_dicom.selection.filter_file import (
-    FilterFile,
-    read_filter,
-    resource_path_errors,
-    stored_filter,
-)
+from airflow_provider_dicom.selection.filter_file import resource_path_errors
 from airflow_provider_dicom.validation import Kind, raise_if_invalid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
     from airflow.providers.common.compat.openlineage.facet import Dataset, RunFacet
@@ -43,25 +38,10 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.api.export_request import ExportBody
     from airflow_provider_dicom.api_types import Operation
     from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
-    from airflow_provider_dicom.operators._submission_types import Decision
     from airflow_provider_dicom.results import DicomExportResult
 
 #: The key of the records in the task state. Running deployments have stored it: never rename it.
 STATE_KEY = "dicom_export"
-
-
-class PreparedFilter(NamedTuple):
-    """
-    The filter of an export.
-
-    :param digest: a digest of the filter file's content; None without a filter.
-    :param is_written: the task itself writes the file.
-    :param prepare: has to be called before the submission.
-    """
-
-    digest: str | None = None
-    is_written: bool = False
-    prepare: Callable[[], None] = lambda: None
 
 
 class DicomStoreExportOperator(LongRunningOperator):
@@ -295,11 +275,7 @@ class DicomStoreExportOperator(LongRunningOperator):
             if decision is None
             else DicomStoreName.parse(decision["dicom_store"])
         )
-        with (
-            self._filter(request.filter_uri)
-            if decision is None
-            else self._decided_filter(decision) as filter_
-        ):
+        with self._filter(request.filter_uri) as filter_:
             yield Submission(
                 request=methods.export(store, request),
                 send=partial(hook.export, store, request),
@@ -309,7 +285,7 @@ class DicomStoreExportOperator(LongRunningOperator):
                 overwrites=request.overwrites,
                 filter_digest=filter_.digest,
                 is_filter_written=filter_.is_written,
-                prepare=filter_.prepare,
+                prepare=partial(self._prepare, hook, store, filter_),
             )
 
     @contextmanager
@@ -317,49 +293,44 @@ class DicomStoreExportOperator(LongRunningOperator):
         """Prepare the filter, and skip the task if the filter selects nothing."""
         if filter_uri is None:
             yield PreparedFilter()
+            return
+        decision = self._decision
+        file = ExportFilter(
+            filter_uri=filter_uri,
+            gcp_conn_id=self.gcp_conn_id,
+            impersonation_chain=self.impersonation_chain,
+            log=self.log,
+        )
+        if decision is not None and decision["is_filter_written"]:
+            with file.written_before(decision["filter_digest"]) as filter_:
+                yield filter_
+        elif decision is not None:
+            filter_ = file.stored()
+            yield filter_._replace(digest=filter_.digest or decision["filter_digest"])
         elif self.resource_paths is None:
-            yield PreparedFilter(self._digest_of_stored_filter(filter_uri))
+            yield file.stored()
         else:
-            with FilterFile.of(self.resource_paths) as file:
-                yield PreparedFilter(file.digest, True, partial(self._upload, file, filter_uri))
+            with file.written(self.resource_paths) as filter_:
+                yield filter_
 
-    @contextmanager
-    def _decided_filter(self, decision: Decision) -> Iterator[PreparedFilter]:
-        """Return to the filter that the first rendering of the templates decided."""
-        filter_uri, digest = self.export_request.filter_uri, decision["filter_digest"]
-        if filter_uri is None:
-            yield PreparedFilter()
-        elif not decision["is_filter_written"]:
-            yield PreparedFilter(self._digest_of_stored_filter(filter_uri) or digest)
-        else:
-            # The paths may render to others by now: what counts is the file written of the first ones.
-            paths = read_filter(
-                filter_uri, gcp_conn_id=self.gcp_conn_id, impersonation_chain=self.impersonation_chain
+    def _prepare(self, hook: DicomStoreHook, store: DicomStoreName, filter_: PreparedFilter) -> None:
+        risk = self.export_request.duplicate_risk
+        if filter_.is_split_anew and risk is not None and self.durable:
+            raise DicomExportDuplicateRiskError(
+                f"The filter file {self.export_request.filter_uri} is a part of a selection that an earlier "
+                "try of its task had split in another way. The earlier parts may have been exported to the "
+                f"same table. Nothing was submitted, because {risk}. Check the table; remove the rows of the "
+                "earlier parts; then run the task with durable=False, or in a new run."
             )
-            with FilterFile.of(paths) as file:
-                if file.digest != digest:
-                    raise DicomExportUnavailableError(
-                        f"The filter file {filter_uri} has changed since this task wrote it. Another process "
-                        "writes to the same object; nothing was submitted."
-                    )
-                yield PreparedFilter(digest, is_written=True)
-
-    def _upload(self, file: FilterFile, filter_uri: str) -> None:
-        file.upload(filter_uri, gcp_conn_id=self.gcp_conn_id, impersonation_chain=self.impersonation_chain)
-        self.log.info("Wrote %d resource paths to %s.", file.count, filter_uri)
-
-    def _digest_of_stored_filter(self, filter_uri: str) -> str | None:
-        try:
-            stored = stored_filter(
-                filter_uri, gcp_conn_id=self.gcp_conn_id, impersonation_chain=self.impersonation_chain
-            )
-        except DicomExportPermissionError as error:
-            # Only the Healthcare Service Agent needs to read the file.
-            self.log.warning("%s. Submitting without a look at the filter file.", error)
-            return None
-        if stored.is_empty:
-            raise AirflowSkipException(f"The filter file {filter_uri} is empty: there is nothing to export.")
-        return stored.digest
+        filter_.prepare()
+        if self._is_resumed or self._volume is not None:
+            return
+        volume = filter_.volume
+        if self.export_request.filter_uri is None:
+            volume = store_volume(hook, store, self.log)
+        self._volume = volume
+        if volume:
+            self.log.info("Exporting %s of %s.", volume.describe(), store)
 
     def store_of(self, operation: Operation) -> DicomStoreName:
         """
