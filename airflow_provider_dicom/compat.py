@@ -40,6 +40,11 @@ try:
 except ImportError:  # Airflow 2
     from airflow.utils.mixins import ResolveMixin  # type: ignore[import-not-found,no-redef]
 
+try:
+    from airflow.sdk.definitions.xcom_arg import PlainXComArg
+except ImportError:  # Airflow 2
+    from airflow.models.xcom_arg import PlainXComArg  # type: ignore[attr-defined,no-redef]
+
 #: Airflow 2 cannot show a plugin's page beside a task's log.
 HAS_TASK_VIEWS = find_spec("airflow.sdk") is not None
 #: Airflow 3 builds a task's extra links on the worker and stores them; Airflow 2 builds them in the web
@@ -51,6 +56,7 @@ __all__ = [
     "HAS_TASK_VIEWS",
     "AssetRef",
     "Log",
+    "PlainXComArg",
     "ResolveMixin",
     "TaskDeferralError",
     "TaskDeferralTimeout",

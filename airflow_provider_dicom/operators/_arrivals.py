@@ -11,6 +11,7 @@ from airflow_provider_dicom.api.destinations import parse_table
 from airflow_provider_dicom.api.resource_names import id_error
 from airflow_provider_dicom.operators._parameters import ParameterOperator, reveal
 from airflow_provider_dicom.operators._selection import SelectionOperator
+from airflow_provider_dicom.operators._selection_output import mappable
 from airflow_provider_dicom.selection.conditions import condition_errors
 from airflow_provider_dicom.selection.high_water_mark import (
     advance_mark,
@@ -182,11 +183,13 @@ class DicomMetadataQueryOperator(SelectionOperator):
         written = self.write_selection(
             arrived, context, if_empty=f"{nothing} arrived after {since or 'the beginning'} and until {until}"
         )
-        return {
-            **written,
-            "since": None if since is None else since.isoformat(),
-            "until": until.isoformat(),
-        }
+        return mappable(
+            {
+                **written,
+                "since": None if since is None else since.isoformat(),
+                "until": until.isoformat(),
+            }
+        )
 
     def _validation_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
         sentences, settled = self.kind_errors(unrendered - {"conditions"})

@@ -9,6 +9,7 @@ from airflow.providers.common.compat.sdk import AirflowSkipException
 from airflow_provider_dicom.api.destinations import parse_gcs_uri
 from airflow_provider_dicom.api.dicomweb import SearchLevel
 from airflow_provider_dicom.operators._base import ConnectedOperator
+from airflow_provider_dicom.operators._selection_output import SelectionOutput
 from airflow_provider_dicom.selection.filter_file import FilterFile
 from airflow_provider_dicom.selection.filter_parts import upload_parts
 from airflow_provider_dicom.validation import optional_count_error, parse_errors
@@ -28,6 +29,11 @@ class SelectionOperator(ConnectedOperator):
     filter_uri: str
     level: SearchLevel
     max_paths_per_file: int | None
+
+    @property
+    def output(self) -> SelectionOutput:
+        """The output of the task, for the parameters of other tasks."""
+        return SelectionOutput(operator=self)
 
     def selection_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
         """

@@ -10,6 +10,7 @@ from airflow_provider_dicom.operators._arrivals import DicomHighWaterMarkOperato
 from airflow_provider_dicom.operators._base import CONNECTION_PARAMETERS, STORE_PARAMETERS
 from airflow_provider_dicom.operators._parameters import reveal
 from airflow_provider_dicom.operators._selection import SelectionOperator
+from airflow_provider_dicom.operators._selection_output import mappable
 from airflow_provider_dicom.selection.inventory import Inventory
 from airflow_provider_dicom.selection.search_filters import search_filter_errors, search_query
 from airflow_provider_dicom.validation import Kind, is_count, parse_errors, raise_if_invalid
@@ -149,7 +150,7 @@ class DicomStoreSearchOperator(SelectionOperator):
                     else f"The search matches nothing that is not in {self.exclude_exported_to} already"
                 ),
             )
-        return {**written, "dicom_store": str(store)}
+        return mappable({**written, "dicom_store": str(store)})
 
     def _not_exported(self, matches: Iterator[DicomJson]) -> Iterator[str]:
         if self.exclude_exported_to is None:
