@@ -37,7 +37,9 @@ except ImportError:
 
 try:
     from airflow.sdk.definitions._internal.mixins import ResolveMixin
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
 except ImportError:  # Airflow 2
+    from airflow.models.mappedoperator import OperatorPartial  # type: ignore[import-not-found,no-redef]
     from airflow.utils.mixins import ResolveMixin  # type: ignore[import-not-found,no-redef]
 
 try:
@@ -56,6 +58,7 @@ __all__ = [
     "HAS_TASK_VIEWS",
     "AssetRef",
     "Log",
+    "OperatorPartial",
     "PlainXComArg",
     "ResolveMixin",
     "TaskDeferralError",

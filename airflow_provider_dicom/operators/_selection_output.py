@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from airflow.providers.common.compat.sdk import XComArg
-
     from airflow_provider_dicom.results import DicomSelection
 
 RETURN_KEY = "return_value"
@@ -42,7 +40,7 @@ def mappable(selection: DicomSelection) -> DicomSelection:
 class SelectionOutput(PlainXComArg):
     """The output of a selection: ``output["filter_uris"]`` can be given to ``expand``."""
 
-    def __getitem__(self, item: str) -> XComArg:
+    def __getitem__(self, item: str) -> Any:  # what a parameter takes, when the task runs
         """
         Return a part of the output.
 

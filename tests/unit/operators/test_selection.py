@@ -77,7 +77,7 @@ def test_every_template_field_accepts_a_template(operator: Any) -> None:
 def test_output_of_a_selection_is_accepted_by_export_check_and_high_water_mark() -> None:
     with DAG("outputs", schedule=None):
         query = DicomMetadataQueryOperator(**VALID[DicomMetadataQueryOperator])
-        filter_uri = query.output["filter_uri"]  # type: ignore[index]
+        filter_uri = query.output["filter_uri"]
         export = DicomStoreExportOperator(
             task_id="export", **STORE, destination="gs://bucket/night/", filter_uri=filter_uri
         )
