@@ -33,7 +33,7 @@ SLOTS = QUOTA + 1
 _studies = itertools.count(1)
 
 
-class Archive:
+class StreamedArchive:
     """A DICOM store that streams to a table, an Airflow with the DAGs, and the bucket that they fill."""
 
     def __init__(
@@ -86,7 +86,7 @@ def archive(
     server_logs: Path,
     storage: StorageEmulator,
     bigquery: BigQueryEmulator,
-) -> Iterator[Archive]:
+) -> Iterator[StreamedArchive]:
     """The archive, whose Healthcare API enforces a quota of exports."""
     folder = tmp_path_factory.mktemp("parts")
     (folder / "dags").mkdir()
@@ -118,14 +118,14 @@ def archive(
         }
         with AirflowStandalone(folder / "home", folder / "dags", env) as airflow:
             airflow.rest.create_pool(POOL, SLOTS, include_deferred=True)
-            yield Archive(airflow, healthcare, storage)
+            yield StreamedArchive(airflow, healthcare, storage)
 
 
 def paths_of(uids: list[Uids]) -> list[str]:
     return sorted(one.path for one in uids)
 
 
-def test_only_the_part_that_failed_is_done_again(archive: Archive) -> None:
+def test_only_the_part_that_failed_is_done_again(archive: StreamedArchive) -> None:
     rest, control = archive.rest, archive.control
     first, second, third = NIGHTS
     uids = {first: archive.arrive(3)}
@@ -167,7 +167,7 @@ def test_only_the_part_that_failed_is_done_again(archive: Archive) -> None:
     assert moved > mark
 
 
-def test_parts_stay_within_the_quota_and_use_up_no_retry(archive: Archive) -> None:
+def test_parts_stay_within_the_quota_and_use_up_no_retry(archive: StreamedArchive) -> None:
     uids = archive.arrive(PARTS)
     control = archive.control
     control.reset_requests()
@@ -193,6 +193,6 @@ def test_parts_stay_within_the_quota_and_use_up_no_retry(archive: Archive) -> No
     assert archive.exported("2026-03-31") == paths_of(uids)
 
 
-def parts(archive: Archive, dag_id: str, run_id: str) -> list[Any]:
+def parts(archive: StreamedArchive, dag_id: str, run_id: str) -> list[Any]:
     """Return the task instances of the parts."""
     return [task for task in archive.rest.tasks(dag_id, run_id) if task["task_id"] == "export"]

@@ -33,7 +33,7 @@ def small_offsets() -> Iterator[None]:
         yield
 
 
-class Archive:
+class DatedStudies:
     """
     A DICOM store that answers searches by StudyDate, and refuses offsets beyond ``MOST``.
 
@@ -86,26 +86,26 @@ def is_within(date: str, wanted: str) -> bool:
     return date.isdecimal() and len(date) == 8 and (first or "0") <= date <= (last or "99999999")
 
 
-def found(archive: Archive, search: Search) -> list[str]:
+def found(archive: DatedStudies, search: Search) -> list[str]:
     matches = search_all(search, archive.page, where="the store", log=LOG)
     return [path_of_match(match, search.level) for match in matches]
 
 
 @given(st.lists(st.tuples(st.sampled_from(DATES), st.integers(0, 12)), max_size=15))
 def test_no_instance_is_left_out_whatever_its_date(studies: list[tuple[str, int]]) -> None:
-    archive = Archive(studies)
+    archive = DatedStudies(studies)
     assert set(found(archive, Search("instances"))) == archive.paths()
 
 
 def test_search_that_fits_is_not_narrowed() -> None:
-    archive = Archive([("20260101", MOST)])
+    archive = DatedStudies([("20260101", MOST)])
     assert len(found(archive, Search("instances"))) == MOST
     assert set(archive.searches) == {Search("instances")}
 
 
 def test_ranges_are_halved_until_they_fit(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    archive = Archive([("20260101", 10), ("20260102", 10), ("20260103", 10), ("", 5)])
+    archive = DatedStudies([("20260101", 10), ("20260102", 10), ("20260103", 10), ("", 5)])
     assert set(found(archive, Search("instances", (("Modality", "CT"),)))) < archive.paths()
     caplog.clear()
     assert set(found(archive, Search("instances"))) == archive.paths()
@@ -114,7 +114,7 @@ def test_ranges_are_halved_until_they_fit(caplog: pytest.LogCaptureFixture) -> N
 
 
 def test_other_filters_stay_in_every_narrowed_search() -> None:
-    archive = Archive([("20260101", 30), ("20260102", 30), ("", 30)])
+    archive = DatedStudies([("20260101", 30), ("20260102", 30), ("", 30)])
     assert len(set(found(archive, Search("instances", (("Modality", "CT"),))))) == 45
     assert len(archive.searches) > 10
     for search in archive.searches:
@@ -133,12 +133,12 @@ def test_other_filters_stay_in_every_narrowed_search() -> None:
 )
 @pytest.mark.parametrize("name", ["StudyDate", "00080020"])
 def test_range_of_the_search_itself_is_never_widened(value: str, dates: list[str], name: str) -> None:
-    archive = Archive([("20260101", 15), ("20260101", 15), ("20260102", 12), ("20260103", 12), ("", 3)])
+    archive = DatedStudies([("20260101", 15), ("20260101", 15), ("20260102", 12), ("20260103", 12), ("", 3)])
     assert set(found(archive, Search("instances", ((name, value),)))) == archive.paths(*dates)
 
 
 def test_single_day_with_too_many_instances_is_searched_study_by_study() -> None:
-    archive = Archive([("20260101", 9)] * 9)
+    archive = DatedStudies([("20260101", 9)] * 9)
     assert set(found(archive, Search("instances"))) == archive.paths()
     assert {search.study_uid for search in archive.searches} >= {f"1.{number}" for number in range(9)}
 
@@ -171,12 +171,12 @@ def test_search_fails_where_something_could_be_left_out(
     studies: list[tuple[str, int]], search: Search, message: str
 ) -> None:
     with pytest.raises(DicomExportInvalidRequestError, match=message) as raised:
-        list(search_all(search, Archive(studies).page, where="the store", log=LOG))
+        list(search_all(search, DatedStudies(studies).page, where="the store", log=LOG))
     assert "more than 20 matches" in str(raised.value)
 
 
 def test_studies_with_dates_are_narrowed_if_the_search_asks_for_dates() -> None:
-    archive = Archive([(f"202601{day:02d}", 1) for day in range(1, 31)] + [("", 1)])
+    archive = DatedStudies([(f"202601{day:02d}", 1) for day in range(1, 31)] + [("", 1)])
     paths = found(archive, Search("studies", (("StudyDate", "00010101-99991231"),)))
     assert set(paths) == {f"/studies/1.{number}" for number in range(30)}
 
