@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from typing import IO
 
 #: Characters of the lines in memory at a time; a line takes some 40 bytes more.
-RUN_BYTES = 24 * 1024 * 1024
+RUN_BYTES = 8 * 1024 * 1024
 #: The number of runs that are merged at a time, each an open file.
-MAX_RUNS = 64
+MAX_RUNS = 200
 #: Bytes of the buffer of each file.
-BUFFER_BYTES = 128 * 1024
+BUFFER_BYTES = 32 * 1024
 
 
 @contextmanager

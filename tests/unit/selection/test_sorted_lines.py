@@ -12,7 +12,7 @@ from airflow_provider_dicom.selection import sorted_lines
 from airflow_provider_dicom.selection.disk_set import DiskMap, DiskSet
 
 
-@pytest.fixture(params=[40, 24 * 1024 * 1024], ids=["many runs", "one run"])
+@pytest.fixture(params=[40, sorted_lines.RUN_BYTES], ids=["many runs", "one run"])
 def run_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs that are shorter than the lines of a test, or longer."""
     monkeypatch.setattr(sorted_lines, "RUN_BYTES", request.param)
