@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from airflow_provider_dicom.api.destinations import parse_destination
@@ -12,7 +13,7 @@ from airflow_provider_dicom.operators._parameters import reveal
 from airflow_provider_dicom.operators._selection import SelectionOperator
 from airflow_provider_dicom.operators._selection_output import mappable
 from airflow_provider_dicom.selection.inventory import Inventory
-from airflow_provider_dicom.selection.search_filters import search_filter_errors, search_query
+from airflow_provider_dicom.selection.search_filters import search_filter_errors, search_queries
 from airflow_provider_dicom.validation import Kind, is_count, parse_errors, raise_if_invalid
 
 if TYPE_CHECKING:
@@ -129,17 +130,20 @@ class DicomStoreSearchOperator(SelectionOperator):
         :raises DicomExportError: if the API refuses, or the file cannot be written.
         """
         raise_if_invalid(self._validation_errors(frozenset()))
-        query = search_query(cast("Mapping[str, object] | None", reveal(self.filters)))
+        queries = list(search_queries(cast("Mapping[str, object] | None", reveal(self.filters))))
         with self.hook() as hook:
             store = hook.dicom_store_name(
                 self.location, self.dataset_id, self.dicom_store_id, self.project_id
             )
-            matches = hook.search(
-                store,
-                self.level,
-                filters=query,
-                include_fields=() if self.exclude_exported_to is None else ("NumberOfFrames",),
-                page_size=self.page_size,
+            matches = chain.from_iterable(
+                hook.search(
+                    store,
+                    self.level,
+                    filters=query,
+                    include_fields=() if self.exclude_exported_to is None else ("NumberOfFrames",),
+                    page_size=self.page_size,
+                )
+                for query in queries
             )
             written = self.write_selection(
                 self._not_exported(matches),

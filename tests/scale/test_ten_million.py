@@ -81,7 +81,7 @@ def test_archive_of_any_size_is_selected_split_and_checked_in_flat_memory(size: 
     print("\n\n| task | instances | seconds | of them CPU | peak MiB |")
     print("| --- | ---: | ---: | ---: | ---: |")
     for name, step in steps.items():
-        numbers = (step[key] for key in ("seconds", "cpu_seconds", "peak_mib"))  # type: ignore[literal-required]
+        numbers = (step[key] for key in ("seconds", "cpu_seconds", "peak_mib"))
         print(f"| {name} | {size:,} | {' | '.join(f'{number:.0f}' for number in numbers)} |")
     assert steps["reading the rows"]["result"] == size
     parts = -(-size // PATHS_OF_A_PART)
