@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     Parameter = ScalarQueryParameter | ArrayQueryParameter
 
 #: Rows in memory at a time.
-_PAGE_SIZE = 10_000
+_PAGE_SIZE = 5_000
 #: The first TIMESTAMP of BigQuery.
 _BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 #: The name of the parameter, and of the connection's extra field.

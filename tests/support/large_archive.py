@@ -137,5 +137,5 @@ class TableReader:
         from airflow.providers.google.cloud.hooks.bigquery import BigQueryHook
 
         with BigQueryHook(use_legacy_sql=False).get_client("test-project") as client:
-            rows = client.query(f"SELECT 1 AS frames FROM `{self._table}`").result(page_size=10_000)
+            rows = client.query(f"SELECT 1 AS frames FROM `{self._table}`").result(page_size=5_000)
             return sum(1 for _ in rows)
