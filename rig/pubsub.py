@@ -38,7 +38,7 @@ def publish(topic: str, messages: Mapping[str, str]) -> None:
 
     :param messages: what happened to each instance, by the instance's full name.
     """
-    from google.cloud.pubsub_v1 import PublisherClient
+    from google.cloud.pubsub_v1 import PublisherClient  # type: ignore[import-untyped]
 
     publisher = PublisherClient()
     for name, action in messages.items():

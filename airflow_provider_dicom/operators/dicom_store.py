@@ -13,18 +13,16 @@ from airflow_provider_dicom.api import methods
 from airflow_provider_dicom.api.export_request import ExportRequest
 from airflow_provider_dicom.api.resource_names import DicomStoreName, OperationName
 from airflow_provider_dicom.exceptions import (
-    DicomExportDuplicateRiskError,
     DicomExportInvalidRequestError,
     DicomExportOperationFailedError,
 )
 from airflow_provider_dicom.links.dicom_store import EXPORT_LINKS
 from airflow_provider_dicom.longrunning.outcome import outcome
 from airflow_provider_dicom.operators._base import CONNECTION_PARAMETERS, STORE_PARAMETERS
-from airflow_provider_dicom.operators._export_filter import ExportFilter, PreparedFilter, store_volume
-from airflow_provider_dicom.operators._long_running import LongRunningOperator
+from airflow_provider_dicom.operators._failures import FailureListingOperator
+from airflow_provider_dicom.operators._filtering import FilteringOperator
 from airflow_provider_dicom.operators._submission_record import earliest_snapshot, unknown_time
 from airflow_provider_dicom.operators._submission_types import Submission, destination_error
-from airflow_provider_dicom.selection.filter_file import resource_path_errors
 from airflow_provider_dicom.validation import Kind, raise_if_invalid
 
 if TYPE_CHECKING:
@@ -44,7 +42,7 @@ if TYPE_CHECKING:
 STATE_KEY = "dicom_export"
 
 
-class DicomStoreExportOperator(LongRunningOperator):
+class DicomStoreExportOperator(FilteringOperator, FailureListingOperator):
     """
     Exports a DICOM store to Cloud Storage or BigQuery, and frees the worker slot while the export runs.
 
@@ -69,6 +67,8 @@ class DicomStoreExportOperator(LongRunningOperator):
         first. An empty list skips the task (templated).
     :param max_failures: the number of instances that may fail before the task fails: a count (int), or a
         fraction of all instances (float).
+    :param list_failures: if instances failed, read their errors from Cloud Logging: grouped by cause in the
+        task's log, in its error and in the tab, and instance by instance in the XCom ``failures``.
     :param wait_for_completion: ``False`` returns the Operation's name at once.
     :param deferrable: ``False`` polls on the worker.
     :param poll_interval: the longest pause between polls, in seconds; pauses grow towards it, with jitter.
@@ -107,6 +107,7 @@ class DicomStoreExportOperator(LongRunningOperator):
         "filter_uri": Kind.RESTRICTION,
         "resource_paths": Kind.RESTRICTION,
         "max_failures": Kind.NUMBER,
+        "list_failures": Kind.FLAG,
         "wait_for_completion": Kind.FLAG,
         "deferrable": Kind.FLAG,
         "poll_interval": Kind.NUMBER,
@@ -133,6 +134,7 @@ class DicomStoreExportOperator(LongRunningOperator):
         filter_uri: str | None = None,
         resource_paths: Sequence[str] | None = None,
         max_failures: int | float = 0,
+        list_failures: bool = True,
         wait_for_completion: bool = True,
         deferrable: bool = True,
         poll_interval: float = 30.0,
@@ -156,6 +158,7 @@ class DicomStoreExportOperator(LongRunningOperator):
         self.filter_uri = filter_uri
         self.resource_paths = resource_paths
         self.max_failures = max_failures
+        self.list_failures = list_failures
         self.wait_for_completion = wait_for_completion
         self.deferrable = deferrable
         self.poll_interval = poll_interval
@@ -205,6 +208,7 @@ class DicomStoreExportOperator(LongRunningOperator):
                 (*sentences, *self.export_request.validation_errors(), *self.polling_errors(settled))
             )
             return
+        self.skip_if_nothing_is_missing(self.filter_uri)
         raise_if_invalid(self._validation_errors(frozenset()))
         if self.resource_paths is not None and not self.resource_paths:
             # An empty filter must never export the whole store.
@@ -256,17 +260,6 @@ class DicomStoreExportOperator(LongRunningOperator):
         yield from self._filter_errors(unrendered)
         yield from self.polling_errors(unrendered)
 
-    def _filter_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
-        if self.resource_paths is None:
-            return
-        if self.filter_uri is None:
-            yield (
-                "resource_paths without filter_uri; accepted: a filter_uri='gs://bucket/object' to which the "
-                "operator writes the paths, and from which the Healthcare API reads them."
-            )
-        if "resource_paths" not in unrendered:
-            yield from resource_path_errors(self.resource_paths)
-
     @contextmanager
     def _submission(self, hook: DicomStoreHook) -> Iterator[Submission]:
         decision, request = self._decision, self.export_request
@@ -287,50 +280,6 @@ class DicomStoreExportOperator(LongRunningOperator):
                 is_filter_written=filter_.is_written,
                 prepare=partial(self._prepare, hook, store, filter_),
             )
-
-    @contextmanager
-    def _filter(self, filter_uri: str | None) -> Iterator[PreparedFilter]:
-        """Prepare the filter, and skip the task if the filter selects nothing."""
-        if filter_uri is None:
-            yield PreparedFilter()
-            return
-        decision = self._decision
-        file = ExportFilter(
-            filter_uri=filter_uri,
-            gcp_conn_id=self.gcp_conn_id,
-            impersonation_chain=self.impersonation_chain,
-            log=self.log,
-        )
-        if decision is not None and decision["is_filter_written"]:
-            with file.written_before(decision["filter_digest"]) as filter_:
-                yield filter_
-        elif decision is not None:
-            filter_ = file.stored()
-            yield filter_._replace(digest=filter_.digest or decision["filter_digest"])
-        elif self.resource_paths is None:
-            yield file.stored()
-        else:
-            with file.written(self.resource_paths) as filter_:
-                yield filter_
-
-    def _prepare(self, hook: DicomStoreHook, store: DicomStoreName, filter_: PreparedFilter) -> None:
-        risk = self.export_request.duplicate_risk
-        if filter_.is_split_anew and risk is not None and self.durable:
-            raise DicomExportDuplicateRiskError(
-                f"The filter file {self.export_request.filter_uri} is a part of a selection that an earlier "
-                "try of its task had split in another way. The earlier parts may have been exported to the "
-                f"same table. Nothing was submitted, because {risk}. Check the table; remove the rows of the "
-                "earlier parts; then run the task with durable=False, or in a new run."
-            )
-        filter_.prepare()
-        if self._is_resumed or self._volume is not None:
-            return
-        volume = filter_.volume
-        if self.export_request.filter_uri is None:
-            volume = store_volume(hook, store, self.log)
-        self._volume = volume
-        if volume:
-            self.log.info("Exporting %s of %s.", volume.describe(), store)
 
     def store_of(self, operation: Operation) -> DicomStoreName:
         """

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -131,6 +132,15 @@ class FilterFile:
                 left -= len(chunk)
             file.flush()
             yield FilterFile(file, digest.hexdigest(), md5_notation(md5), part.volume)
+
+    def first(self, number: int) -> list[str]:
+        """
+        Return the first paths of the file.
+
+        :param number: the number of paths, at most.
+        """
+        self.file.seek(0)
+        return [line.decode("ascii").rstrip() for line in islice(self.file, number)]
 
     @property
     def filename(self) -> str:

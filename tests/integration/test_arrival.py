@@ -31,7 +31,10 @@ def subscription(server_logs: Path, connect: Connect, monkeypatch: pytest.Monkey
     """A subscription to the topic of the DICOM store's notifications."""
     if not PROGRAM.exists():
         pytest.skip("Google's Pub/Sub emulator is not installed, and no registry of packages has it")
-    from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
+    from google.cloud.pubsub_v1 import (  # type: ignore[import-untyped]
+        PublisherClient,
+        SubscriberClient,
+    )
 
     with PubSubEmulator(server_logs) as server:
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", server.address)
