@@ -67,6 +67,7 @@ def test_filter_file_without_paths_is_never_uploaded() -> None:
 def test_memory_does_not_grow_with_the_number_of_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sorted_lines, "RUN_BYTES", 64 * 1024)
     monkeypatch.setattr(sorted_lines, "BUFFER_BYTES", 4 * 1024)
+    monkeypatch.setattr(sorted_lines, "MAX_RUNS", 20)
     peaks = []
     for unique in (1_000, 50_000):
         tracemalloc.start()
