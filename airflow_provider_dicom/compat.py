@@ -39,6 +39,11 @@ except ImportError:  # Airflow 2
     from airflow.models.mappedoperator import OperatorPartial  # type: ignore[import-not-found,no-redef]
     from airflow.utils.mixins import ResolveMixin  # type: ignore[import-not-found,no-redef]
 
+try:
+    from airflow.sdk.definitions.xcom_arg import PlainXComArg
+except ImportError:  # Airflow 2
+    from airflow.models.xcom_arg import PlainXComArg  # type: ignore[attr-defined,no-redef]
+
 #: Airflow 2 cannot show a plugin's page beside a task's log.
 HAS_TASK_VIEWS = find_spec("airflow.sdk") is not None
 #: Airflow 3.3 keeps values between the tries of a task.
@@ -54,6 +59,7 @@ __all__ = [
     "AssetRef",
     "Log",
     "OperatorPartial",
+    "PlainXComArg",
     "ResolveMixin",
     "TaskDeferralError",
     "TaskDeferralTimeout",

@@ -46,6 +46,11 @@ FIELDS = {
         "https://healthcare.europe-west3.rep.googleapis.com",
         "Endpoints, separated by commas, to which the token may be sent if a template chooses them.",
     ),
+    "maximum_bytes_billed": ConnectionField(
+        "Limit of a query",
+        "1000000000000",
+        "Bytes of metadata tables that a query may read; a query that would read more is refused.",
+    ),
 }
 HIDDEN_FIELDS = ("host", "schema", "login", "password", "port", "extra")
 PLACEHOLDERS = {name: field.placeholder for name, field in FIELDS.items()}

@@ -27,6 +27,7 @@ class Kind(Enum):
     FLAG = "True or False"
     OPTIONAL_FLAG = "True, False, or left out"
     NUMBER = "a number"
+    OPTIONAL_NUMBER = "a number, or left out"
 
 
 def is_nothing(value: object, *, is_rendered: bool) -> bool:
@@ -49,7 +50,7 @@ def read_value(value: object, kind: Kind, *, is_rendered: bool) -> object:
     :param kind: the parameter's kind.
     :param is_rendered: the value comes from a template, or from another task.
     """
-    if kind in (Kind.FLAG, Kind.OPTIONAL_FLAG, Kind.NUMBER):
+    if kind in (Kind.FLAG, Kind.OPTIONAL_FLAG, Kind.NUMBER, Kind.OPTIONAL_NUMBER):
         return value
     # Paths of pathlib, and Airflow's ObjectStoragePath.
     if hasattr(value, "as_uri") or (isinstance(value, int) and not isinstance(value, bool)):
@@ -71,7 +72,7 @@ def value_error(
     :param is_given: the DAG gives the parameter a value, whatever the value is by now.
     :param origin: the template, or what else the value comes from; None if the DAG holds the value itself.
     """
-    if kind is Kind.NUMBER or (kind is Kind.OPTIONAL_FLAG and value is None):
+    if kind in (Kind.NUMBER, Kind.OPTIONAL_NUMBER) or (kind is Kind.OPTIONAL_FLAG and value is None):
         return None
     if kind in (Kind.FLAG, Kind.OPTIONAL_FLAG):
         if isinstance(value, bool):
@@ -146,6 +147,18 @@ def is_count(value: object) -> bool:
     :param value: the value.
     """
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def optional_count_error(parameter: str, value: object) -> str | None:
+    """
+    Return the validation error of a count that may be left out, or None.
+
+    :param parameter: the parameter's name, for the sentence.
+    :param value: the parameter's value.
+    """
+    if value is None or is_count(value):
+        return None
+    return f"{parameter}={value!r} is not accepted; accepted: a count from 1, or None."
 
 
 def max_failures_error(value: object) -> str | None:

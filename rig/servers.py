@@ -318,6 +318,17 @@ class BigQueryEmulator(Server):
         body = {"datasetReference": {"projectId": project, "datasetId": dataset}}
         self._post(f"projects/{project}/datasets", body)
 
+    def create_table(self, project: str, dataset: str, table: str, columns: Mapping[str, str]) -> None:
+        """Create a table.
+
+        :param columns: the columns' types by their names.
+        """
+        body = {
+            "tableReference": {"projectId": project, "datasetId": dataset, "tableId": table},
+            "schema": {"fields": [{"name": name, "type": kind} for name, kind in columns.items()]},
+        }
+        self._post(f"projects/{project}/datasets/{dataset}/tables", body)
+
     def query(self, project: str, sql: str) -> list[list[Any]]:
         """Return the rows of a query.
 

@@ -71,6 +71,20 @@ def parse_destination(uri: object, parameter: str = "destination") -> Destinatio
     raise _invalid(parameter, uri, "has no scheme that an export can write to", ACCEPTED)
 
 
+def parse_table(uri: object, parameter: str) -> BigQueryTable:
+    """
+    Parse the URI of a table.
+
+    :param uri: ``bq://project.dataset.table``.
+    :param parameter: the parameter's name, for the sentence.
+    :raises DicomExportInvalidRequestError: if the URI has another form.
+    """
+    table = parse_destination(uri, parameter)
+    if not isinstance(table, BigQueryTable):
+        raise _invalid(parameter, uri, "is no table", "'bq://project.dataset.table'")
+    return table
+
+
 def parse_gcs_uri(uri: object, parameter: str, *, is_object: bool = False) -> GcsUri:
     """
     Parse a Cloud Storage URI.

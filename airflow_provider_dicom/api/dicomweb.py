@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from datetime import date
 from typing import TYPE_CHECKING, Literal
 
 from airflow_provider_dicom.api.resource_names import MAX_UID_LENGTH, UID_PATTERN
@@ -29,6 +30,8 @@ _RESOURCE_PATH = re.compile(rf"/studies/{UID_PATTERN}(?:/series/{UID_PATTERN}(?:
 _KINDS = ("studies", "series", "instances")
 _TAGS = {"studies": "0020000D", "series": "0020000E", "instances": "00080018"}
 _NUMBER_OF_FRAMES = "00280008"
+STUDY_DATE_TAG = "00080020"
+STUDY_UID_TAG = _TAGS["studies"]
 
 
 def is_resource_path(path: object) -> bool:
@@ -85,6 +88,30 @@ def number_of_frames(match: DicomJson) -> int:
         return 0
 
 
+def study_date(match: DicomJson) -> date | None:
+    """
+    Return the StudyDate of a search's match; None if it has none, or no valid one.
+
+    :param match: the match at the level of studies.
+    """
+    value = _first_value(match, STUDY_DATE_TAG)
+    return parse_date(value) if isinstance(value, str) else None
+
+
+def parse_date(text: str) -> date | None:
+    """
+    Return the date that a text in DICOM's notation is; None if it is none.
+
+    :param text: the text.
+    """
+    if not re.fullmatch(r"[0-9]{8}", text):
+        return None
+    try:
+        return date(int(text[:4]), int(text[4:6]), int(text[6:]))
+    except ValueError:
+        return None
+
+
 def uids_of(path: str) -> list[str]:
     """
     Return the UIDs in a resource path.
@@ -100,6 +127,10 @@ def _first_value(match: object, tag: str) -> object:
     return values[0] if isinstance(values, list) and values else None
 
 
+class TooManyMatchesError(Exception):
+    """A search has more matches than the API returns."""
+
+
 def search_pages(search: Callable[[int], list[DicomJson]]) -> Iterator[DicomJson]:
     """
     Yield the matches of all pages of a search, although matches are deleted or added meanwhile.
@@ -110,6 +141,7 @@ def search_pages(search: Callable[[int], list[DicomJson]]) -> Iterator[DicomJson
 
     :param search: returns the page of matches, two at least if there are as many, that begins at an offset.
     :raises DicomExportUnavailableError: if the matches move more than ``MAX_SEARCH_MOVES`` times.
+    :raises TooManyMatchesError: after the last match that the API returns, if there are more.
     """
     offset = moves = way_back = 0
     known: frozenset[tuple[str, ...]] = frozenset()
@@ -134,6 +166,8 @@ def search_pages(search: Callable[[int], list[DicomJson]]) -> Iterator[DicomJson
         way_back = 0
         known = frozenset(uids)
         offset += len(page) - 1
+        if offset > MAX_SEARCH_OFFSET:
+            raise TooManyMatchesError
         # Two pages at a time would take twice the memory.
         del page
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, urlencode
 
 from airflow_provider_dicom.api import permissions
-from airflow_provider_dicom.api.dicomweb import MAX_SEARCH_LIMIT, MAX_SEARCH_OFFSET
+from airflow_provider_dicom.api.dicomweb import MAX_SEARCH_LIMIT
 from airflow_provider_dicom.api.resource_names import DicomStoreName, uid_error
 from airflow_provider_dicom.api_types import (
     DicomStore,
@@ -18,7 +18,6 @@ from airflow_provider_dicom.api_types import (
     Operation,
     OperationPage,
 )
-from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 from airflow_provider_dicom.validation import raise_if_invalid
 
 if TYPE_CHECKING:
@@ -231,11 +230,6 @@ def search(
     scope = f"studies/{study_uid}/" if study_uid else ""
     scope += f"series/{series_uid}/" if series_uid else ""
     pairs = filters.items() if isinstance(filters, Mapping) else filters
-    if offset > MAX_SEARCH_OFFSET:
-        raise DicomExportInvalidRequestError(
-            f"The search for {level} in {store} has more than {MAX_SEARCH_OFFSET} matches, and the API "
-            "returns no more; accepted: a narrower search, such as one range of StudyDate after another."
-        )
     return ApiRequest(
         action=f"search {level} in {store}",
         path=_path(store, f"/dicomWeb/{scope}{level}"),

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from airflow_provider_dicom import connection_type
 from airflow_provider_dicom.api import methods
-from airflow_provider_dicom.api.dicomweb import MAX_SEARCH_LIMIT, search_pages
+from airflow_provider_dicom.api.dicomweb import MAX_SEARCH_LIMIT
+from airflow_provider_dicom.api.narrowed_search import Search, search_all
 from airflow_provider_dicom.api.paging import Pages
 from airflow_provider_dicom.api.resource_names import OperationName
 from airflow_provider_dicom.exceptions import (
@@ -218,16 +219,19 @@ class DicomStoreHook(FailuresHook):
         request = methods.list_dicom_stores(dataset, filter_=filter_, page_size=page_size)
         return cast("Iterator[DicomStore]", self._pages(request, "dicomStores"))
 
-    def get_dicom_store_metrics(self, store: DicomStoreName) -> DicomStoreMetrics:
+    def get_dicom_store_metrics(
+        self, store: DicomStoreName, *, num_retries: int | None = None
+    ) -> DicomStoreMetrics:
         """
         Get the size of a DICOM store; the API updates these numbers with a delay.
 
         https://cloud.google.com/healthcare-api/docs/reference/rest/v1/projects.locations.datasets.dicomStores/getDICOMStoreMetrics
 
         :param store: the DICOM store.
+        :param num_retries: the number of repetitions after a transient error; the connection's if not given.
         :raises DicomExportError: if the API refuses.
         """
-        return cast("DicomStoreMetrics", self._send(methods.get_dicom_store_metrics(store)))
+        return cast("DicomStoreMetrics", self._send(methods.get_dicom_store_metrics(store), num_retries))
 
     def test_iam_permissions(
         self, resource: DicomStoreName | DatasetName, permissions: Iterable[str]
@@ -260,7 +264,8 @@ class DicomStoreHook(FailuresHook):
         """
         Search studies, series or instances with QIDO-RS, page by page.
 
-        No match is lost if others are deleted or added meanwhile, but some can then come twice.
+        No match is lost if others are deleted or added meanwhile, but some can then come twice. A search with
+        more matches than the API returns is narrowed by StudyDate, and then its first matches come twice.
 
         https://cloud.google.com/healthcare-api/docs/dicom#search_transaction
 
@@ -271,27 +276,28 @@ class DicomStoreHook(FailuresHook):
         :param filters: attributes and the values that they must have.
         :param include_fields: attributes to return in addition to the default ones.
         :param page_size: matches on a page, 2 at least; the API's maximum if not given.
-        :raises DicomExportError: if the API refuses, has more matches than it returns, or keeps moving them.
+        :raises DicomExportError: if the API refuses, keeps moving the matches, or has more of them than it
+            returns and they cannot be narrowed by StudyDate.
         """
         # Pages overlap by one match.
         limit = max(page_size or MAX_SEARCH_LIMIT.get(level, 1), 2)
         fields = tuple(include_fields)
         pairs = tuple(filters.items() if hasattr(filters, "items") else filters)
 
-        def page(offset: int) -> list[DicomJson]:
+        def page(search: Search, offset: int, at_most: int | None) -> list[DicomJson]:
             request = methods.search(
                 store,
-                level,
-                study_uid=study_uid,
-                series_uid=series_uid,
-                filters=pairs,
-                include_fields=fields,
-                limit=limit,
+                search.level,
+                study_uid=search.study_uid,
+                series_uid=search.series_uid,
+                filters=search.filters,
+                include_fields=fields if search.level == level else (),
+                limit=at_most or min(limit, MAX_SEARCH_LIMIT.get(search.level, limit)),
                 offset=offset,
             )
             return cast("list[DicomJson]", self._send(request))
 
-        return search_pages(page)
+        return search_all(Search(level, pairs, study_uid, series_uid), page, where=store, log=self.log)
 
 
 class DicomStoreAsyncHook(DicomStoreBaseAsyncHook[DicomStoreHook]):

@@ -31,6 +31,8 @@ class Progress(TypedDict):
     """
     One progress record; ``observed_at`` is this machine's time, the other times are the API's.
 
+    ``expected`` is the number of instances that was known before the submission; only the first record of an
+    export has it.
     ``causes`` are those of ``known`` failed instances; both are there after the end, if they were read.
     """
 
@@ -43,24 +45,28 @@ class Progress(TypedDict):
     end_time: str | None
     observed_at: str
     message: str | None
+    expected: NotRequired[int]
     known: NotRequired[int]
     causes: NotRequired[list[DicomExportCause]]
     more_causes: NotRequired[int]
 
 
-def progress_of(operation: Operation, *, is_accepted: bool | None = None) -> Progress:
+def progress_of(
+    operation: Operation, *, is_accepted: bool | None = None, expected: int | None = None
+) -> Progress:
     """
     Build the progress record of an Operation.
 
     :param operation: the Operation as the API returned it.
     :param is_accepted: the outcome of a finished Operation: the task returns its result; None if the task has
         not decided yet, so that an error of the Operation counts as a failure.
+    :param expected: the number of instances that was known before the submission.
     :raises DicomExportUnavailableError: if the Operation's counters are not readable.
     """
     count = counters(operation)
     metadata = operation.get("metadata", {})
     message = operation.get("error", {}).get("message")
-    return {
+    progress: Progress = {
         "operation_name": operation["name"],
         "state": _state(operation, count, is_accepted=is_accepted),
         "success": count.success,
@@ -71,6 +77,9 @@ def progress_of(operation: Operation, *, is_accepted: bool | None = None) -> Pro
         "observed_at": datetime.now(UTC).isoformat(),
         "message": message[:MESSAGE_LENGTH] if message else None,
     }
+    if expected is not None:
+        progress["expected"] = expected
+    return progress
 
 
 def _state(operation: Operation, count: Counters, *, is_accepted: bool | None) -> State:
@@ -90,6 +99,7 @@ def write_from_worker(
     operation: Operation,
     *,
     is_accepted: bool | None = None,
+    expected: int | None = None,
     failures: DicomExportFailures | None = None,
     log: Log,
 ) -> None:
@@ -100,11 +110,12 @@ def write_from_worker(
     :param operation: the Operation as the API returned it.
     :param is_accepted: the outcome of a finished Operation: the task returns its result; None if the task has
         not decided yet, so that an error of the Operation counts as a failure.
+    :param expected: the number of instances that was known before the submission.
     :param failures: the instances that failed, if they were read.
     :param log: the log for a record that cannot be written.
     """
     try:
-        progress = progress_of(operation, is_accepted=is_accepted)
+        progress = progress_of(operation, is_accepted=is_accepted, expected=expected)
         if failures is not None:
             progress["known"] = failures["known"]
             progress["causes"] = failures["causes"]

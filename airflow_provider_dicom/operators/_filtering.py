@@ -1,41 +1,21 @@
-"""The filter of an export: checked, digested and written before the submission."""
+"""An export with a filter: what the filter selects, and what is said and refused before the submission."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from airflow.providers.common.compat.sdk import AirflowSkipException
-
-from airflow_provider_dicom.exceptions import DicomExportPermissionError, DicomExportUnavailableError
+from airflow_provider_dicom.exceptions import DicomExportDuplicateRiskError
+from airflow_provider_dicom.operators._export_filter import ExportFilter, PreparedFilter, store_volume
 from airflow_provider_dicom.operators._long_running import LongRunningOperator
-from airflow_provider_dicom.selection.filter_file import (
-    FilterFile,
-    read_filter,
-    resource_path_errors,
-    stored_filter,
-)
+from airflow_provider_dicom.selection.filter_file import resource_path_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from airflow_provider_dicom.api.export_request import ExportRequest
-    from airflow_provider_dicom.operators._submission_types import Decision
-
-
-class PreparedFilter(NamedTuple):
-    """
-    The filter of an export.
-
-    :param digest: a digest of the filter file's content; None without a filter.
-    :param is_written: the task itself writes the file.
-    :param prepare: has to be called before the submission.
-    """
-
-    digest: str | None = None
-    is_written: bool = False
-    prepare: Callable[[], None] = lambda: None
+    from airflow_provider_dicom.api.resource_names import DicomStoreName
+    from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
 
 
 class FilteringOperator(LongRunningOperator):
@@ -65,46 +45,41 @@ class FilteringOperator(LongRunningOperator):
         """Prepare the filter, and skip the task if the filter selects nothing."""
         if filter_uri is None:
             yield PreparedFilter()
+            return
+        decision = self._decision
+        file = ExportFilter(
+            filter_uri=filter_uri,
+            gcp_conn_id=self.gcp_conn_id,
+            impersonation_chain=self.impersonation_chain,
+            log=self.log,
+        )
+        if decision is not None and decision["is_filter_written"]:
+            with file.written_before(decision["filter_digest"]) as filter_:
+                yield filter_
+        elif decision is not None:
+            filter_ = file.stored()
+            yield filter_._replace(digest=filter_.digest or decision["filter_digest"])
         elif self.resource_paths is None:
-            yield PreparedFilter(self._digest_of_stored_filter(filter_uri))
+            yield file.stored()
         else:
-            with FilterFile.of(self.resource_paths) as file:
-                yield PreparedFilter(file.digest, True, partial(self._upload, file, filter_uri))
+            with file.written(self.resource_paths) as filter_:
+                yield filter_
 
-    @contextmanager
-    def _decided_filter(self, decision: Decision) -> Iterator[PreparedFilter]:
-        """Return to the filter that the first rendering of the templates decided."""
-        filter_uri, digest = self.export_request.filter_uri, decision["filter_digest"]
-        if filter_uri is None:
-            yield PreparedFilter()
-        elif not decision["is_filter_written"]:
-            yield PreparedFilter(self._digest_of_stored_filter(filter_uri) or digest)
-        else:
-            # The paths may render to others by now: what counts is the file written of the first ones.
-            paths = read_filter(
-                filter_uri, gcp_conn_id=self.gcp_conn_id, impersonation_chain=self.impersonation_chain
+    def _prepare(self, hook: DicomStoreHook, store: DicomStoreName, filter_: PreparedFilter) -> None:
+        risk = self.export_request.duplicate_risk
+        if filter_.is_split_anew and risk is not None and self.durable:
+            raise DicomExportDuplicateRiskError(
+                f"The filter file {self.export_request.filter_uri} is a part of a selection that an earlier "
+                "try of its task had split in another way. The earlier parts may have been exported to the "
+                f"same table. Nothing was submitted, because {risk}. Check the table; remove the rows of the "
+                "earlier parts; then run the task with durable=False, or in a new run."
             )
-            with FilterFile.of(paths) as file:
-                if file.digest != digest:
-                    raise DicomExportUnavailableError(
-                        f"The filter file {filter_uri} has changed since this task wrote it. Another process "
-                        "writes to the same object; nothing was submitted."
-                    )
-                yield PreparedFilter(digest, is_written=True)
-
-    def _upload(self, file: FilterFile, filter_uri: str) -> None:
-        file.upload(filter_uri, gcp_conn_id=self.gcp_conn_id, impersonation_chain=self.impersonation_chain)
-        self.log.info("Wrote %d resource paths to %s.", file.count, filter_uri)
-
-    def _digest_of_stored_filter(self, filter_uri: str) -> str | None:
-        try:
-            stored = stored_filter(
-                filter_uri, gcp_conn_id=self.gcp_conn_id, impersonation_chain=self.impersonation_chain
-            )
-        except DicomExportPermissionError as error:
-            # Only the Healthcare Service Agent needs to read the file.
-            self.log.warning("%s. Submitting without a look at the filter file.", error)
-            return None
-        if stored.is_empty:
-            raise AirflowSkipException(f"The filter file {filter_uri} is empty: there is nothing to export.")
-        return stored.digest
+        filter_.prepare()
+        if self._is_resumed or self._volume is not None:
+            return
+        volume = filter_.volume
+        if self.export_request.filter_uri is None:
+            volume = store_volume(hook, store, self.log)
+        self._volume = volume
+        if volume:
+            self.log.info("Exporting %s of %s.", volume.describe(), store)

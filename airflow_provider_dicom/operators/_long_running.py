@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
     from airflow_provider_dicom.operators._submission_types import Decision, SubmittedOperation
     from airflow_provider_dicom.results import DicomExportResult
+    from airflow_provider_dicom.selection.volume import Volume
     from airflow_provider_dicom.triggers.dicom_store import ExportEvent
 
 
@@ -63,6 +64,8 @@ class LongRunningOperator(SubmittingOperator):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._latest_operation: Operation | None = None
+        #: How much data the Operation reads, as far as it was known before the submission.
+        self._volume: Volume | None = None
 
     @property
     def submitted_operation(self) -> Operation | None:
@@ -162,6 +165,8 @@ class LongRunningOperator(SubmittingOperator):
             return self._deliver_name(name, context)
         if operation.get("done"):
             return self._finish(operation, context)
+        if self._volume is not None and self._volume.instances is not None:
+            write_from_worker(context["ti"], operation, expected=self._volume.instances, log=self.log)
         if self.deferrable:
             return self._defer(name, deadline, reattached=submitted.reattached)
         try:

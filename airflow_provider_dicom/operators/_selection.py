@@ -9,13 +9,18 @@ from airflow.providers.common.compat.sdk import AirflowSkipException
 from airflow_provider_dicom.api.destinations import parse_gcs_uri
 from airflow_provider_dicom.api.dicomweb import SearchLevel
 from airflow_provider_dicom.operators._base import ConnectedOperator
+from airflow_provider_dicom.operators._selection_output import SelectionOutput
 from airflow_provider_dicom.selection.filter_file import FilterFile
-from airflow_provider_dicom.validation import parse_errors
+from airflow_provider_dicom.selection.filter_parts import upload_parts
+from airflow_provider_dicom.validation import optional_count_error, parse_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from airflow.providers.common.compat.sdk import Context
+
     from airflow_provider_dicom.results import DicomSelection
+    from airflow_provider_dicom.selection.filter_lines import SelectedPath
 
 
 class SelectionOperator(ConnectedOperator):
@@ -23,6 +28,12 @@ class SelectionOperator(ConnectedOperator):
 
     filter_uri: str
     level: SearchLevel
+    max_paths_per_file: int | None
+
+    @property
+    def output(self) -> SelectionOutput:
+        """The output of the task, for the parameters of other tasks."""
+        return SelectionOutput(operator=self)
 
     def selection_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
         """
@@ -34,47 +45,46 @@ class SelectionOperator(ConnectedOperator):
             yield f"level={self.level!r} is not accepted; accepted: {', '.join(get_args(SearchLevel))}."
         if "filter_uri" not in unrendered:
             yield from parse_errors(parse_gcs_uri, self.filter_uri, "filter_uri", is_object=True)
+        if error := optional_count_error("max_paths_per_file", self.max_paths_per_file):
+            yield error
         yield from self.connection_errors(unrendered)
 
-    def write_selection(self, paths: Iterable[str], *, if_empty: str) -> int:
+    def write_selection(
+        self, paths: Iterable[str | SelectedPath], context: Context, *, if_empty: str
+    ) -> DicomSelection:
         """
-        Write the filter file, and return the number of its paths.
+        Write the filter file and its parts, and return the selection, without its DICOM store and its times.
 
         :param paths: the resource paths; memory does not grow with their number.
+        :param context: the task's context.
         :param if_empty: the reason for the skip if there are no paths.
         :raises AirflowSkipException: if there are no paths: an empty filter must never export the whole
             store.
         """
-        with FilterFile.of(paths) as file:
+        with FilterFile.of(paths, max_paths_per_part=self.max_paths_per_file) as file:
             if not file.count:
                 raise AirflowSkipException(f"{if_empty}: there is nothing to export.")
+            filter_uris = [self.filter_uri]
+            if file.parts:
+                filter_uris = upload_parts(
+                    file,
+                    self.filter_uri,
+                    try_number=context["ti"].try_number,
+                    gcp_conn_id=self.gcp_conn_id,
+                    impersonation_chain=self.impersonation_chain,
+                    log=self.log,
+                )
             file.upload(
                 self.filter_uri, gcp_conn_id=self.gcp_conn_id, impersonation_chain=self.impersonation_chain
             )
         self.log.info("Wrote the paths of %d %s to %s.", file.count, self.level, self.filter_uri)
-        return file.count
-
-    def selection(
-        self,
-        count: int,
-        *,
-        dicom_store: str | None = None,
-        since: str | None = None,
-        until: str | None = None,
-    ) -> DicomSelection:
-        """
-        Return the result of a selection that was written.
-
-        :param count: the number of paths.
-        :param dicom_store: the full name of the DICOM store, if it is known.
-        :param since: the beginning of the selection, exclusive, as an RFC 3339 time.
-        :param until: the end of the selection, inclusive, as an RFC 3339 time.
-        """
+        if file.volume.instances is not None:
+            self.log.info("They stand for %s.", file.volume.describe())
         return {
-            "dicom_store": dicom_store,
+            "dicom_store": None,
             "filter_uri": self.filter_uri,
-            "filter_uris": [self.filter_uri],
-            "count": count,
-            "since": since,
-            "until": until,
+            "filter_uris": filter_uris,
+            "count": file.count,
+            "since": None,
+            "until": None,
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
-from airflow_provider_dicom.api.destinations import parse_destination, parse_gcs_uri
+from airflow_provider_dicom.api.destinations import parse_destination, parse_gcs_uri, parse_table
 from airflow_provider_dicom.api.dicomweb import number_of_frames, path_of_match, uids_of
 from airflow_provider_dicom.exceptions import DicomExportIncompleteError
 from airflow_provider_dicom.operators._base import (
@@ -16,6 +16,7 @@ from airflow_provider_dicom.operators._base import (
 from airflow_provider_dicom.selection.disk_set import DiskMap
 from airflow_provider_dicom.selection.filter_file import FilterFile, read_filter
 from airflow_provider_dicom.selection.inventory import Inventory
+from airflow_provider_dicom.selection.metadata_table import MetadataTable
 from airflow_provider_dicom.validation import Kind, parse_errors, raise_if_invalid
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ class DicomStoreExportCheckOperator(ConnectedOperator):
     Compares the instances at an export's destination with the expected ones, and names those that are
     missing.
 
-    Expected are the instances of the DICOM store, or of the filter file, at the time of the check. An
+    Expected are the instances of the DICOM store, of a metadata table or of the filter file, at the time of
+    the check. An
     instance has arrived if an object has its name, whatever the content, or if objects have the names of all
     its frames, or if the table has a row for it. A study or series of the filter file that the DICOM store
     does not hold counts as one instance.
@@ -54,6 +56,9 @@ class DicomStoreExportCheckOperator(ConnectedOperator):
     :param destination: ``gs://bucket/prefix`` or ``bq://project.dataset.table`` of the export (templated).
     :param filter_uri: ``gs://bucket/object`` of the export's filter file; the whole DICOM store is expected
         if not given (templated).
+    :param expected_table: ``bq://project.dataset.table`` with the DICOM store's metadata, whose instances are
+        expected instead of those that a search of the whole DICOM store finds; not with ``filter_uri``
+        (templated).
     :param on_missing: ``"fail"`` fails the task if instances are missing, ``"warn"`` reports them in the log
         and in the result only (templated).
     :param missing_uri: ``gs://bucket/object`` to which the paths of the missing instances are written, as the
@@ -73,6 +78,7 @@ class DicomStoreExportCheckOperator(ConnectedOperator):
         "dicom_store_id",
         "destination",
         "filter_uri",
+        "expected_table",
         "on_missing",
         "missing_uri",
         "project_id",
@@ -84,6 +90,7 @@ class DicomStoreExportCheckOperator(ConnectedOperator):
         **STORE_PARAMETERS,
         "destination": Kind.REQUIRED,
         "filter_uri": Kind.RESTRICTION,
+        "expected_table": Kind.RESTRICTION,
         "on_missing": Kind.REQUIRED,
         "missing_uri": Kind.RESTRICTION,
         **CONNECTION_PARAMETERS,
@@ -98,6 +105,7 @@ class DicomStoreExportCheckOperator(ConnectedOperator):
         dicom_store_id: str,
         destination: str,
         filter_uri: str | None = None,
+        expected_table: str | None = None,
         on_missing: OnMissing = "fail",
         missing_uri: str | None = None,
         project_id: str | None = None,
@@ -113,6 +121,7 @@ class DicomStoreExportCheckOperator(ConnectedOperator):
         self.dicom_store_id = dicom_store_id
         self.destination = destination
         self.filter_uri = filter_uri
+        self.expected_table = expected_table
         self.on_missing = on_missing
         self.missing_uri = missing_uri
         self.project_id = project_id
@@ -179,10 +188,21 @@ class DicomStoreExportCheckOperator(ConnectedOperator):
             project_id=self.project_id,
             gcp_conn_id=self.gcp_conn_id,
             impersonation_chain=self.impersonation_chain,
+            log=self.log,
         )
 
     def _expected(self, hook: DicomStoreHook, store: DicomStoreName) -> Iterator[tuple[str, int]]:
         # Resource paths with their numbers of frames.
+        if self.expected_table is not None:
+            table = MetadataTable(
+                parse_table(self.expected_table, "expected_table"),
+                project_id=self.project_id,
+                gcp_conn_id=self.gcp_conn_id,
+                impersonation_chain=self.impersonation_chain,
+                log=self.log,
+            )
+            yield from table.instances()
+            return
         if self.filter_uri is None:
             yield from _instances_below(hook, store, [])
             return
@@ -232,6 +252,10 @@ class DicomStoreExportCheckOperator(ConnectedOperator):
             yield from parse_errors(parse_destination, self.destination)
         if "filter_uri" not in unrendered and self.filter_uri is not None:
             yield from parse_errors(parse_gcs_uri, self.filter_uri, "filter_uri", is_object=True)
+        if "expected_table" not in unrendered and self.expected_table is not None:
+            yield from parse_errors(parse_table, self.expected_table, "expected_table")
+            if self.filter_uri is not None:
+                yield "expected_table with filter_uri; accepted: one of them."
         if "missing_uri" not in unrendered and self.missing_uri is not None:
             yield from parse_errors(parse_gcs_uri, self.missing_uri, "missing_uri", is_object=True)
         if "on_missing" not in unrendered and self.on_missing not in get_args(OnMissing):

@@ -268,11 +268,7 @@ class DicomStoreExportOperator(FilteringOperator, FailureListingOperator):
             if decision is None
             else DicomStoreName.parse(decision["dicom_store"])
         )
-        with (
-            self._filter(request.filter_uri)
-            if decision is None
-            else self._decided_filter(decision) as filter_
-        ):
+        with self._filter(request.filter_uri) as filter_:
             yield Submission(
                 request=methods.export(store, request),
                 send=partial(hook.export, store, request),
@@ -282,7 +278,7 @@ class DicomStoreExportOperator(FilteringOperator, FailureListingOperator):
                 overwrites=request.overwrites,
                 filter_digest=filter_.digest,
                 is_filter_written=filter_.is_written,
-                prepare=filter_.prepare,
+                prepare=partial(self._prepare, hook, store, filter_),
             )
 
     def store_of(self, operation: Operation) -> DicomStoreName:

@@ -6,6 +6,8 @@ import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+from airflow_provider_dicom.selection.sorted_lines import sorted_lines
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import TracebackType
@@ -16,7 +18,8 @@ class DiskMap:
     """
     A mapping of strings to numbers in a temporary file, so that memory does not grow with its size.
 
-    :param items: the strings and their numbers; of a string that comes twice the largest number counts.
+    :param items: the strings, without tabs and line feeds, and their numbers; of a string that comes twice
+        the largest number counts.
     """
 
     def __init__(self, items: Iterable[tuple[str, int]] = ()) -> None:
@@ -33,14 +36,18 @@ class DiskMap:
             raise
 
     def _add(self, items: Iterable[tuple[str, int]]) -> None:
-        # One transaction: otherwise SQLite would write each value to disk separately.
-        self._database.execute("BEGIN")
-        self._database.executemany(
-            "INSERT INTO members VALUES (?, ?) "
-            "ON CONFLICT DO UPDATE SET number = max(number, excluded.number)",
-            items,
-        )
-        self._database.execute("COMMIT")
+        # Values that come in their order are appended to the table; others would be written to any place of
+        # it, and with more values than fit into memory each insertion would read and write a page.
+        with sorted_lines(f"{value}\t{number}\n".encode() for value, number in items) as lines:
+            rows = (line.decode().rstrip("\n").split("\t") for line in lines)
+            # One transaction: otherwise SQLite would write each value to disk separately.
+            self._database.execute("BEGIN")
+            self._database.executemany(
+                "INSERT INTO members VALUES (?, CAST(? AS INTEGER)) "
+                "ON CONFLICT DO UPDATE SET number = max(number, excluded.number)",
+                rows,
+            )
+            self._database.execute("COMMIT")
 
     def items(self) -> Iterator[tuple[str, int]]:
         """Yield the strings and their numbers, sorted by the strings."""

@@ -19,13 +19,17 @@ from airflow_provider_dicom.exceptions import (
     DicomExportInvalidRequestError,
     DicomExportUnavailableError,
 )
-from airflow_provider_dicom.selection.disk_set import DiskSet
+from airflow_provider_dicom.selection.filter_lines import FilterWriter, encoded, md5_notation
 from airflow_provider_dicom.selection.google_errors import map_storage_errors
+from airflow_provider_dicom.selection.sorted_lines import sorted_lines
+from airflow_provider_dicom.selection.volume import Volume
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from contextlib import AbstractContextManager
     from typing import IO, Protocol
+
+    from airflow_provider_dicom.selection.filter_lines import Part, SelectedPath
 
     class Blob(Protocol):
         """The part of an object of Cloud Storage's client that is used here."""
@@ -41,6 +45,8 @@ _SHOWN = 5
 _CHUNK_BYTES = 8 * 1024 * 1024
 #: Bytes that are read at a time to find out whether a file holds nothing but empty lines.
 _BLANK_BYTES = 256 * 1024
+#: Custom metadata of the parts of a selection that was split anew.
+_SPLIT_ANEW = {"dicom-export-split": "anew"}
 
 
 def resource_path_errors(paths: object) -> list[str]:
@@ -72,36 +78,60 @@ class FilterFile:
     The file has no name, so that it goes with the process, whatever ends that.
 
     :param file: the open file.
-    :param count: the number of paths in the file.
     :param digest: a digest of the paths; files with the same paths have the same digest.
     :param md5: the file's MD5 in Cloud Storage's notation.
+    :param volume: the number of the paths, and the data that they stand for.
+    :param parts: the parts into which the file was split, in order.
     """
 
     file: IO[bytes]
-    count: int
     digest: str
     md5: str
+    volume: Volume
+    parts: Sequence[Part] = ()
+
+    @property
+    def count(self) -> int:
+        """The number of paths in the file."""
+        return self.volume.paths or 0
 
     @classmethod
     @contextmanager
-    def of(cls, paths: Iterable[str]) -> Iterator[FilterFile]:
+    def of(
+        cls, paths: Iterable[str | SelectedPath], *, max_paths_per_part: int | None = None
+    ) -> Iterator[FilterFile]:
         """
         Write resource paths to a local file, which is deleted when the context ends.
 
         Memory does not grow with the number of paths.
 
         :param paths: the resource paths; duplicates are written once.
+        :param max_paths_per_part: the largest number of paths in a part; not split if not given.
         """
-        digest, md5, count = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
-        with tempfile.TemporaryFile() as file, DiskSet(paths) as unique:
-            for path in unique:
-                line = f"{path}\n".encode("ascii")
-                file.write(line)
-                digest.update(line)
-                md5.update(line)
-                count += 1
+        with tempfile.TemporaryFile() as file, sorted_lines(map(encoded, paths)) as lines:
+            writer = FilterWriter(file, max_paths_per_part)
+            for line in lines:
+                writer.write(line)
+            yield cls(file, *writer.end())
+
+    @contextmanager
+    def part(self, part: Part) -> Iterator[FilterFile]:
+        """
+        Copy a part to a file of its own, which is deleted when the context ends.
+
+        :param part: one of the parts.
+        """
+        digest, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+        with tempfile.TemporaryFile() as file:
+            self.file.seek(part.start)
+            left = part.end - part.start
+            while left and (chunk := self.file.read(min(left, _CHUNK_BYTES))):
+                file.write(chunk)
+                digest.update(chunk)
+                md5.update(chunk)
+                left -= len(chunk)
             file.flush()
-            yield cls(file, count, digest.hexdigest(), base64.b64encode(md5.digest()).decode())
+            yield FilterFile(file, digest.hexdigest(), md5_notation(md5), part.volume)
 
     def first(self, number: int) -> list[str]:
         """
@@ -120,7 +150,12 @@ class FilterFile:
         return f"/dev/fd/{self.file.fileno()}"
 
     def upload(
-        self, filter_uri: str, *, gcp_conn_id: str, impersonation_chain: str | Sequence[str] | None
+        self,
+        filter_uri: str,
+        *,
+        gcp_conn_id: str,
+        impersonation_chain: str | Sequence[str] | None,
+        is_split_anew: bool = False,
     ) -> None:
         """
         Upload the file to Cloud Storage, and verify the uploaded object's checksum.
@@ -128,6 +163,7 @@ class FilterFile:
         :param filter_uri: ``gs://bucket/object``.
         :param gcp_conn_id: the Airflow connection.
         :param impersonation_chain: a service account to impersonate, or a chain of them.
+        :param is_split_anew: the file is a part of a selection that an earlier try has split otherwise.
         :raises DicomExportInvalidRequestError: if the URI is invalid, or the file holds no path.
         :raises DicomExportPermissionError: if the connection's account may not write to the bucket.
         :raises DicomExportNotFoundError: if the bucket does not exist.
@@ -140,13 +176,14 @@ class FilterFile:
             raise DicomExportInvalidRequestError(f"There is no resource path to write to {filter_uri}.")
         target = parse_gcs_uri(filter_uri, "filter_uri", is_object=True)
         hook = GCSHook(gcp_conn_id=gcp_conn_id, impersonation_chain=impersonation_chain)
-        with _map_errors(f"Could not write the filter file {filter_uri}", target.bucket, gcp_conn_id):
+        with map_filter_errors(f"Could not write the filter file {filter_uri}", target.bucket, gcp_conn_id):
             hook.upload(
                 bucket_name=target.bucket,
                 object_name=target.path,
                 filename=self.filename,
                 mime_type="text/plain",
                 chunk_size=_CHUNK_BYTES,
+                metadata=self.volume.as_metadata() | (_SPLIT_ANEW if is_split_anew else {}),
             )
             blob = hook.get_conn().bucket(target.bucket).blob(target.path)
             blob.reload()
@@ -176,10 +213,14 @@ class StoredFilter:
 
     :param is_empty: the file holds no path.
     :param digest: a digest of the file's content.
+    :param volume: the data that its paths stand for, as its writer has noted it.
+    :param is_split_anew: the file is a part of a selection that an earlier try has split otherwise.
     """
 
     is_empty: bool
     digest: str
+    volume: Volume
+    is_split_anew: bool
 
 
 def stored_filter(
@@ -198,11 +239,17 @@ def stored_filter(
 
     target = parse_gcs_uri(filter_uri, "filter_uri", is_object=True)
     hook = GCSHook(gcp_conn_id=gcp_conn_id, impersonation_chain=impersonation_chain)
-    with _map_errors(f"Could not read the filter file {filter_uri}", target.bucket, gcp_conn_id):
+    with map_filter_errors(f"Could not read the filter file {filter_uri}", target.bucket, gcp_conn_id):
         blob = hook.get_conn().bucket(target.bucket).blob(target.path)
         blob.reload()
         is_empty = _is_blank(blob)
-    return StoredFilter(is_empty, f"{blob.size}:{blob.crc32c}")
+    metadata = blob.metadata or {}
+    return StoredFilter(
+        is_empty,
+        f"{blob.size}:{blob.crc32c}",
+        Volume.of_metadata(metadata),
+        is_split_anew=metadata.items() >= _SPLIT_ANEW.items(),
+    )
 
 
 def _is_blank(blob: Blob) -> bool:
@@ -230,7 +277,7 @@ def read_filter(
 
     source = parse_gcs_uri(filter_uri, "filter_uri", is_object=True)
     hook = GCSHook(gcp_conn_id=gcp_conn_id, impersonation_chain=impersonation_chain)
-    with _map_errors(f"Could not read the filter file {filter_uri}", source.bucket, gcp_conn_id):
+    with map_filter_errors(f"Could not read the filter file {filter_uri}", source.bucket, gcp_conn_id):
         blob = hook.get_conn().bucket(source.bucket).blob(source.path)
         with tempfile.TemporaryFile() as file:
             blob.download_to_file(file)
@@ -253,7 +300,14 @@ def _described(path: object) -> str:
     return f"{described}, not quoted; accepted: {ACCEPTED}"
 
 
-def _map_errors(failure: str, bucket: str, gcp_conn_id: str) -> AbstractContextManager[None]:
+def map_filter_errors(failure: str, bucket: str, gcp_conn_id: str) -> AbstractContextManager[None]:
+    """
+    Map the errors of requests for filter files.
+
+    :param failure: the beginning of the error message: what could not be done.
+    :param bucket: the bucket's name.
+    :param gcp_conn_id: the Airflow connection.
+    """
     return map_storage_errors(
         failure,
         bucket,

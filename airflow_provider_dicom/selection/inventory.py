@@ -32,6 +32,7 @@ class Inventory:
     :param project_id: the project that pays for a query; the connection's if not given.
     :param gcp_conn_id: the Airflow connection.
     :param impersonation_chain: a service account to impersonate, or a chain of them.
+    :param log: the log for the cost of a query.
     :raises DicomExportPermissionError: if the connection's account may not read the bucket or the table.
     :raises DicomExportNotFoundError: if the bucket or the table does not exist.
     """
@@ -44,6 +45,7 @@ class Inventory:
         project_id: str | None = None,
         gcp_conn_id: str,
         impersonation_chain: str | Sequence[str] | None,
+        log: Log | None = None,
     ) -> None:
         self._destination = destination
         self._in_folders = in_folders
@@ -52,18 +54,25 @@ class Inventory:
         if isinstance(parsed, GcsUri):
             paths = self._known(_object_names(parsed, gcp_conn_id, impersonation_chain))
         else:
-            paths = MetadataTable(
+            table = MetadataTable(
                 parsed,
                 project_id=project_id,
                 gcp_conn_id=gcp_conn_id,
                 impersonation_chain=impersonation_chain,
-            ).instances()
+                log=log,
+            )
+            paths = (path for path, _ in table.instances())
         # The paths of whole instances, and of frames.
         self._paths = DiskSet(paths)
 
     def __len__(self) -> int:
-        with DiskSet(path.partition("/frames/")[0] for path in self._paths) as instances:
-            return len(instances)
+        count, last = 0, ""
+        for path in self._paths:
+            # The frames of an instance follow each other; the instance as a whole may lie elsewhere.
+            instance, frames, _ = path.partition("/frames/")
+            count += not frames or (instance != last and instance not in self._paths)
+            last = instance if frames else ""
+        return count
 
     def holds(self, path: str, frames: int) -> bool:
         """

@@ -48,10 +48,11 @@ SELECTION, EXPORT, CHECK = (
 
 
 class Step(TypedDict):
-    """The result and the duration of a task, and the peak memory of its process."""
+    """The result, the duration and the processor time of a task, and the peak memory of its process."""
 
     result: Any
     seconds: float
+    cpu_seconds: float
     peak_mib: float
 
 

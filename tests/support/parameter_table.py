@@ -22,6 +22,7 @@ TITLES = {
     Kind.FLAG: "flag",
     Kind.OPTIONAL_FLAG: "optional flag",
     Kind.NUMBER: "number",
+    Kind.OPTIONAL_NUMBER: "optional number",
 }
 
 

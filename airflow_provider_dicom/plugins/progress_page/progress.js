@@ -143,7 +143,7 @@ function showState(task, progress, isRunning) {
   const total = progress.success + progress.failure + progress.pending;
   const share = total ? (progress.success + progress.failure) / total : 0;
   const count = total.toLocaleString();
-  put("headline", total ? `${Math.floor(share * 100)} % of ${count} instances` : "No instances counted yet");
+  put("headline", total ? `${Math.floor(share * 100)} % of ${count} instances` : headlineBeforeCounts(progress));
   const bar = element("bar");
   bar.setAttribute("aria-valuenow", String(Math.floor(share * 100)));
   element("bar-success").style.width = `${total ? (100 * progress.success) / total : 0}%`;
@@ -151,6 +151,12 @@ function showState(task, progress, isRunning) {
   element("bar-failure").style.width = `${total ? (100 * progress.failure) / total : 0}%`;
   put("message", progress.message ?? "");
   element("message").hidden = !progress.message;
+}
+
+// Counts of the DICOM store or of the selection, which may be some minutes old.
+function headlineBeforeCounts({ expected }) {
+  if (!Number.isFinite(expected)) return "No instances counted yet";
+  return `About ${expected.toLocaleString()} instances, none counted yet`;
 }
 
 function showNumbers(task, progress, isRunning) {

@@ -9,6 +9,8 @@ from urllib.parse import parse_qs
 
 import pytest
 
+from airflow_provider_dicom.api import dicomweb
+from airflow_provider_dicom.api.dicomweb import path_of_match
 from airflow_provider_dicom.api.export_request import ExportRequest
 from airflow_provider_dicom.api.resource_names import DatasetName, DicomStoreName
 from airflow_provider_dicom.api.transport import USER_AGENT
@@ -18,7 +20,7 @@ from airflow_provider_dicom.exceptions import (
     DicomExportPermissionError,
 )
 from airflow_provider_dicom.hooks.dicom_store import DicomStoreAsyncHook, DicomStoreHook
-from rig.dicom_files import create_store
+from rig.dicom_files import Uids, create_store, upload_copies
 from rig.servers import wait_for
 from tests.support.healthcare_requests import accepted_exports
 
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rig.control import Control
-    from rig.dicom_files import Uids
     from rig.servers import HealthcareEmulator, StorageEmulator
     from tests.support.provider_fixtures import Connect
 
@@ -212,3 +213,26 @@ async def test_hook_uses_one_session_and_one_user_agent_and_leaves_nothing_open(
     assert seen["connections"] <= 3
     assert {request["user_agent"] for request in seen["recent"]} == {USER_AGENT}
     assert {request["authorization"] for request in seen["recent"]} == {"none"}
+
+
+def test_search_with_more_matches_than_the_api_returns_finds_all_of_them(
+    hook: DicomStoreHook,
+    store: DicomStoreName,
+    healthcare: HealthcareEmulator,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    logged: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(dicomweb, "MAX_SEARCH_OFFSET", 6)
+    stored = set()
+    for study, (day, count) in enumerate([("20260328", 5), ("20260329", 5), ("20260329", 5), ("", 4)]):
+        uids = [Uids(f"1.2.{study}", f"1.2.{study}.1", f"1.2.{study}.1.{n}") for n in range(count)]
+        upload_copies(healthcare.url, str(store), uids, study_date=day)
+        stored |= {one.path for one in uids}
+    matches = hook.search(store, "instances", page_size=3, include_fields=["NumberOfFrames"])
+    assert {path_of_match(match, "instances") for match in matches} == stored
+    # Airflow 3 prints the log, Airflow 2 logs it.
+    assert "narrowing it by StudyDate" in (capsys.readouterr().out or logged.text)
+    monkeypatch.setattr(dicomweb, "MAX_SEARCH_OFFSET", 2)
+    with pytest.raises(DicomExportInvalidRequestError, match="too many studies to find those without a date"):
+        list(hook.search(store, "series", page_size=2))

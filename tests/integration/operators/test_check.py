@@ -6,9 +6,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from airflow_provider_dicom.exceptions import DicomExportIncompleteError, DicomExportNotFoundError
+from airflow_provider_dicom.exceptions import (
+    DicomExportIncompleteError,
+    DicomExportInvalidRequestError,
+    DicomExportNotFoundError,
+)
 from airflow_provider_dicom.operators.check import MAX_MISSING_PATHS, DicomStoreExportCheckOperator
 from rig.dicom_files import Uids, sample_files, upload, upload_copies
+from tests.support.healthcare_requests import request_count
 from tests.support.task_runs import TaskRun
 
 if TYPE_CHECKING:
@@ -196,6 +201,47 @@ def test_check_counts_each_instance_of_a_table_once(
     with pytest.raises(DicomExportIncompleteError, match="1 of them are missing") as raised:
         TaskRun().run(check(destination=table))
     assert instances[2].path in str(raised.value)
+
+
+def test_check_expects_the_instances_of_a_table_instead_of_searching(
+    operator: ExportOperatorFactory,
+    check: CheckOperatorFactory,
+    thirty_frames: Uids,
+    instances: list[Uids],
+    bigquery: BigQueryEmulator,
+    bucket: str,
+    storage: StorageEmulator,
+    control: Control,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", bigquery.url)
+    bigquery.create_dataset("test-project", "expected")
+    table = "bq://test-project.expected.t"
+    TaskRun().run(operator(destination=table))
+    TaskRun().run(operator())
+    control.reset_requests()
+    result = TaskRun().run(check(expected_table=table))
+    assert (result["expected"], result["arrived"], result["missing"]) == (4, 4, 0)
+    lost = instances[0]
+    storage.delete(bucket, f"nightly/{lost.study}/{lost.series}/{lost.instance}.dcm")
+    with pytest.raises(DicomExportIncompleteError, match="4 instances are expected") as raised:
+        TaskRun().run(check(expected_table=table))
+    assert raised.value.result is not None
+    assert raised.value.result["missing_paths"] == [lost.path]
+    # The number of frames is the table's.
+    TaskRun().run(operator(destination=f"gs://{bucket}/frames", mime_type="image/png", max_failures=1.0))
+    result = TaskRun().run(
+        check(expected_table=table, destination=f"gs://{bucket}/frames", on_missing="warn")
+    )
+    assert thirty_frames.path not in result["missing_paths"]
+    assert request_count(control, "search") == 0
+
+
+def test_check_expects_either_a_filter_file_or_a_table(check: CheckOperatorFactory, bucket: str) -> None:
+    with pytest.raises(DicomExportInvalidRequestError, match="expected_table with filter_uri"):
+        check(expected_table="bq://p.d.t", filter_uri=f"gs://{bucket}/f.txt")
+    with pytest.raises(DicomExportInvalidRequestError, match=r"expected_table=.*is no table"):
+        check(expected_table="gs://bucket/x")
 
 
 def test_check_names_only_the_first_of_many_missing_instances(

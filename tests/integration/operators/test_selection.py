@@ -12,14 +12,15 @@ from airflow.providers.common.compat.sdk import AirflowSkipException
 from airflow_provider_dicom.api.destinations import BigQueryTable
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 from airflow_provider_dicom.operators.selection import DicomMetadataQueryOperator, DicomStoreSearchOperator
+from airflow_provider_dicom.selection.filter_file import read_filter
 from airflow_provider_dicom.selection.metadata_table import MetadataTable
+from rig.dicom_files import Uids, upload_copies
 from tests.support.rendering import dag, render
 from tests.support.task_runs import TaskRun
 
 if TYPE_CHECKING:
     from airflow_provider_dicom.api.resource_names import DicomStoreName
-    from rig.dicom_files import Uids
-    from rig.servers import BigQueryEmulator, StorageEmulator
+    from rig.servers import BigQueryEmulator, HealthcareEmulator, StorageEmulator
     from tests.integration.operators.conftest import ExportOperatorFactory
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -194,6 +195,48 @@ def test_query_selects_what_the_table_holds_and_names_no_dicom_store(
     assert storage.read(bucket, "f.txt").decode().splitlines() == sorted(uids.path for uids in instances)
 
 
+@pytest.mark.parametrize("schema", ["flattened", "json"])
+def test_query_has_conditions_and_notes_the_volume_with_the_filter_file(
+    schema: str,
+    operator: ExportOperatorFactory,
+    store: DicomStoreName,
+    healthcare: HealthcareEmulator,
+    anonymous: str,
+    bigquery: BigQueryEmulator,
+    bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", bigquery.url)
+    monkeypatch.setenv("AIRFLOW_VAR_MARK", "2026-01-01T00:00:00Z")
+    old, new = Uids("1.2", "1.2.1", "1.2.1.1"), Uids("1.3", "1.3.1", "1.3.1.1")
+    upload_copies(healthcare.url, str(store), [old], study_date="20260328")
+    upload_copies(healthcare.url, str(store), [new], study_date="20260329")
+    bigquery.create_dataset("test-project", f"conditions_{schema}")
+    table = f"bq://test-project.conditions_{schema}.t"
+    TaskRun().run(operator(destination=table, bigquery_schema=schema))
+    with dag():
+        query = DicomMetadataQueryOperator(
+            task_id="query",
+            table=table,
+            filter_uri=f"gs://{bucket}/f.txt",
+            high_water_mark="mark",
+            until="2096-02-29T00:00:00Z",
+            conditions={"StudyDate": ["{{ day }}", "20260401"]},
+            gcp_conn_id=anonymous,
+        )
+    # A condition may name a patient.
+    assert repr(query.conditions) == "<dict of private values: StudyDate>"
+    assert TaskRun().run(render(query, day="20260329"))["count"] == 1
+    (line,) = read_filter(f"gs://{bucket}/f.txt", gcp_conn_id=anonymous, impersonation_chain=None)
+    assert line == new.path
+    assert "They stand for 1 instances" in capsys.readouterr().out
+    TaskRun().run(operator(filter_uri=f"gs://{bucket}/f.txt"))
+    said = capsys.readouterr().out
+    assert "nothing of it in COLDLINE or ARCHIVE" in said
+    assert "Exporting 1 instances" in said
+
+
 def test_metadata_table_selects_instances_by_arrival_time(
     operator: ExportOperatorFactory,
     instances: list[Uids],
@@ -210,6 +253,6 @@ def test_metadata_table_selects_instances_by_arrival_time(
     # The year 1, where the window begins, has no 29 February.
     now = datetime(2096, 2, 29, tzinfo=UTC)
     everything = sorted(uids.path for uids in instances)
-    assert sorted(table.arrived("instances", since=None, until=now)) == everything
-    assert sorted(table.instances()) == everything
+    assert sorted(one.path for one in table.arrived("instances", since=None, until=now)) == everything
+    assert sorted(path for path, _ in table.instances()) == everything
     assert list(table.arrived("instances", since=now, until=now + timedelta(days=1))) == []

@@ -105,6 +105,24 @@ def test_xcom_of_the_same_name_that_is_no_progress_record_counts_as_none(value: 
     expect(page.locator("#export")).to_be_hidden()
 
 
+@pytest.mark.parametrize(
+    ("expected", "headline"),
+    [
+        (12_345, "About 12,345 instances, none counted yet"),
+        ("12", "No instances counted yet"),
+        (None, "No instances counted yet"),
+    ],
+)
+def test_total_that_was_known_beforehand_is_shown_until_there_are_counts(
+    expected: object, headline: str, page: Page
+) -> None:
+    record = {**RECORD, "state": "RUNNING", "success": 0, "end_time": None, "expected": expected}
+    play_airflow(page, record)
+    expect(page.locator("#headline")).to_have_text(headline)
+    play_airflow(page, {**record, "success": 1, "pending": 3})
+    expect(page.locator("#headline")).to_have_text("25 % of 4 instances")
+
+
 MARKUP = "<img src=x onerror=alert(1)>"
 CAUSES: list[dict[str, Any]] = [
     {

@@ -230,9 +230,3 @@ def test_search_refuses_an_invalid_uid(parameter: str, uid: str) -> None:
 def test_search_refuses_a_series_without_its_study() -> None:
     with pytest.raises(DicomExportInvalidRequestError, match="study_uid"):
         search(level="instances", series_uid="1.2.3")
-
-
-def test_search_refuses_an_offset_of_more_than_a_million() -> None:
-    assert search(offset=1_000_000).query[-1] == ("offset", "1000000")
-    with pytest.raises(DicomExportInvalidRequestError, match="accepted: a narrower search"):
-        search(offset=1_000_001)

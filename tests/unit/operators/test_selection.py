@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG
 
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
+from airflow_provider_dicom.operators._selection_output import mappable
 from airflow_provider_dicom.operators.check import DicomStoreExportCheckOperator
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
 from airflow_provider_dicom.operators.selection import (
@@ -15,6 +17,7 @@ from airflow_provider_dicom.operators.selection import (
     DicomMetadataQueryOperator,
     DicomStoreSearchOperator,
 )
+from tests.support.rendering import render
 
 STORE: dict[str, Any] = {"location": "us-central1", "dataset_id": "radiology", "dicom_store_id": "ct"}
 VALID: dict[type, dict[str, Any]] = {
@@ -75,7 +78,7 @@ def test_every_template_field_accepts_a_template(operator: Any) -> None:
 def test_output_of_a_selection_is_accepted_by_export_check_and_high_water_mark() -> None:
     with DAG("outputs", schedule=None):
         query = DicomMetadataQueryOperator(**VALID[DicomMetadataQueryOperator])
-        filter_uri = query.output["filter_uri"]  # type: ignore[index]
+        filter_uri = query.output["filter_uri"]
         export = DicomStoreExportOperator(
             task_id="export", **STORE, destination="gs://bucket/night/", filter_uri=filter_uri
         )
@@ -120,3 +123,29 @@ def test_until_that_renders_to_none_is_refused() -> None:
     task.until = None
     with pytest.raises(DicomExportInvalidRequestError, match="until=None"):
         task.execute({})
+
+
+def test_export_is_mapped_over_the_filter_files_of_a_selection() -> None:
+    parts = ["gs://bucket/f-00000-of-00002.txt", "gs://bucket/f-00001-of-00002.txt"]
+    with DAG("mapped", schedule=None):
+        select = DicomMetadataQueryOperator(**VALID[DicomMetadataQueryOperator], max_paths_per_file=9)
+        export = DicomStoreExportOperator.partial(
+            task_id="export", **STORE, destination="gs://bucket/night/"
+        ).expand(filter_uri=select.output["filter_uris"])
+        assert export.upstream_task_ids == {"query"}
+        with pytest.raises(ValueError, match="custom key 'filter_uri'"):
+            DicomStoreExportOperator.partial(
+                task_id="other", **STORE, destination="gs://bucket/night/"
+            ).expand(filter_uri=select.output["filter_uri"])
+    outputs = {"query": {"filter_uris": parts}}
+    for index, part in enumerate(parts):
+        assert render(export, xcoms=outputs, map_index=index).filter_uri == part
+
+
+def test_selection_is_as_long_as_its_list_of_filter_files() -> None:
+    selection: Any = {"filter_uri": "gs://b/f.txt", "filter_uris": ["gs://b/1", "gs://b/2"], "count": 7}
+    result = mappable(selection)
+    # Airflow takes the length of a return value for the number of indexes.
+    assert len(result) == 2
+    assert json.loads(json.dumps(result)) == result == selection
+    assert set(result) == set(selection)

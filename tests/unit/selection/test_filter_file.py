@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
+from airflow_provider_dicom.selection import sorted_lines
 from airflow_provider_dicom.selection.filter_file import FilterFile, resource_path_errors
 
 MIB = 1024 * 1024
@@ -63,7 +64,10 @@ def test_filter_file_without_paths_is_never_uploaded() -> None:
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_number_of_paths() -> None:
+def test_memory_does_not_grow_with_the_number_of_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sorted_lines, "RUN_BYTES", 64 * 1024)
+    monkeypatch.setattr(sorted_lines, "BUFFER_BYTES", 4 * 1024)
+    monkeypatch.setattr(sorted_lines, "MAX_RUNS", 20)
     peaks = []
     for unique in (1_000, 50_000):
         tracemalloc.start()

@@ -47,7 +47,7 @@ with DAG("local_runs", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC
             **PLACE,
             dicom_store_id=store,
             destination=BUCKET + "/part/{{ task.dicom_store_id }}/",
-            filter_uri=search.output["filter_uri"],  # type: ignore[index]
+            filter_uri=search.output["filter_uri"],
             poll_interval=1.0,
         )
         check = DicomStoreExportCheckOperator(
@@ -55,7 +55,7 @@ with DAG("local_runs", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC
             **PLACE,
             dicom_store_id=store,
             destination=BUCKET + "/part/{{ task.dicom_store_id }}/",
-            filter_uri=search.output["filter_uri"],  # type: ignore[index]
+            filter_uri=search.output["filter_uri"],
         )
         export >> check
 
