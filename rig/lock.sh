@@ -11,7 +11,7 @@ compile() {
 }
 
 newest() {
-    echo "apache-airflow==$2" | compile --all-extras --group dev --group docs --group chaos \
+    echo "apache-airflow==$2" | compile --all-extras --group dev --group docs --group chaos --group fab \
         --constraint - --output-file "$pins/$1.txt"
 }
 
@@ -23,4 +23,4 @@ newest 2.11 '2.11.*'
 oldest=$(mktemp)
 trap 'rm -f "$oldest"' EXIT
 compile --all-extras --resolution lowest-direct --output-file "$oldest"
-compile --all-extras --group dev --group chaos --constraint "$oldest" --output-file "$pins/lowest.txt"
+compile --all-extras --group dev --group chaos --group fab --constraint "$oldest" --output-file "$pins/lowest.txt"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
-import threading
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +12,9 @@ import pydicom
 import pytest
 import requests
 
-from rig.airflow import AirflowStandalone, RestClient
-from rig.control import Control
+from rig.airflow import RestClient
 from rig.dicom_files import create_store, sample_files, uids_of, upload
-from rig.ports import LOOPBACK
-from rig.servers import ROOT, HealthcareEmulator, wait_for
-from tests.support.mailbox import Mailbox
+from rig.servers import ROOT, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,9 +27,9 @@ if TYPE_CHECKING:
 if shutil.which("chromium") is None and not os.environ.get("CI"):
     pytest.skip("Chromium is not installed", allow_module_level=True)
 
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
-from tests.support.web_interface import BOUND_MS, Web
+from tests.support.web_interface import Web, serve_web
 
 BUCKET, NIGHT = "web", "2026-03-29T02:00:00Z"
 STORES = "projects/test-project/locations/europe-west3/datasets/radiology/dicomStores"
@@ -50,54 +45,13 @@ def web(
     tmp_path_factory: pytest.TempPathFactory, server_logs: Path, storage: StorageEmulator
 ) -> Iterator[Web]:
     """One Airflow for all tests here: they take less time than its start."""
-    expect.set_options(timeout=BOUND_MS)
-    folder = tmp_path_factory.mktemp("web")
-    shutil.copytree(ROOT / "example_dags", folder / "dags" / "examples")
-    for name in ("followed.py", "export_modes.py", "forwarded.py"):
-        shutil.copy(ROOT / "tests" / "integration" / "real_airflow" / "dags" / name, folder / "dags")
-    storage.create_bucket(BUCKET)
-    emulator_env = {"STORAGE_EMULATOR_HOST": storage.url}
-    with (
-        Mailbox() as mailbox,
-        HealthcareEmulator(server_logs / "web", env=emulator_env) as healthcare,
-        AirflowStandalone(
-            folder / "home",
-            folder / "dags",
-            {
-                "HEALTHCARE_EMULATOR_HOST": healthcare.url,
-                "STORAGE_EMULATOR_HOST": storage.url,
-                "DICOM_BUCKET": BUCKET,
-                "RIG_HIDDEN_DAG": "nora:followed",
-                "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
-                "AIRFLOW_CONN_SOME_DB": json.dumps({"conn_type": "http", "password": PASSWORD}),
-                "AIRFLOW_CONN_SMTP_DEFAULT": json.dumps(
-                    {
-                        "conn_type": "smtp",
-                        "host": LOOPBACK,
-                        "port": mailbox.port,
-                        "extra": {"disable_ssl": True, "disable_tls": True},
-                    }
-                ),
-            },
-            users={"ada": "admin", "nora": "viewer", "uli": "user"},
-        ) as airflow,
-        sync_playwright() as playwright,
-        # Chromium's own sandbox does not work for root, and only our own pages are opened.
-        playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
-        ) as browser,
-    ):
-        threading.Thread(target=mailbox.serve_forever, args=(0.1,), daemon=True).start()
-        control = Control(healthcare.url)
-        control.settings(advance="manual")
+    with serve_web(tmp_path_factory.mktemp("web"), server_logs, storage, BUCKET, PASSWORD) as web:
         for store, files in FILES.items():
-            create_store(healthcare.url, f"{STORES}/{store}")
-            upload(healthcare.url, f"{STORES}/{store}", files)
-        web = Web(airflow, control, browser, mailbox)
+            create_store(web.control.url, f"{STORES}/{store}")
+            upload(web.control.url, f"{STORES}/{store}", files)
         web.trigger("followed", {"destination": f"gs://{BUCKET}/{MARKUP}/"})
         web.trigger("on_worker", {"store": "followed-2", "bucket": BUCKET}, logical_date=NIGHT)
         yield web
-        mailbox.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -267,6 +221,38 @@ def test_progress_of_a_mapped_task(web: Web, ada: BrowserContext) -> None:
         r"Export ended as SUCCEEDED: 12 exported, 0 failed in [\d.]+ s \([\d.]+ instances/\w+\)", log
     )
     assert log.count("Export running") <= 4, "no line per poll"
+
+
+def test_page_of_all_exports_is_in_the_navigation_and_leads_to_the_tab(web: Web, ada: BrowserContext) -> None:
+    web.operation("followed-2")
+    with ada.new_page() as page:
+        page.on("dialog", lambda dialog: pytest.fail(f"markup was run: {dialog.message}"))
+        page.goto(web.airflow.url)
+        page.get_by_role("link", name="DICOM exports").click()
+        frame = page.frame_locator("iframe")
+        expect(frame.get_by_role("heading", level=1)).to_have_text("DICOM exports")
+        ended = frame.get_by_role("row").filter(has_text="followed · export [followed-1]")
+        expect(ended).to_contain_text(re.compile("12 exported, 0 failed|% of 12"))
+        expect(ended).to_contain_text(f"gs://{BUCKET}/{MARKUP}/")
+        expect(frame.locator("main img")).to_have_count(0)
+        running = frame.get_by_role("row").filter(has_text="on_worker · export")
+        expect(running).to_contain_text("0 % of 5")
+        keep(page, "exports")
+        running.get_by_role("link").click()
+        expect(page).to_have_url(re.compile(r"/dags/on_worker/runs/.*/tasks/export/plugin/dicom-export$"))
+        expect(frame.locator("#headline")).to_have_text("0 % of 5 instances")
+
+
+def test_page_of_all_exports_shows_only_what_the_viewer_may_see(web: Web, nora: BrowserContext) -> None:
+    web.operation("followed-2")
+    with nora.new_page() as page:
+        page.goto(f"{web.airflow.url}/dicom-export/exports.html")
+        expect(page.get_by_role("row").filter(has_text="on_worker · export")).to_contain_text("0 % of 5")
+        expect(page.get_by_role("row").filter(has_text="followed · ")).to_have_count(0)
+        assert "followed-1" not in page.inner_text("body")
+    with web.person(None) as nobody, nobody.new_page() as page:
+        page.goto(f"{web.airflow.url}/dicom-export/exports.html")
+        expect(page.locator("#notice")).to_have_text("You are not logged in to Airflow.")
 
 
 def test_links_are_there_while_the_export_runs(web: Web) -> None:
