@@ -4,7 +4,7 @@
 // states, DICOM stores and destinations; counts are XComs, which Airflow returns one by one. So a refresh reads the
 // XComs of some rows only: rows that have not been read first, then running ones, the oldest first.
 
-import { get, getIfThere, getXCom, now, progressRecord, taskPath } from "./shared.js";
+import { causesOf, get, getIfThere, getXCom, now, progressRecord, taskPath } from "./shared.js";
 
 export const MAX_REQUESTS = 10;
 export const PAGE_SIZE = 50;
@@ -167,13 +167,15 @@ export class Row {
     if (missing("progress")) return "progress";
     if (group === "running" || this.isForbidden) return null;
     if (task.state === "success" && missing("return_value") && !(progress && task.rendered_fields?.destination)) return "return_value";
-    if (progress?.failure && missing("failures")) return "failures";
+    if (progress?.failure && !this.causes.length && missing("failures")) return "failures";
     if (group === "failed" && !progress?.message && !this.causes.length && missing("log")) return "log";
     return null;
   }
 
+  // Texts and counts, the most frequent first; the record of the end has them, or the failures are grouped here.
   get causes() {
-    return causesOf(this.values.failures);
+    const recorded = causesOf(this.progress);
+    return recorded.length ? recorded.map(({ message, count }) => [message, count]) : groupFailures(this.values.failures);
   }
 
   async read(name) {
@@ -208,8 +210,8 @@ function progressOfResult(result) {
   return progressRecord({ observed_at: result.end_time, message: null, ...result });
 }
 
-// The causes of failed instances with their counts, the most frequent first: messages without the instances' names.
-export function causesOf(failures) {
+// Messages without the instances' names.
+function groupFailures(failures) {
   const counts = new Map();
   for (const failure of Array.isArray(failures) ? failures : []) {
     if (typeof failure?.message !== "string") continue;

@@ -82,6 +82,12 @@ export function progressRecord(record) {
   return ["success", "failure", "pending"].every((key) => Number.isFinite(record[key])) ? record : null;
 }
 
+// The causes in a progress record; older versions wrote none.
+export function causesOf(progress) {
+  const isCause = (cause) => Number.isFinite(cause?.count) && typeof cause.message === "string";
+  return Array.isArray(progress?.causes) ? progress.causes.filter(isCause) : [];
+}
+
 // The counts, times and rate of a progress record; the task may have ended before the end of its export.
 export function measure(task, progress) {
   const isRunning = progress.state === "RUNNING" && UNDER_WAY.has(task.state);

@@ -116,7 +116,7 @@ def test_row_of_a_running_export_has_counts_rate_remaining_time_and_age(
 
 def test_failures_have_their_causes(page: Page, airflow: PlayedAirflow) -> None:
     airflow.tasks = [export_task(number, "failed", end_date=ago(minutes=number)) for number in (1, 2, 3)]
-    airflow.tasks.append(export_task(4, "success"))
+    airflow.tasks += [export_task(4, "success"), export_task(5, "failed", end_date=ago(minutes=5))]
     airflow.xcoms["dag-1", "progress"] = progress("FAILED", 20, failure=12, message="12 instances failed")
     airflow.xcoms["dag-1", "failures"] = [
         {"resource_path": f"/studies/1.{number}", "code": 3, "message": f"{cause}: /studies/1.{number}"}
@@ -130,6 +130,8 @@ def test_failures_have_their_causes(page: Page, airflow: PlayedAirflow) -> None:
     ]
     airflow.xcoms["dag-4", "progress"] = progress("PARTIAL", 9, failure=1)
     airflow.xcoms["dag-4", "failures"] = [{"resource_path": "/studies/1", "code": 3, "message": MARKUP}]
+    causes = [{"count": 7 - number, "message": f"cause {number}"} for number in range(5)]
+    airflow.xcoms["dag-5", "progress"] = progress("FAILED", 0, failure=25, causes=[*causes, None, {}])
     advance = open_exports(page, airflow)
     expect(row_of(page, 2).get_by_role("listitem")).to_have_text(["The bucket is gone."])
     for _ in range(3):
@@ -138,12 +140,15 @@ def test_failures_have_their_causes(page: Page, airflow: PlayedAirflow) -> None:
         ["9 x transfer syntax not supported", "3 x too large"]
     )
     expect(row_of(page, 3).get_by_role("listitem")).to_have_text(["E: no role"])
+    expect(row_of(page, 5).get_by_role("listitem")).to_have_text(
+        ["7 x cause 0", "6 x cause 1", "5 x cause 2", "and 2 more causes"]
+    )
     expect(row_of(page, 4).locator(".badge")).to_have_text("Succeeded in part")
     expect(row_of(page, 4).get_by_role("listitem")).to_have_text([f"1 x {MARKUP}"])
     expect(page.locator("img")).to_have_count(0)
 
 
-@pytest.mark.parametrize("count", [1, 50, 5000])
+@pytest.mark.parametrize("count", [1, 5000])
 def test_refresh_sends_few_requests_however_many_exports_there_are(
     count: int, page: Page, airflow: PlayedAirflow
 ) -> None:
