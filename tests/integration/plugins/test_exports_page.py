@@ -253,6 +253,11 @@ def test_filter_by_store_searches_all_exports_a_few_at_a_time(page: Page, airflo
     for _ in range(10):
         advance(10)
     expect(page.locator("#rows .badge")).to_have_text(["Failed"])
+    del airflow.tasks[1234]
+    for _ in range(10):
+        advance(10)
+    expect(page.locator("#searched")).to_have_text("Searched all 1,300 exports; found 0.")
+    expect(page.locator("#empty")).to_contain_text("No export of such a DICOM store")
     page.reload()
     expect(page.get_by_label("DICOM store", exact=True)).to_have_value("needle")
 
@@ -262,11 +267,13 @@ def test_filter_by_time_leaves_running_exports(page: Page, airflow: PlayedAirflo
         export_task(1, "deferred", start_date=ago(days=20)),
         export_task(2, "failed", end_date=ago(days=5)),
         export_task(3, "failed", end_date=ago(hours=5)),
+        # Its first try ended long ago.
+        export_task(4, "queued", end_date=ago(days=20)),
     ]
     open_exports(page, airflow)
-    expect(page.locator("#rows .task")).to_have_text(["dag-3 · export", "dag-1 · export"])
+    expect(page.locator("#rows .task")).to_have_text([f"dag-{number} · export" for number in (3, 1, 4)])
     page.get_by_label("Ended in the last").select_option("7 days")
-    expect(page.locator("#rows .task")).to_have_text(["dag-3 · export", "dag-2 · export", "dag-1 · export"])
+    expect(page.locator("#rows .task")).to_have_text([f"dag-{number} · export" for number in (3, 2, 1, 4)])
     expect(row_of(page, 2).locator(".age")).to_have_text("ended 5 days ago")
 
 
