@@ -24,3 +24,6 @@ oldest=$(mktemp)
 trap 'rm -f "$oldest"' EXIT
 compile --all-extras --resolution lowest-direct --output-file "$oldest"
 compile --all-extras --group dev --group chaos --group fab --constraint "$oldest" --output-file "$pins/lowest.txt"
+
+"$uv" pip compile --quiet --upgrade --universal --no-annotate --no-header --python-version 3.11 \
+    rig/bigquery-requirements.txt --output-file "$pins/bigquery.txt"

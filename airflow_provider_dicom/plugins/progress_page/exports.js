@@ -62,7 +62,7 @@ async function refresh() {
     const isLeft = await read(mine);
     if (mine !== turn) return;
     showNotice("");
-    const isMoving = source.totals.running || source.totals.waiting || source.isComplete === false;
+    const isMoving = source.totals.running || source.totals.waiting || source.isUnderWay;
     if (isLeft || isMoving) pause = REFRESH_MS;
   } catch (error) {
     if (mine !== turn) return;

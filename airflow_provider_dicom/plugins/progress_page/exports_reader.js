@@ -96,6 +96,10 @@ export class Search {
     return this.found.size;
   }
 
+  get isUnderWay() {
+    return !this.isComplete || this.searched > 0;
+  }
+
   get size() {
     return Object.values(this.sizes).reduce((sum, size) => sum + size, 0);
   }
