@@ -75,6 +75,8 @@ class PlayedAirflow:
         self.xcoms: dict[tuple[str, str], Any] = {}
         self.logs: dict[str, list[dict[str, Any]]] = {}
         self.asked: list[str] = []
+        #: Airflow's setting ``[api] maximum_page_limit``.
+        self.maximum_page_limit = 100
         #: The status of every answer; None answers as usual.
         self.status: int | None = None
 
@@ -120,7 +122,8 @@ class PlayedAirflow:
         ]
         key = order.removeprefix("-")
         found.sort(key=lambda task: task[key] or "", reverse=order.startswith("-"))
-        offset, limit = int(query["offset"][0]), int(query["limit"][0])
+        offset = int(query["offset"][0])
+        limit = min(int(query["limit"][0]), self.maximum_page_limit)
         return {"task_instances": found[offset : offset + limit], "total_entries": len(found)}
 
 

@@ -1,7 +1,7 @@
 // Shows the export tasks of all DAGs. All data comes from Airflow's own REST API, with the viewer's login; the page
 // inserts all of it as text, never as markup.
 
-import { GROUPS, Listing, MAX_REQUESTS, PAGE_SIZE, Row, Search, keyOf, readValues } from "./exports_reader.js";
+import { GROUPS, Listing, MAX_REQUESTS, Row, Search, keyOf, page, readValues } from "./exports_reader.js";
 import { ago, isOnScreen, showRows } from "./exports_rows.js";
 import { element, followTheme, now, put, rateText, measure, setText, showNotice } from "./shared.js";
 
@@ -82,7 +82,7 @@ async function read(mine) {
     budget -= await source.read();
     if (mine !== turn) return false;
     listedAt = now();
-    if (choice.page && choice.page * PAGE_SIZE >= source.total) return turnPage(0);
+    if (choice.page && choice.page * page.size >= source.total) return turnPage(0);
     const known = new Map(rows.map((row) => [keyOf(row.task), row]));
     rows = source.tasks.map((task) => {
       const row = known.get(keyOf(task));
@@ -96,9 +96,9 @@ async function read(mine) {
   return isLeft;
 }
 
-function turnPage(page) {
-  choice.page = page;
-  source.page = page;
+function turnPage(index) {
+  choice.page = index;
+  source.page = index;
   listedAt = null;
   refresh();
   return true;
@@ -165,8 +165,8 @@ function emptyText() {
 
 function showPages() {
   const { total } = source;
-  const first = choice.page * PAGE_SIZE;
-  element("pages").hidden = total <= PAGE_SIZE;
+  const first = choice.page * page.size;
+  element("pages").hidden = total <= page.size;
   put("page", `${(first + 1).toLocaleString()} to ${(first + rows.length).toLocaleString()} of ${total.toLocaleString()}`);
   element("previous").disabled = !choice.page;
   element("next").disabled = first + rows.length >= total;

@@ -7,7 +7,8 @@
 import { causesOf, get, getIfThere, getXCom, now, progressRecord, taskPath } from "./shared.js";
 
 export const MAX_REQUESTS = 10;
-export const PAGE_SIZE = 50;
+// The most rows of a page; an Airflow with a lower "maximum_page_limit" lowers it.
+export const page = { size: 50 };
 const OPERATOR = "DicomStoreExportOperator";
 const BATCH_SIZE = 100;
 // A search leaves half of the first refreshes, and more of the later ones, to the rows.
@@ -35,14 +36,14 @@ async function list(group, days, offset, limit) {
   const query = new URLSearchParams({ operator: OPERATOR, order_by: group.order, offset, limit });
   for (const state of group.states) query.append("state", state);
   if (group.hasEnded) query.set("end_date_gte", new Date(now() - days * DAY_MS).toISOString());
-  const answer = await get(`dags/~/dagRuns/~/taskInstances?${query}`);
-  return { tasks: answer.task_instances, total: answer.total_entries };
+  const { task_instances: tasks, total_entries: total } = await get(`dags/~/dagRuns/~/taskInstances?${query}`);
+  return { tasks, total, isCut: tasks.length < Math.min(limit, total - offset) };
 }
 
 // One page of all exports: Airflow filters, sorts and counts.
 export class Listing {
-  constructor({ group, days, page }) {
-    Object.assign(this, { group, days, page });
+  constructor({ group, days, page: index }) {
+    Object.assign(this, { group, days, page: index });
     this.tasks = [];
     this.totals = {};
   }
@@ -53,12 +54,17 @@ export class Listing {
 
   async read() {
     const found = [];
-    let skipped = this.page * PAGE_SIZE;
+    let skipped = this.page * page.size;
     for (const group of GROUPS) {
       const isWanted = !this.group || group.key === this.group;
       // A list without rows still has the total.
-      const { tasks, total } = await list(group, this.days, isWanted ? skipped : 0, isWanted ? PAGE_SIZE - found.length : 0);
+      const limit = isWanted ? page.size - found.length : 0;
+      const { tasks, total, isCut } = await list(group, this.days, isWanted ? skipped : 0, limit);
       this.totals[group.key] = total;
+      if (isCut && tasks.length) {
+        page.size = found.length + tasks.length;
+        return this.read();
+      }
       if (!isWanted) continue;
       found.push(...tasks);
       skipped = Math.max(0, skipped - total);
@@ -71,9 +77,9 @@ export class Listing {
 // The exports of some DICOM stores. Airflow cannot filter by DICOM store, so the lists are read from the beginning
 // to the end, a few at a time and over and over again.
 export class Search {
-  constructor({ group, days, page, store }) {
+  constructor({ group, days, page: index, store }) {
     this.groups = GROUPS.filter(({ key }) => !group || key === group);
-    Object.assign(this, { days, page, words: store.toLowerCase() });
+    Object.assign(this, { days, page: index, words: store.toLowerCase() });
     this.found = new Map();
     this.sizes = {};
     this.isComplete = false;
@@ -89,7 +95,7 @@ export class Search {
   get tasks() {
     const order = GROUPS.map(({ key }) => key);
     const all = [...this.found.values()].sort((one, other) => order.indexOf(groupOf(one)) - order.indexOf(groupOf(other)));
-    return all.slice(this.page * PAGE_SIZE, (this.page + 1) * PAGE_SIZE);
+    return all.slice(this.page * page.size, (this.page + 1) * page.size);
   }
 
   get total() {

@@ -226,6 +226,18 @@ def test_pages_lead_through_all_exports(page: Page, airflow: PlayedAirflow) -> N
     expect(page.locator("#pages")).to_be_hidden()
 
 
+def test_pages_are_shorter_where_airflow_limits_lists(page: Page, airflow: PlayedAirflow) -> None:
+    airflow.maximum_page_limit = 20
+    airflow.tasks = [export_task(number, "failed", end_date=ago(minutes=number)) for number in range(30)]
+    airflow.tasks += [export_task(30, "success")]
+    open_exports(page, airflow)
+    expect(page.locator("#page")).to_have_text("1 to 20 of 31")
+    found = names(page)
+    page.get_by_role("button", name="Next").click()
+    expect(page.locator("#page")).to_have_text("21 to 31 of 31")
+    assert found + names(page) == [f"dag-{number} · export" for number in range(31)]
+
+
 def test_filter_by_store_searches_all_exports_a_few_at_a_time(page: Page, airflow: PlayedAirflow) -> None:
     airflow.tasks = [
         export_task(number, "success", end_date=ago(seconds=number), start_date=ago(seconds=number + 60))
