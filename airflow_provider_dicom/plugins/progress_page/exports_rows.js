@@ -118,7 +118,7 @@ function countsText({ task, progress, values, group, isForbidden }, numbers) {
 function fillCauses(list, row) {
   const message = row.progress?.message || row.values.log;
   const causes = row.causes;
-  const lines = causes.slice(0, SHOWN_CAUSES).map(([cause, count]) => `${count.toLocaleString()} x ${cause}`);
+  const lines = causes.slice(0, SHOWN_CAUSES).map(([cause, count]) => `${count.toLocaleString()} × ${cause}`);
   if (causes.length > SHOWN_CAUSES) lines.push(`and ${causes.length - SHOWN_CAUSES} more causes`);
   if (!lines.length && row.group !== "running" && message) lines.push(message);
   list.hidden = !lines.length;

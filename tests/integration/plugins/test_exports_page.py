@@ -137,14 +137,14 @@ def test_failures_have_their_causes(page: Page, airflow: PlayedAirflow) -> None:
     for _ in range(3):
         advance(5)
     expect(row_of(page, 1).get_by_role("listitem")).to_have_text(
-        ["9 x transfer syntax not supported", "3 x too large"]
+        ["9 \u00d7 transfer syntax not supported", "3 \u00d7 too large"]
     )
     expect(row_of(page, 3).get_by_role("listitem")).to_have_text(["E: no role"])
     expect(row_of(page, 5).get_by_role("listitem")).to_have_text(
-        ["7 x cause 0", "6 x cause 1", "5 x cause 2", "and 2 more causes"]
+        ["7 \u00d7 cause 0", "6 \u00d7 cause 1", "5 \u00d7 cause 2", "and 2 more causes"]
     )
     expect(row_of(page, 4).locator(".badge")).to_have_text("Succeeded in part")
-    expect(row_of(page, 4).get_by_role("listitem")).to_have_text([f"1 x {MARKUP}"])
+    expect(row_of(page, 4).get_by_role("listitem")).to_have_text([f"1 \u00d7 {MARKUP}"])
     expect(page.locator("img")).to_have_count(0)
 
 
