@@ -29,6 +29,11 @@ class StoredInstance:
     dicom_store: str
     last_updated: datetime
 
+    @property
+    def resource_path(self) -> str:
+        """The path in the DICOM store, as in filter files."""
+        return f"/studies/{self.study_uid}/series/{self.series_uid}/instances/{self.instance_uid}"
+
 
 class Metrics(TypedDict):
     """Counts and sizes of a store, a study or a series."""

@@ -107,7 +107,9 @@ function countsText({ task, progress, values, group, isForbidden }, numbers) {
   if (isForbidden && !numbers) return "Your role in Airflow does not permit you to see this DAG's XComs.";
   if (numbers?.total) {
     const counts = `${progress.success.toLocaleString()} exported, ${progress.failure.toLocaleString()} failed`;
-    return numbers.isRunning ? `${numbers.percent} % of ${numbers.total.toLocaleString()}: ${counts}` : counts;
+    const byNow = numbers.byNow === null ? "" : ` (≈ ${numbers.byNow} % by now)`;
+    const total = numbers.total.toLocaleString();
+    return numbers.isRunning ? `${numbers.percent} % of ${total}${byNow}: ${counts}` : counts;
   }
   if (group === "waiting" || ["skipped", "upstream_failed"].includes(task.state)) return "";
   if (!Object.hasOwn(values, "progress")) return "…";

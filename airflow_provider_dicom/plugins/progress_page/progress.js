@@ -3,6 +3,7 @@
 
 import {
   UNDER_WAY,
+  causesOf,
   duration,
   element,
   fillBar,
@@ -73,6 +74,7 @@ function show({ task, progress }) {
   const numbers = measure(task, progress);
   showState(progress, numbers);
   showNumbers(progress, numbers);
+  showCauses(progress);
   showDetails(task, progress);
 }
 
@@ -93,11 +95,34 @@ function showNumbers(progress, numbers) {
   put("elapsed", duration(numbers.elapsed));
   put("rate", numbers.rate ?? "–");
   put("remaining", numbers.remaining === null ? "–" : `~ ${duration(numbers.remaining)}`);
+  element("estimate").hidden = numbers.byNow === null;
+  put("estimate", `≈ ${numbers.byNow} % by now (estimate)`);
   const time = new Date(Date.parse(progress.observed_at)).toLocaleTimeString();
-  put(
-    "freshness",
-    numbers.isRunning ? `Counted at ${time}; at most every 15 seconds, when something has changed.` : `As of ${time}.`,
-  );
+  put("freshness", numbers.isRunning ? `Counted ${duration(numbers.age)} ago, at ${time}.` : `As of ${time}.`);
+}
+
+function textElement(name, className, text) {
+  return Object.assign(document.createElement(name), { className, textContent: text });
+}
+
+function causeItem(cause) {
+  const item = document.createElement("li");
+  item.append(textElement("span", "count", `${cause.count.toLocaleString()} ×`), textElement("span", "cause", cause.message));
+  const paths = Array.isArray(cause.resource_paths) ? cause.resource_paths.filter((path) => typeof path === "string") : [];
+  const more = cause.count - paths.length;
+  const rest = paths.length && more > 0 ? [`and ${more.toLocaleString()} more`] : [];
+  item.append(...[...paths, ...rest].map((path) => textElement("span", "paths", path)));
+  return item;
+}
+
+function showCauses(progress) {
+  const isAsked = Number.isFinite(progress.known);
+  element("causes").hidden = !isAsked;
+  if (!isAsked) return;
+  const [known, failed] = [progress.known.toLocaleString(), progress.failure.toLocaleString()];
+  const more = progress.more_causes > 0 ? `; further causes: ${progress.more_causes.toLocaleString()}` : "";
+  put("causes-title", `Causes: Cloud Logging lists ${known} of the ${failed} failed instances${more}`);
+  element("causes-list").replaceChildren(...causesOf(progress).map(causeItem));
 }
 
 function showDetails(task, progress) {

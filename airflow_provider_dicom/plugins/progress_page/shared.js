@@ -11,6 +11,9 @@ export const STATES = {
   CANCELLED: ["Cancelled", "bad"],
 };
 
+// The estimate ends at this age of a record: perhaps nothing has moved, or nobody counts.
+const LONGEST_ESTIMATE_MS = 600000;
+
 let clockOffset = 0;
 
 // The time of Airflow's web server, because the viewer's clock may be wrong.
@@ -98,10 +101,20 @@ export function measure(task, progress) {
   const perSecond = done / Math.max(1, (observed - begun) / 1000);
   const until = isRunning ? now() : observed;
   const left = (progress.pending / perSecond) * 1000 - (until - observed);
+  const percentOf = (count) => (total ? Math.floor((count / total) * 100) : 0);
+  // Many exports take turns to record their counts: between two records, the export goes on at its own rate.
+  const age = now() - Date.parse(progress.observed_at);
+  const isEstimated = isRunning && age > 0 && age < LONGEST_ESTIMATE_MS;
+  // Never all: only the API says that an export has ended.
+  const ahead = isEstimated ? Math.min((perSecond * age) / 1000, progress.pending * 0.99) : 0;
+  const isAhead = percentOf(done + ahead) > percentOf(done);
   return {
     isRunning,
     total,
-    percent: total ? Math.floor((done / total) * 100) : 0,
+    percent: percentOf(done),
+    age,
+    ahead: isAhead ? ahead : 0,
+    byNow: isAhead ? percentOf(done + ahead) : null,
     badge: progress.state === "RUNNING" && !isRunning ? [`Task ${task.state}`, "bad"] : STATES[progress.state],
     elapsed: until - begun,
     rate: done ? rateText(perSecond) : null,
@@ -110,13 +123,15 @@ export function measure(task, progress) {
   };
 }
 
-// The two parts of a progress bar.
-export function fillBar(bar, progress, { isRunning, total, percent }) {
+// The parts of a progress bar.
+export function fillBar(bar, progress, { isRunning, total, percent, ahead }) {
   bar.setAttribute("aria-valuenow", String(percent));
+  const parts = [progress.success, progress.failure, ahead];
+  parts.forEach((part, index) => {
+    bar.children[index].style.width = part ? `${(100 * part) / total}%` : "0";
+  });
   const [success, failure] = bar.children;
-  success.style.width = `${total ? (100 * progress.success) / total : 0}%`;
   success.classList.toggle("ended", !isRunning);
-  failure.style.width = `${total ? (100 * progress.failure) / total : 0}%`;
   // One of many thousands is still to be seen.
   failure.style.minWidth = progress.failure ? "3px" : "0";
 }
