@@ -114,6 +114,14 @@ def test_row_of_a_running_export_has_counts_rate_remaining_time_and_age(
     expect(row).to_contain_text("50 % of 14,400")
 
 
+def test_counts_go_on_by_estimate_between_two_records(page: Page, airflow: PlayedAirflow) -> None:
+    airflow.tasks = [export_task(1, "deferred")]
+    times = {"create_time": ago(seconds=1500), "observed_at": ago(seconds=500)}
+    airflow.xcoms["dag-1", "progress"] = progress("RUNNING", 200, pending=800, **times)
+    open_exports(page, airflow)
+    expect(row_of(page, 1)).to_contain_text("20 % of 1,000 (≈ 30 % by now): 200 exported, 0 failed")
+
+
 def test_failures_have_their_causes(page: Page, airflow: PlayedAirflow) -> None:
     airflow.tasks = [export_task(number, "failed", end_date=ago(minutes=number)) for number in (1, 2, 3)]
     airflow.tasks += [export_task(4, "success"), export_task(5, "failed", end_date=ago(minutes=5))]
