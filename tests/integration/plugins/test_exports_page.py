@@ -10,47 +10,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from playwright.sync_api import Browser, Locator, Page
+    from playwright.sync_api import Locator, Page
 
 if shutil.which("chromium") is None and not os.environ.get("CI"):
     pytest.skip("there is no Chromium", allow_module_level=True)
 
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from tests.support.played_airflow import PlayedAirflow, ago, export_task, open_exports, progress
 
 #: A refresh sends no more requests than this, whatever there is in Airflow.
 MOST_REQUESTS = 10
 MARKUP = "<img src=x onerror=alert(1)>"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A browser."""
-    with (
-        sync_playwright() as playwright,
-        playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
-        ) as browser,
-    ):
-        yield browser
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A page without a history."""
-    with browser.new_context(viewport={"width": 1360, "height": 860}) as context:
-        page = context.new_page()
-        page.on("pageerror", lambda error: pytest.fail(f"the page raised {error}"))
-        yield page
-
-
-@pytest.fixture
-def airflow() -> PlayedAirflow:
-    """An Airflow without exports."""
-    return PlayedAirflow()
 
 
 def row_of(page: Page, number: int) -> Locator:
@@ -116,7 +87,7 @@ def test_row_of_a_running_export_has_counts_rate_remaining_time_and_age(
 
 def test_counts_go_on_by_estimate_between_two_records(page: Page, airflow: PlayedAirflow) -> None:
     airflow.tasks = [export_task(1, "deferred")]
-    times = {"create_time": ago(seconds=1500), "observed_at": ago(seconds=500)}
+    times: dict[str, Any] = {"create_time": ago(seconds=1500), "observed_at": ago(seconds=500)}
     airflow.xcoms["dag-1", "progress"] = progress("RUNNING", 200, pending=800, **times)
     open_exports(page, airflow)
     expect(row_of(page, 1)).to_contain_text("20 % of 1,000 (≈ 30 % by now): 200 exported, 0 failed")
