@@ -101,6 +101,7 @@ class DicomExportPlugin(AirflowPlugin):
             "destination": "nav",
             "url_route": "dicom-exports",
             "icon": f"{URL_PREFIX.removeprefix('/')}/icon.svg",
+            "icon_dark_mode": f"{URL_PREFIX.removeprefix('/')}/icon-dark.svg",
         },
     ]
 

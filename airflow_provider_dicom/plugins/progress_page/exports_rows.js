@@ -114,7 +114,8 @@ function countsText({ task, progress, values, group, isForbidden }, numbers) {
   if (group === "waiting" || ["skipped", "upstream_failed"].includes(task.state)) return "";
   if (!Object.hasOwn(values, "progress")) return "…";
   if (typeof values.return_value === "string") return "Submitted; the task did not wait for the end.";
-  return numbers ? "No instances counted yet" : "No counts";
+  if (numbers) return "No instances counted yet";
+  return group === "running" ? "No counts yet" : "No counts";
 }
 
 function fillCauses(list, row) {

@@ -73,7 +73,7 @@ def test_progress_page_accepts_no_post(client: TestClient) -> None:
 
 def test_page_of_all_exports_is_in_the_navigation(client: TestClient) -> None:
     (view,) = (view for view in DicomExportPlugin.external_views if view["destination"] == "nav")
-    for address in (view["href"], view["icon"]):
+    for address in (view["href"], view["icon"], view["icon_dark_mode"]):
         assert not address.startswith("/"), "Airflow may be served under a path"
         assert client.get(address).status_code == 200
 
