@@ -40,7 +40,8 @@ help:
 	@echo "            with an older Airflow: make test-chaos AIRFLOW=2.11-python3.12"
 	@echo "make test-matrix  the unit and integration tests, and a real Airflow, with each Airflow and Python"
 	@echo "            supported; a part of it: make test-matrix MATRIX='2.11-python3.12 lowest-python3.11'"
-	@echo "make test-scale  export 10,000 instances, and 50 DICOM stores a few at a time; 15 minutes"
+	@echo "make test-scale  export 10,000 instances, and 50 DICOM stores a few at a time, and show 5,000 exports;"
+	@echo "            15 minutes"
 	@echo "make test-system  the example DAGs against a real Google project, if its environment variables are set"
 	@echo "            As root, they install what they miss: Chromium, DCMTK, PostgreSQL, Redis; NO_INSTALL=1 prevents it."
 	@echo "make lint   ruff, mypy and codespell"
@@ -77,9 +78,11 @@ test-chaos: $(VENV)/.chaos-installed $(BIGQUERY_VENV)/.installed
 test-matrix: $(VENV)/.tests-installed $(BIGQUERY_VENV)/.installed
 	@sh rig/install_databases.sh
 	@sh rig/install_dcmtk.sh
+	@sh rig/install_chromium.sh
 	@$(VENV)/bin/python -m rig.matrix --pytest '$(ARGS)' $(MATRIX)
 
 test-scale: $(VENV)/.tests-installed
+	@sh rig/install_chromium.sh
 	$(VENV)/bin/python -m pytest -s tests/scale $(ARGS)
 
 # The system tests say what they need.

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
     from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 
-#: ``user:dag_id``: the user may see all DAGs but this one; a request for "all DAGs" is refused, too.
+#: ``user:dag_id``: the user may see all DAGs but this one. A list of all DAGs is permitted, as by FAB's auth
+#: manager: Airflow filters what it contains.
 HIDDEN = "RIG_HIDDEN_DAG"
 
 
@@ -29,7 +30,7 @@ class AuthManager(SimpleAuthManager):
     ) -> bool:
         """Tell whether a user may do something with a DAG."""
         name, _, hidden = os.environ.get(HIDDEN, "").partition(":")
-        if user.username == name and (details is None or details.id in (None, hidden)):
+        if user.username == name and (details is not None and details.id == hidden):
             return False
         return super().is_authorized_dag(
             method=method, user=user, access_entity=access_entity, details=details

@@ -85,7 +85,7 @@ class Environment:
         _uv("venv", "--clear", "--python", self._base_python(), self.folder)
         _uv(
             *("pip", "install", "--compile-bytecode", "--python", self.folder),
-            *("--constraint", self.constraints, "--group", "dev", "--group", "chaos"),
+            *("--constraint", self.constraints, "--group", "dev", "--group", "chaos", "--group", "fab"),
             *("--editable", ".[emulator,openlineage]"),
         )
         stamp.write_text(wanted)

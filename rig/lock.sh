@@ -11,7 +11,7 @@ compile() {
 }
 
 newest() {
-    echo "apache-airflow==$2" | compile --all-extras --group dev --group docs --group chaos \
+    echo "apache-airflow==$2" | compile --all-extras --group dev --group docs --group chaos --group fab \
         --constraint - --output-file "$pins/$1.txt"
 }
 
@@ -34,7 +34,7 @@ floors() {
 oldest=$(mktemp)
 trap 'rm -f "$oldest"' EXIT
 floors | compile --all-extras --resolution lowest-direct --constraint - --output-file "$oldest"
-compile --all-extras --group dev --group chaos --constraint "$oldest" --output-file "$pins/lowest.txt"
+compile --all-extras --group dev --group chaos --group fab --constraint "$oldest" --output-file "$pins/lowest.txt"
 
 "$uv" pip compile --quiet --upgrade --universal --no-annotate --no-header --python-version 3.11 \
     rig/bigquery-requirements.txt --output-file "$pins/bigquery.txt"

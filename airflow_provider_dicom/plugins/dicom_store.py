@@ -1,4 +1,7 @@
-"""The tab "DICOM export" beside a task's log, which shows the progress of the export (Airflow 3.1+)."""
+"""
+What the provider adds to Airflow's web interface (Airflow 3.1+): the tab "DICOM export" beside a task's log,
+which shows the progress of the export, and the page "DICOM exports" with the export tasks of all DAGs.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ _HEADERS = {
 
 class ProgressPage:
     """
-    Serves the static files of the progress page, which are the same for everybody.
+    Serves the static files of both pages, which are the same for everybody.
 
     The browser reads the data from Airflow's own REST API, with the viewer's login and rights.
     """
@@ -71,11 +74,11 @@ class ProgressPage:
 
 
 class DicomExportPlugin(AirflowPlugin):
-    """Adds the tab beside every task's log; Airflow cannot limit a tab to certain tasks."""
+    """Adds the page, and the tab beside every task's log: Airflow cannot limit a tab to certain tasks."""
 
     name = "dicom_export"
     fastapi_apps = [  # noqa: RUF012 - as Airflow has it
-        {"name": "DICOM export progress", "app": ProgressPage(), "url_prefix": URL_PREFIX}
+        {"name": "DICOM exports", "app": ProgressPage(), "url_prefix": URL_PREFIX}
     ]
     external_views = [  # noqa: RUF012 - as Airflow has it
         {
@@ -87,7 +90,15 @@ class DicomExportPlugin(AirflowPlugin):
             ),
             "destination": "task_instance",
             "url_route": "dicom-export",
-        }
+        },
+        {
+            "name": "DICOM exports",
+            "href": f"{URL_PREFIX.removeprefix('/')}/exports.html",
+            "destination": "nav",
+            "url_route": "dicom-exports",
+            "icon": f"{URL_PREFIX.removeprefix('/')}/icon.svg",
+            "icon_dark_mode": f"{URL_PREFIX.removeprefix('/')}/icon-dark.svg",
+        },
     ]
 
 

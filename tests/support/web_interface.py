@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import threading
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from rig.airflow import AirflowStandalone
+from rig.control import Control
 from rig.dicom_files import sample_files
-from rig.servers import wait_for
+from rig.ports import LOOPBACK
+from rig.servers import ROOT, HealthcareEmulator, wait_for
+from tests.support.mailbox import Mailbox
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from playwright.sync_api import Browser, BrowserContext
 
-    from rig.airflow import AirflowStandalone
-    from rig.control import Control
-    from tests.support.mailbox import Mailbox
+    from rig.servers import StorageEmulator
 
-from playwright.sync_api import expect
+from playwright.sync_api import expect, sync_playwright
 
 #: What the Airflow that is served in tests has: a bucket, DICOM stores with files, and a password.
 BUCKET = "web"
@@ -73,3 +82,58 @@ class Web:
             expect(page.get_by_role("link", name="Dags").first).to_be_visible()
             page.close()
         return context
+
+
+@contextmanager
+def serve_web(
+    folder: Path, server_logs: Path, storage: StorageEmulator, bucket: str, password: str
+) -> Iterator[Web]:
+    """Run an Airflow with users, a Healthcare API whose exports are stepped by hand, and a browser.
+
+    :param folder: an empty folder.
+    :param server_logs: folder for the log of the Healthcare API.
+    :param storage: the Cloud Storage emulator.
+    :param bucket: the bucket to create.
+    :param password: the password of the connection ``some_db``.
+    """
+    expect.set_options(timeout=BOUND_MS)
+    shutil.copytree(ROOT / "example_dags", folder / "dags" / "examples")
+    for name in ("followed.py", "export_modes.py", "forwarded.py"):
+        shutil.copy(ROOT / "tests" / "integration" / "real_airflow" / "dags" / name, folder / "dags")
+    storage.create_bucket(bucket)
+    emulator_env = {"STORAGE_EMULATOR_HOST": storage.url}
+    with (
+        Mailbox() as mailbox,
+        HealthcareEmulator(server_logs / "web", env=emulator_env) as healthcare,
+        AirflowStandalone(
+            folder / "home",
+            folder / "dags",
+            {
+                "HEALTHCARE_EMULATOR_HOST": healthcare.url,
+                "STORAGE_EMULATOR_HOST": storage.url,
+                "DICOM_BUCKET": bucket,
+                "RIG_HIDDEN_DAG": "nora:followed",
+                "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
+                "AIRFLOW_CONN_SOME_DB": json.dumps({"conn_type": "http", "password": password}),
+                "AIRFLOW_CONN_SMTP_DEFAULT": json.dumps(
+                    {
+                        "conn_type": "smtp",
+                        "host": LOOPBACK,
+                        "port": mailbox.port,
+                        "extra": {"disable_ssl": True, "disable_tls": True},
+                    }
+                ),
+            },
+            users={"ada": "admin", "nora": "viewer", "uli": "user"},
+        ) as airflow,
+        sync_playwright() as playwright,
+        # Chromium's own sandbox does not work for root, and only our own pages are opened.
+        playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        ) as browser,
+    ):
+        threading.Thread(target=mailbox.serve_forever, args=(0.1,), daemon=True).start()
+        control = Control(healthcare.url)
+        control.settings(advance="manual")
+        yield Web(airflow, control, browser, mailbox)
+        mailbox.shutdown()

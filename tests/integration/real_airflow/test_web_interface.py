@@ -193,6 +193,38 @@ def test_progress_of_a_mapped_task(web: Web, ada: BrowserContext) -> None:
     assert log.count("Export running") <= 4, "no line per poll"
 
 
+def test_page_of_all_exports_is_in_the_navigation_and_leads_to_the_tab(web: Web, ada: BrowserContext) -> None:
+    web.operation("followed-2")
+    with ada.new_page() as page:
+        page.on("dialog", lambda dialog: pytest.fail(f"markup was run: {dialog.message}"))
+        page.goto(web.airflow.url)
+        page.get_by_role("link", name="DICOM exports").click()
+        frame = page.frame_locator("iframe")
+        expect(frame.get_by_role("heading", level=1)).to_have_text("DICOM exports")
+        ended = frame.get_by_role("row").filter(has_text="followed · export [followed-1]")
+        expect(ended).to_contain_text(re.compile("12 exported, 0 failed|% of 12"))
+        expect(ended).to_contain_text(f"gs://{BUCKET}/{MARKUP}/")
+        expect(frame.locator("main img")).to_have_count(0)
+        running = frame.get_by_role("row").filter(has_text="on_worker · export")
+        expect(running).to_contain_text("0 % of 5")
+        keep(page, "exports")
+        running.get_by_role("link").click()
+        expect(page).to_have_url(re.compile(r"/dags/on_worker/runs/.*/tasks/export/plugin/dicom-export$"))
+        expect(frame.locator("#headline")).to_have_text("0 % of 5 instances")
+
+
+def test_page_of_all_exports_shows_only_what_the_viewer_may_see(web: Web, nora: BrowserContext) -> None:
+    web.operation("followed-2")
+    with nora.new_page() as page:
+        page.goto(f"{web.airflow.url}/dicom-export/exports.html")
+        expect(page.get_by_role("row").filter(has_text="on_worker · export")).to_contain_text("0 % of 5")
+        expect(page.get_by_role("row").filter(has_text="followed · ")).to_have_count(0)
+        assert "followed-1" not in page.inner_text("body")
+    with web.person(None) as nobody, nobody.new_page() as page:
+        page.goto(f"{web.airflow.url}/dicom-export/exports.html")
+        expect(page.locator("#notice")).to_have_text("You are not logged in to Airflow.")
+
+
 def test_links_are_there_while_the_export_runs(web: Web) -> None:
     rest, run_id = web.airflow.rest, web.trigger("followed", {"destination": f"gs://{BUCKET}/links/"})
 

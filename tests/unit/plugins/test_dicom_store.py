@@ -1,4 +1,4 @@
-"""The plugin: it serves the files of the progress page and nothing else."""
+"""The plugin: it serves the files of its two pages and nothing else."""
 
 from __future__ import annotations
 
@@ -31,13 +31,17 @@ def client(request: pytest.FixtureRequest) -> TestClient:
     return TestClient(app, f"http://testserver{request.param}/", root_path=request.param)
 
 
-def test_progress_page_is_served_with_its_files(client: TestClient) -> None:
-    page = client.get("dicom-export/", params={"dag_id": "any", "task_id": "<script>"})
+@pytest.mark.parametrize("name", ["", "exports.html"])
+def test_page_is_served_with_its_files(name: str, client: TestClient) -> None:
+    page = client.get(f"dicom-export/{name}", params={"dag_id": "any", "task_id": "<script>"})
     assert page.status_code == 200
     assert page.headers["content-type"].startswith("text/html")
     assert "<script>" not in page.text
-    for name in re.findall(r'(?:src|href)="([^"]+)"', page.text):
-        assert client.get(f"dicom-export/{name}").status_code == 200
+    needed = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    while needed:
+        file = client.get(f"dicom-export/{needed.pop()}")
+        assert file.status_code == 200
+        needed += re.findall(r'from "\./([^"]+)"', file.text)
 
 
 def test_content_security_policy_permits_the_pages_own_server_only(client: TestClient) -> None:
@@ -45,12 +49,14 @@ def test_content_security_policy_permits_the_pages_own_server_only(client: TestC
     assert "default-src 'none'" in policy
     assert "frame-ancestors 'self'" in policy
     assert "unsafe" not in policy
+    known = re.compile(r'"https://"|xmlns="http://www.w3.org/2000/svg"')
     for path in FILES:
-        assert not re.search(r"https?://", path.read_text().replace('"https://"', "")), path.name
+        assert not re.search(r"https?://", known.sub("", path.read_text())), path.name
 
 
-def test_script_inserts_data_as_text_never_as_markup() -> None:
-    script = (module._PAGE / "progress.js").read_text()
+@pytest.mark.parametrize("path", [path for path in FILES if path.suffix == ".js"], ids=lambda path: path.name)
+def test_scripts_insert_data_as_text_never_as_markup(path: Path) -> None:
+    script = path.read_text()
     assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|new Function", script)
 
 
@@ -65,8 +71,15 @@ def test_progress_page_accepts_no_post(client: TestClient) -> None:
     assert client.post("dicom-export/", json={}).status_code == 405
 
 
+def test_page_of_all_exports_is_in_the_navigation(client: TestClient) -> None:
+    (view,) = (view for view in DicomExportPlugin.external_views if view["destination"] == "nav")
+    for address in (view["href"], view["icon"], view["icon_dark_mode"]):
+        assert not address.startswith("/"), "Airflow may be served under a path"
+        assert client.get(address).status_code == 200
+
+
 def test_tab_belongs_to_a_task_instance() -> None:
-    (view,) = DicomExportPlugin.external_views
+    (view,) = (view for view in DicomExportPlugin.external_views if view["destination"] != "nav")
     assert view["destination"] == "task_instance"
     assert not view["href"].startswith("/"), "Airflow may be served under a path"
     for placeholder in ("{DAG_ID}", "{RUN_ID}", "{TASK_ID}", "{MAP_INDEX}"):
