@@ -15,7 +15,7 @@ BIGQUERY_VENV = .venv-bigquery
 BENCH_VENV = .venv-bench
 UV = $(VENV)/bin/uv
 INSTALL = $(UV) pip install --quiet --compile-bytecode
-BUILD_INPUTS = pyproject.toml rig/constraints/3.3.txt
+BUILD_INPUTS = pyproject.toml rig/constraints/3.3.txt airflow_provider_dicom/__init__.py
 CHAOS_TESTS = tests/chaos
 # What an older Airflow does in another way: kills, crashes, and what a retry knows.
 CHAOS_TESTS_OLDER = tests/chaos/test_people.py tests/chaos/test_crashes.py tests/chaos/test_retries.py
@@ -27,11 +27,13 @@ PARALLEL = -n auto
 CHAOS_PARALLEL = -n 2
 COVERED = --cov --cov-branch --cov-report=term --cov-fail-under=90
 
-.PHONY: bench docs help demo test test-chaos test-matrix test-scale test-system quick watch lint lock clean
+.PHONY: bench docs help demo test test-chaos test-demo test-matrix test-scale test-system quick watch lint lock clean
 
 help:
-	@echo "make demo   run an export from Airflow to Cloud Storage on this machine; needs no Google account"
+	@echo "make demo   run an export from Airflow to Cloud Storage on this machine; needs no Google account; the"
+	@echo "            examples, BigQuery's too, then run by a click in the Airflow that it leaves open"
 	@echo "make test   set up and run the whole test suite; a part of it: make test COVERED= ARGS='-k deferrable'"
+	@echo "make test-demo  click each example in the Airflow that the demo leaves open"
 	@echo "make quick  run the unit tests that need no local Healthcare API, in seconds; make watch: after each change"
 	@echo "make test-chaos  kill, stop and restart everything around exports, 17 minutes; as root, it installs"
 	@echo "            PostgreSQL and Redis; a part of it: make test-chaos ARGS='-k kill'"
@@ -49,7 +51,7 @@ help:
 	@echo "make clean  remove all that the other targets made"
 	@echo "PYTHON=/path/to/python chooses the interpreter (3.11 or newer)."
 
-demo: $(VENV)/.demo-installed
+demo: $(VENV)/.demo-installed $(BIGQUERY_VENV)/.installed
 	@$(VENV)/bin/python -m demo
 
 test: $(VENV)/.tests-installed $(BIGQUERY_VENV)/.installed
@@ -62,6 +64,10 @@ quick: $(VENV)/.tests-installed
 
 watch: $(VENV)/.tests-installed
 	$(VENV)/bin/watchfiles "$(VENV)/bin/python -m pytest -q $(QUICK) $(ARGS)" airflow_provider_dicom tests/unit
+
+test-demo: $(VENV)/.tests-installed $(BIGQUERY_VENV)/.installed
+	@sh rig/install_chromium.sh
+	$(VENV)/bin/python -m pytest tests/demo $(ARGS)
 
 test-chaos: $(VENV)/.chaos-installed $(BIGQUERY_VENV)/.installed
 	@sh rig/install_databases.sh

@@ -11,8 +11,8 @@ Invariants of an :class:`OperationWatch`:
 - Transient errors (429, 5xx, no answer) never end a watch that has a deadline; a watch without a deadline
   gives up after ``UNREACHABLE_TIMEOUT`` without a single response. Any other error ends the watch when it
   comes ``MAX_CONSECUTIVE_ERRORS`` times in a row: one 403 or 404 may be a replica that lags behind.
-- The log gets a line at the first failed instance, when polls begin to fail, when they succeed again, and
-  every ``HEARTBEAT``; never one line per poll. It gets a line when the counters have moved by
+- The log gets a warning at the first failed instance, and a line when polls begin to fail, when they succeed
+  again, and every ``HEARTBEAT``; never one line per poll. It gets a line when the counters have moved by
   ``PROGRESS_STEP`` if the ``LineLimit`` that many watches may share permits it: a triggerer's supervisor
   writes the lines of all triggers.
 """
@@ -122,6 +122,7 @@ class OperationWatch:
         self._failed_polls = 0
         self._operation: Operation = {"name": operation_name}
         self._logged: Counters | None = None
+        self._has_warned = False
         self._counted: Counters | None = None
         #: The fastest speed between two responses, in instances per second.
         self._fastest = 0.0
@@ -204,6 +205,7 @@ class OperationWatch:
         self._operation = operation
         if operation.get("done"):
             return True
+        self._warn_of_failures(count)
         self._log_progress(count)
         if self._on_progress is not None:
             self._on_progress(self._operation)
@@ -240,6 +242,18 @@ class OperationWatch:
     def _is_unreachable(self) -> bool:
         return self.deadline is None and self._now() - self._last_response > UNREACHABLE_TIMEOUT
 
+    def _warn_of_failures(self, count: Counters) -> None:
+        if not count.failure or self._has_warned:
+            return
+        self._has_warned = True
+        self._log.warning(
+            "The first %d of %d instances have failed; the export goes on. The causes are in the logs of the "
+            "operation, also before its end: %s",
+            count.failure,
+            count.total,
+            logs_url(self._operation),
+        )
+
     def _log_progress(self, count: Counters) -> None:
         if not self._is_worth_a_line(count):
             return
@@ -254,11 +268,9 @@ class OperationWatch:
         self._logged, self._last_line = count, self._now()
 
     def _is_worth_a_line(self, count: Counters) -> bool:
-        logged = self._logged
-        if count.failure > 0 and (logged is None or logged.failure == 0):
-            return True
         if self._now() - self._last_line >= HEARTBEAT:
             return True
+        logged = self._logged
         has_moved = logged is None or count.done - logged.done >= max(
             1, math.ceil(PROGRESS_STEP * count.total)
         )

@@ -48,6 +48,8 @@ R = TypeVar("R")
 
 #: More than the default of ``max_running_exports``, so that exports rarely wait for a thread.
 _THREADS = 8
+#: Numbers of ``google.rpc.Code``, for the errors of instances.
+INVALID_ARGUMENT, NOT_FOUND = 3, 5
 _log = logging.getLogger(__name__)
 
 
@@ -275,7 +277,9 @@ class Runner:
         await self._in_thread(job.destination.open)
         for path in unmatched:
             operation.failure += 1
-            operation.log_failure(str(path), "the DICOM store has no instance with this path")
+            operation.log_failure(
+                str(path), str(path), NOT_FOUND, "the DICOM store has no instance with this path"
+            )
         operation.pending = len(instances)
         operation.changed()
         for instance in instances:
@@ -286,23 +290,25 @@ class Runner:
                 operation.success += 1
             else:
                 operation.failure += 1
-                operation.log_failure(instance.instance_uid, failure)
+                operation.log_failure(instance.instance_uid, instance.resource_path, *failure)
             operation.pending -= 1
             operation.changed()
             job.steps = max(job.steps - 1, 0)
 
-    def _write(self, destination: ExportDestination, instance: StoredInstance) -> str | None:
-        """Write one instance, and return the reason if it fails."""
+    def _write(self, destination: ExportDestination, instance: StoredInstance) -> tuple[int, str] | None:
+        """Write one instance, and return the code and the message of its error if it fails."""
         from airflow_provider_dicom.emulator.imaging.transcode import CannotTranscode
 
-        if instance.instance_uid in self._settings.failing_instances:
-            return "the setting failing_instances contains this instance"
+        failing, uid = self._settings.failing_instances, instance.instance_uid
+        if uid in failing:
+            message = "the setting failing_instances contains this instance"
+            return INVALID_ARGUMENT, failing[uid] if isinstance(failing, dict) else message
         try:
             destination.write(instance)
         except CannotTranscode as reason:
-            return str(reason)
+            return INVALID_ARGUMENT, str(reason)
         except FileNotFoundError:
-            return "the instance was deleted after the export began"
+            return NOT_FOUND, "the instance was deleted after the export began"
         return None
 
     async def _may_continue(self, job: _Job) -> None:

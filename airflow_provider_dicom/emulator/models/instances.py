@@ -1,9 +1,9 @@
-"""One stored instance, as exports and retrieval read it."""
+"""One stored instance, as exports and retrieval read it, and counts of instances."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -28,3 +28,18 @@ class StoredInstance:
     path: Path
     dicom_store: str
     last_updated: datetime
+
+    @property
+    def resource_path(self) -> str:
+        """The path in the DICOM store, as in filter files."""
+        return f"/studies/{self.study_uid}/series/{self.series_uid}/instances/{self.instance_uid}"
+
+
+class Metrics(TypedDict):
+    """Counts and sizes of a store, a study or a series."""
+
+    studies: int
+    series: int
+    instances: int
+    blob_bytes: int
+    structured_bytes: int

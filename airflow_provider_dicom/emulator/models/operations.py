@@ -60,10 +60,16 @@ class State(StrEnum):
 
 
 class LogEntry(TypedDict):
-    """The reason why one instance was not exported; ``instance`` is its UID, or a path of the filter file."""
+    """The reason why one instance was not exported; ``instance`` is its UID, or a path of the filter file.
+
+    Operations of earlier versions have entries without the fields that Cloud Logging shows.
+    """
 
     instance: str
     message: str
+    path: NotRequired[str]
+    code: NotRequired[int]
+    time: NotRequired[str]
 
 
 class OperationBody(TypedDict):
@@ -168,10 +174,24 @@ class Operation:
             metadata["counter"] = counter
         return metadata
 
-    def log_failure(self, instance: str, message: str) -> None:
-        """Log why an instance was not exported."""
+    def log_failure(self, instance: str, path: str, code: int, message: str) -> None:
+        """Log why an instance was not exported.
+
+        :param instance: its UID, or its path in the filter file.
+        :param path: its path in the DICOM store.
+        :param code: the number of the ``google.rpc.Code``.
+        :param message: the error message.
+        """
         if len(self.log) < _MAX_LOG_ENTRIES:
-            self.log.append({"instance": instance, "message": message})
+            self.log.append(
+                {
+                    "instance": instance,
+                    "message": message,
+                    "path": path,
+                    "code": code,
+                    "time": timestamp(),
+                }
+            )
 
     def report(self) -> OperationReport:
         """Return the operation in the form of the control endpoint's responses."""

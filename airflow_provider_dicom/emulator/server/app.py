@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import Headers
 
 from airflow_provider_dicom.emulator.errors import ApiError
 from airflow_provider_dicom.emulator.messages import error_response
 from airflow_provider_dicom.emulator.server import control
 from airflow_provider_dicom.emulator.server.dispatch import Api
 from airflow_provider_dicom.emulator.server.front import Front
+from airflow_provider_dicom.emulator.server.origin import check_origin
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -23,10 +25,11 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.emulator.server.state import ServerState
 
 
-def create_app(state: ServerState) -> ASGIApp:
-    """Return the server: the API below ``/v1/``, the control endpoint and ``/healthz`` beside it.
+def create_app(state: ServerState, *, loopback_only: bool) -> ASGIApp:
+    """Return the server: the APIs below ``/v1/`` and ``/v2/``, the control endpoint and ``/healthz``.
 
     :param state: the state of the server; closed when the application shuts down.
+    :param loopback_only: the server listens on loopback, and refuses requests that name another machine.
     """
 
     @asynccontextmanager
@@ -54,7 +57,13 @@ def create_app(state: ServerState) -> ASGIApp:
     front = Front(state, Api(state))
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
+        if scope["type"] == "http" and loopback_only:
+            try:
+                check_origin(Headers(scope=scope))
+            except ApiError as error:
+                await error_response(error)(scope, receive, send)
+                return
+        if scope["type"] == "http" and scope["path"].startswith(("/v1/", "/v2/")):
             await front(scope, receive, send)
         else:
             await side(scope, receive, send)

@@ -1,4 +1,4 @@
-"""The Healthcare API's discovery document: its methods, and the validation of their requests."""
+"""Google's discovery documents: the methods of the APIs, and the validation of their requests."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ UNIONS: dict[str, dict[str, frozenset[str]]] = {
 }
 
 
+#: The API of Cloud Logging, of which this server has one method.
+LOGGING = "logging.v2"
+
+
 @dataclass(frozen=True)
 class Method:
     """One method of the API.
@@ -47,9 +51,12 @@ class Method:
 
 
 @cache
-def document() -> Node:
-    """Return the discovery document that google-api-python-client carries."""
-    source = files("googleapiclient") / "discovery_cache" / "documents" / "healthcare.v1.json"
+def document(api: str = "healthcare.v1") -> Node:
+    """Return a discovery document that google-api-python-client carries.
+
+    :param api: the name and the version of the API.
+    """
+    source = files("googleapiclient") / "discovery_cache" / "documents" / f"{api}.json"
     loaded: Node = json.loads(source.read_text(encoding="utf-8"))
     return loaded
 
@@ -63,6 +70,16 @@ def methods() -> dict[str, Method]:
         for node in _walk(document())
         if node["id"].startswith(prefix)
     }
+
+
+def entries_list() -> Method:
+    """Return ``entries.list`` of Cloud Logging."""
+    return _method(document(LOGGING)["resources"]["entries"]["methods"]["list"])
+
+
+@cache
+def _schemas() -> Mapping[str, Node]:
+    return {**document(LOGGING)["schemas"], **document()["schemas"]}
 
 
 def _walk(resource: Node) -> Iterable[Node]:
@@ -143,7 +160,10 @@ _BAD_JSON = "Invalid JSON payload received. "
 
 
 def parse_body(raw: bytes, schema: str) -> JsonObject:
-    """Return a request's body, validated against its schema, with the field names in camelCase.
+    """Return a request's body, validated against its schema, as Google's servers would write it.
+
+    Field names are in camelCase. As in the JSON form of proto3, fields with their default value are left out;
+    so are fields that only the server may set.
 
     :param raw: the body; an empty one is an empty message.
     :param schema: the name of its schema in the discovery document.
@@ -189,7 +209,7 @@ def check_query(query: Iterable[tuple[str, str]], own: Mapping[str, Node]) -> di
 
 
 def _message(value: JsonObject, schema: str, where: str, violations: _Violations) -> JsonObject:
-    properties: Mapping[str, Node] = document()["schemas"][schema].get("properties", {})
+    properties: Mapping[str, Node] = _schemas()[schema].get("properties", {})
     checked: JsonObject = {}
     for given, item in value.items():
         name = given if given in properties else _camel(given)
@@ -199,7 +219,20 @@ def _message(value: JsonObject, schema: str, where: str, violations: _Violations
             at = f"{where}.{_snake(name)}" if where else _snake(name)
             _check_union(schema, name, given, checked, at, violations)
             checked[name] = _value(item, properties[name], at, violations)
-    return checked
+    return {
+        name: item
+        for name, item in checked.items()
+        if not properties[name].get("readOnly") and not _is_default(item, properties[name])
+    }
+
+
+def _is_default(value: Json, node: Node) -> bool:
+    """Tell whether a field has the value of an unset one; a message that is set differs from an unset one."""
+    if "$ref" in node or node["type"] == "any":
+        return False
+    if "enum" in node:
+        return bool(value == node["enum"][0])
+    return value == "0" if node.get("format") in ("int64", "uint64") else not value
 
 
 def _check_union(

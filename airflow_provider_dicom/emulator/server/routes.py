@@ -5,8 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from airflow_provider_dicom.emulator.handlers import datasets, dicom_stores, operations, qido, stow, wado
-from airflow_provider_dicom.emulator.server.discovery import Method, methods
+from airflow_provider_dicom.emulator.handlers import (
+    datasets,
+    dicom_stores,
+    log_entries,
+    operations,
+    qido,
+    stow,
+    wado,
+)
+from airflow_provider_dicom.emulator.names import dataset_of
+from airflow_provider_dicom.emulator.server.discovery import Method, entries_list, methods
 
 if TYPE_CHECKING:
     from airflow_provider_dicom.emulator.handlers.call import Handler
@@ -20,10 +29,11 @@ _SERIES = f"{_STUDIES}.series"
 _INSTANCES = f"{_SERIES}.instances"
 #: The methods that this server has: id in the discovery document -> route name, handler.
 _HANDLED: dict[str, tuple[str, Handler]] = {
-    "datasets.create": ("create", datasets.create_dataset),
-    "datasets.list": ("list", datasets.list_datasets),
-    "datasets.get": ("get", datasets.get_dataset),
-    "datasets.delete": ("delete", datasets.delete_dataset),
+    "datasets.create": ("datasets.create", datasets.create_dataset),
+    "datasets.list": ("datasets.list", datasets.list_datasets),
+    "datasets.get": ("datasets.get", datasets.get_dataset),
+    "datasets.patch": ("datasets.patch", datasets.update_dataset),
+    "datasets.delete": ("datasets.delete", datasets.delete_dataset),
     "datasets.testIamPermissions": ("testIamPermissions", dicom_stores.test_permissions),
     "datasets.operations.get": ("operations.get", operations.get_operation),
     "datasets.operations.list": ("operations.list", operations.list_operations),
@@ -65,6 +75,11 @@ _HANDLED: dict[str, tuple[str, Handler]] = {
 
 #: Route name -> the IAM permission that the method requires (from the API's table of permissions).
 PERMISSIONS = {
+    "datasets.create": "healthcare.datasets.create",
+    "datasets.list": "healthcare.datasets.list",
+    "datasets.get": "healthcare.datasets.get",
+    "datasets.patch": "healthcare.datasets.update",
+    "datasets.delete": "healthcare.datasets.delete",
     "export": "healthcare.dicomStores.export",
     "operations.get": "healthcare.operations.get",
     "operations.list": "healthcare.operations.list",
@@ -79,6 +94,7 @@ PERMISSIONS = {
     "retrieve": "healthcare.dicomStores.dicomWebRead",
     "store": "healthcare.dicomStores.dicomWebWrite",
     "delete": "healthcare.dicomStores.dicomWebDelete",
+    "entries.list": "logging.logEntries.list",
 }
 
 
@@ -111,7 +127,7 @@ def _routes() -> list[Route]:
     for identifier in sorted(methods(), key=rank):
         name, handler = _HANDLED.get(identifier, (identifier.removeprefix("datasets."), None))
         routes.append(Route(name, methods()[identifier], handler))
-    return routes
+    return [*routes, Route("entries.list", entries_list(), log_entries.list_entries)]
 
 
 ROUTES = _routes()
@@ -129,14 +145,18 @@ class Target:
     route: Route
     names: dict[str, str]
 
+    @property
+    def dataset(self) -> str | None:
+        """The dataset of the resource that the request names; None if it is not in a dataset."""
+        name = next(iter(self.names.values()), "")
+        return dataset_of(name) if "/datasets/" in name else None
+
     def denial(self) -> str:
         """Return Google's error message for a caller without the permission that the method requires."""
         permission = PERMISSIONS.get(self.route.name, f"healthcare.{self.route.name}")
-        resource = next(iter(self.names.values()), "")
-        return (
-            f"Permission '{permission}' denied on resource '//healthcare.googleapis.com/{resource}' "
-            "(or it may not exist)."
-        )
+        # Cloud Logging names no resource.
+        resource = "".join(f" '//healthcare.googleapis.com/{name}'" for name in [*self.names.values()][:1])
+        return f"Permission '{permission}' denied on resource{resource} (or it may not exist)."
 
 
 def find(http_method: str, path: str) -> Target | None:

@@ -130,6 +130,7 @@ function show({ task, progress }) {
   showState(task, progress, isRunning);
   showNumbers(task, progress, isRunning);
   showEstimate(task, progress, isRunning);
+  showCauses(progress);
   showDetails(task, progress);
 }
 
@@ -182,6 +183,36 @@ function showEstimate(task, progress, isRunning) {
   put("estimate", `≈ ${Math.floor(share * 100)} % by now (estimate)`);
   element("bar-estimate").style.width = isAhead ? `${100 * (share - done / total)}%` : "0";
   put("freshness", isRunning ? `Counted ${duration(age)} ago, at ${time}.` : `As of ${time}.`);
+}
+
+// Older versions wrote records without causes.
+function isCause(cause) {
+  return typeof cause === "object" && cause !== null && Number.isFinite(cause.count) && typeof cause.message === "string";
+}
+
+function textElement(name, className, text) {
+  return Object.assign(document.createElement(name), { className, textContent: text });
+}
+
+function causeItem(cause) {
+  const item = document.createElement("li");
+  item.append(textElement("span", "count", `${cause.count.toLocaleString()} ×`), textElement("span", "cause", cause.message));
+  const paths = Array.isArray(cause.resource_paths) ? cause.resource_paths.filter((path) => typeof path === "string") : [];
+  const more = cause.count - paths.length;
+  const rest = paths.length && more > 0 ? [`and ${more.toLocaleString()} more`] : [];
+  item.append(...[...paths, ...rest].map((path) => textElement("span", "paths", path)));
+  return item;
+}
+
+function showCauses(progress) {
+  const causes = Array.isArray(progress.causes) ? progress.causes.filter(isCause) : [];
+  const isAsked = Number.isFinite(progress.known);
+  element("causes").hidden = !isAsked;
+  if (!isAsked) return;
+  const [known, failed] = [progress.known.toLocaleString(), progress.failure.toLocaleString()];
+  const more = progress.more_causes > 0 ? `; further causes: ${progress.more_causes.toLocaleString()}` : "";
+  put("causes-title", `Causes: Cloud Logging lists ${known} of the ${failed} failed instances${more}`);
+  element("causes-list").replaceChildren(...causes.map(causeItem));
 }
 
 function showDetails(task, progress) {
