@@ -8,9 +8,9 @@ Invariants:
   of an export in ``RECORD_PAUSE``. The first failed instance is written at once.
 - All records of a process together take at most ``WRITE_SHARE`` of its time, whatever a write takes: a
   triggerer's supervisor executes the writes between the events and heartbeats of all its triggers.
-- One slow write does not stop the records for long, because the first write of a process loads Airflow's API
+- A slow write does not stop the records for long, because the first write of a process loads Airflow's API
   and any later one may have waited for a lock: it becomes a debt, which the next writes repay by pauses twice
-  as long as otherwise. Nothing more is lent until the debt is repaid.
+  as long as otherwise. After ``MAX_LOANS`` slow writes, nothing more is lent until the debt is repaid.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ VISIBLE_SHARE = 0.01
 VISIBLE_AGE = 60.0
 #: The largest share of a process's time that its records may take.
 WRITE_SHARE = 0.02
-#: The longest time of a write that is not slow, in seconds: the pause after it is at most ``RECORD_PAUSE``.
-SLOW = WRITE_SHARE * RECORD_PAUSE
+#: The number of slow writes that are followed by a pause of no more than ``RECORD_PAUSE``.
+MAX_LOANS = 3
 
 
 class Throttle:
@@ -107,6 +107,8 @@ class WriteBudget:
         self._not_before = -math.inf
         #: The time that writes have taken beyond their share, in seconds, at ``_settled_at``.
         self._debt = 0.0
+        #: The number of slow writes that have not stopped the records, since there was no debt.
+        self._loans = 0
         self._settled_at = now()
 
     def pause(self) -> float:
@@ -127,6 +129,9 @@ class WriteBudget:
         owed = max(0.0, self._debt - WRITE_SHARE * (now - self._settled_at))
         self._debt, self._settled_at = owed + seconds, now
         pause = min(self._debt, 2 * seconds) / WRITE_SHARE
-        if owed <= SLOW:
-            pause = min(pause, RECORD_PAUSE)
+        if not owed:
+            self._loans = 0
+        if pause > RECORD_PAUSE and self._loans < MAX_LOANS:
+            self._loans += 1
+            pause = RECORD_PAUSE
         self._not_before = max(self._not_before, now + pause)

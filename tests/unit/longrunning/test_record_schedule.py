@@ -59,8 +59,8 @@ def write_all(seconds: list[float]) -> tuple[list[float], float]:
 @pytest.mark.parametrize("seconds", [0.001, 0.009, 0.05, 0.3, 0.31, 0.7, 4.0, 60.0])
 def test_writes_take_two_percent_of_the_time_whatever_one_takes(seconds: float) -> None:
     _, elapsed = write_all([seconds] * 200)
-    assert 200 * seconds <= 0.02 * elapsed + 2 * max(seconds, 0.3)
-    assert 200 * seconds >= 0.019 * elapsed - 2 * seconds
+    assert 200 * seconds <= 0.02 * elapsed + 3 * seconds
+    assert 200 * seconds >= 0.019 * elapsed - 3 * seconds
 
 
 @pytest.mark.parametrize("slow", [4.0, 60.0])
@@ -72,9 +72,9 @@ def test_one_slow_write_does_not_stop_the_records_and_is_paid_for(slow: float) -
     assert pauses[-1] == pytest.approx(0.45)
 
 
-def test_slow_writes_are_not_forgiven_before_the_debt_is_repaid() -> None:
+def test_no_more_than_three_slow_writes_are_lent_before_the_debt_is_repaid() -> None:
     _, elapsed = write_all([60.0, 0.009] * 50)
-    assert 0.02 * elapsed + 120 >= 50 * 60.009
+    assert 0.02 * elapsed + 180 >= 50 * 60.009
 
 
 def test_budget_that_was_not_used_is_not_saved_up() -> None:

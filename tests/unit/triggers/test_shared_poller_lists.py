@@ -105,11 +105,12 @@ async def test_poller_has_one_timer_at_a_time() -> None:
     assert pending.when() < 1.5
 
 
+@pytest.mark.parametrize("latency", [0.05, 0.4])
 @in_virtual_time
-async def test_a_thousand_operations_that_begin_together_cost_one_list_a_poll() -> None:
+async def test_a_thousand_operations_that_begin_together_cost_one_list_a_poll(latency: float) -> None:
     polled = PolledDatasets()
     # A response takes a while, and the triggerer a moment to start a thousand triggers.
-    polled.api.latency = 0.4
+    polled.api.latency = latency
     for number in range(1000):
         polled.follow(number, poll_interval=5.0)
         if number % 100 == 99:
