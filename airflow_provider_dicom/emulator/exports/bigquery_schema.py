@@ -148,6 +148,19 @@ class RowMaker:
             row["SourceDicomStore"] = instance.dicom_store
         return row
 
+    def deletion(self, instance: StoredInstance) -> Row:
+        """Return the row of a deletion: UIDs, time and type."""
+        row: Row = {
+            "StudyInstanceUID": instance.study_uid,
+            "SeriesInstanceUID": instance.series_uid,
+            "SOPInstanceUID": instance.instance_uid,
+            "LastUpdated": datetime.now(UTC).isoformat(),
+            "Type": "DELETE",
+        }
+        if self._include_source_store:
+            row["SourceDicomStore"] = instance.dicom_store
+        return row
+
 
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.emulator.messages import JsonObject
     from airflow_provider_dicom.emulator.models.archive import Archive
     from airflow_provider_dicom.emulator.models.operations import Operations
+    from airflow_provider_dicom.emulator.models.reading import Reader
     from airflow_provider_dicom.emulator.settings import Settings
 
 
@@ -33,6 +34,7 @@ class Call:
     operations: Operations
     runner: Runner
     settings: Settings
+    reader: Reader
     max_upload_bytes: int
     request: Request
     names: Mapping[str, str]

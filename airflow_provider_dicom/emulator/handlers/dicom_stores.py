@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, cast
 from starlette.concurrency import run_in_threadpool
 
 from airflow_provider_dicom.emulator.errors import ApiError
+from airflow_provider_dicom.emulator.exports.changes import check_config
 from airflow_provider_dicom.emulator.handlers.paging import page, page_size, previous_item
 from airflow_provider_dicom.emulator.messages import json_response
+from airflow_provider_dicom.emulator.models.operations import EXPORT_METHOD, IMPORT_METHOD
 from airflow_provider_dicom.emulator.names import ResourcePath, check_id
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ async def create_store(call: Call) -> Response:
     store = check_id("dicomStoreId", cast("str", call.query.get("dicomStoreId")))
     body = {key: value for key, value in call.body.items() if key != "name"}
     name = f"{call.names['parent']}/dicomStores/{store}"
+    await run_in_threadpool(check_config, body)
     return json_response(await run_in_threadpool(call.archive.create_store, name, body))
 
 
@@ -44,6 +47,7 @@ async def update_store(call: Call) -> Response:
     if fields - allowed:
         raise ApiError.invalid_argument(f"invalid update_mask: {', '.join(sorted(fields - allowed))}")
     changes = {name: call.body.get(name) for name in fields}
+    await run_in_threadpool(check_config, changes)
     return json_response(await run_in_threadpool(call.archive.update_store, call.names["name"], changes))
 
 
@@ -151,5 +155,14 @@ async def test_permissions(call: Call) -> Response:
 
 async def export(call: Call) -> Response:
     """Submit an export, and return its operation."""
-    operation = await call.runner.submit(call.names["name"], call.body)
+    return await _submit(EXPORT_METHOD, call)
+
+
+async def import_instances(call: Call) -> Response:
+    """Submit an import, and return its operation."""
+    return await _submit(IMPORT_METHOD, call)
+
+
+async def _submit(method: str, call: Call) -> Response:
+    operation = await call.runner.submit(method, call.names["name"], call.body)
     return json_response({"name": operation.name})

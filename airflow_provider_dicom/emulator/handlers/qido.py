@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 from starlette.concurrency import run_in_threadpool
@@ -13,8 +13,9 @@ from starlette.responses import Response
 
 from airflow_provider_dicom.emulator.errors import ApiError
 from airflow_provider_dicom.emulator.messages import dicomweb_url, json_response
-from airflow_provider_dicom.emulator.models import dicom_files
+from airflow_provider_dicom.emulator.models import dicom_files, search
 from airflow_provider_dicom.emulator.models.dicom_files import SERIES_TAGS, STUDY_TAGS, tags
+from airflow_provider_dicom.emulator.models.search_index import Condition, texts
 from airflow_provider_dicom.emulator.names import ResourcePath
 
 if TYPE_CHECKING:
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_dicom.emulator.handlers.call import Call
     from airflow_provider_dicom.emulator.models.dicom_files import Attributes
-
-Level = Literal["studies", "series", "instances"]
+    from airflow_provider_dicom.emulator.models.search import Level
 
 MAX_OFFSET = 1_000_000
 MAX_LIMITS: dict[Level, int] = {"studies": 5_000, "series": 5_000, "instances": 50_000}
@@ -78,7 +78,7 @@ class Query:
     offset: int
 
 
-async def search(call: Call) -> Response:
+async def search_store(call: Call) -> Response:
     """Return the results of a search; 204 if there are none."""
     query = parse(call.names["dicomWebPath"], call.request.query_params.multi_items())
     store = call.names["parent"]
@@ -86,12 +86,10 @@ async def search(call: Call) -> Response:
 
     def find() -> list[Attributes]:
         call.archive.store(store)
-        source = {
-            "studies": call.archive.study_attributes,
-            "series": call.archive.series_attributes,
-            "instances": call.archive.instance_attributes,
-        }[query.level]
-        return [_answer(query, found, base) for found in run(query, source(store, query.below))]
+        candidates = search.candidates(
+            call.archive.database, query.level, store, query.below, conditions(query)
+        )
+        return [_answer(query, found, base) for found in run(query, candidates)]
 
     found = await run_in_threadpool(find)
     if not found:
@@ -161,13 +159,30 @@ def _tag(name: str, level: Level) -> str:
 
 def run(query: Query, candidates: Iterable[Attributes]) -> Iterator[Attributes]:
     """Yield the candidates that match all filters; nothing is read after the last result."""
-    matchers = [(tag, _matcher(tag, required)) for tag, required in query.filters.items() if required]
+    required = conditions(query)
     matching = (
         attributes
         for attributes in candidates
-        if all(matches(attributes.get(tag, {}).get("Value", [])) for tag, matches in matchers)
+        if all(c.matches(attributes.get(c.tag, {}).get("Value", [])) for c in required)
     )
     return islice(matching, query.offset, query.offset + query.limit)
+
+
+def conditions(query: Query) -> list[Condition]:
+    """Return the conditions that a search requires.
+
+    :raises ApiError: a value is invalid.
+    """
+    return [
+        Condition(tag, _matcher(tag, required), _uids(tag, required))
+        for tag, required in query.filters.items()
+        if required
+    ]
+
+
+def _uids(tag: str, required: str) -> tuple[str, ...] | None:
+    """Return the UIDs that a filter lists; None for other attributes."""
+    return tuple(re.split(r"[,\\]", required)) if _vr(tag) == "UI" else None
 
 
 def _answer(query: Query, found: Attributes, base: str) -> Attributes:
@@ -186,28 +201,18 @@ def _matcher(tag: str, required: str) -> Callable[[list[object]], bool]:
     vr = _vr(tag)
     if vr in ("DA", "TM", "DT") and "-" in required:
         return _range(tag, vr, required)
-    if vr == "UI":
-        uids = set(re.split(r"[,\\]", required))
+    if uids := _uids(tag, required):
         return lambda values: any(str(value) in uids for value in values)
     if vr in ("DA", "TM", "DT"):
         return lambda values: any(str(value) == required for value in values)
     pattern = _wildcards(required, ignore_case=vr == "PN")
-    return lambda values: any(pattern.fullmatch(text) for value in values for text in _texts(value))
+    return lambda values: any(pattern.fullmatch(text) for value in values for text in texts(value))
 
 
 def _vr(tag: str) -> str:
     if not keyword_for_tag(tag):
         return "UN"
     return dictionary_VR(tag)
-
-
-def _texts(value: object) -> Iterator[str]:
-    if isinstance(value, dict):
-        # A person name in up to three representations: alphabetic, ideographic, phonetic.
-        for name in value.values():
-            yield str(name).rstrip("^")
-    else:
-        yield str(value).strip()
 
 
 def _wildcards(required: str, *, ignore_case: bool) -> re.Pattern[str]:

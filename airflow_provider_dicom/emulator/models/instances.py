@@ -28,3 +28,9 @@ class StoredInstance:
     path: Path
     dicom_store: str
     last_updated: datetime
+
+    @property
+    def name(self) -> str:
+        """The resource name of the instance, as in notifications."""
+        path = f"studies/{self.study_uid}/series/{self.series_uid}/instances/{self.instance_uid}"
+        return f"{self.dicom_store}/dicomWeb/{path}"

@@ -10,9 +10,12 @@ from fastapi.exceptions import RequestValidationError
 
 from airflow_provider_dicom.emulator.errors import ApiError
 from airflow_provider_dicom.emulator.messages import error_response
+from airflow_provider_dicom.emulator.names import API_VERSIONS
 from airflow_provider_dicom.emulator.server import control
 from airflow_provider_dicom.emulator.server.dispatch import Api
 from airflow_provider_dicom.emulator.server.front import Front
+
+_API = tuple(f"/{version}/" for version in API_VERSIONS)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -54,7 +57,7 @@ def create_app(state: ServerState) -> ASGIApp:
     front = Front(state, Api(state))
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
+        if scope["type"] == "http" and scope["path"].startswith(_API):
             await front(scope, receive, send)
         else:
             await side(scope, receive, send)

@@ -66,6 +66,7 @@ class Api:
             operations=self._state.operations,
             runner=self._state.runner,
             settings=self._state.settings,
+            reader=self._state.reader,
             max_upload_bytes=self._state.limits.upload,
             request=request,
             names=target.names,

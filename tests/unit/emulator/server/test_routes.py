@@ -26,7 +26,8 @@ from airflow_provider_dicom.emulator.server import routes
         ("GET", "dicomStores/s/dicomWeb/studies/1", "retrieve"),
         ("GET", "dicomStores/s/dicomWeb/studies/1/series/2/instances/3/metadata", "retrieve"),
         ("DELETE", "dicomStores/s/dicomWeb/studies/1", "delete"),
-        ("POST", "dicomStores/s:import", "dicomStores.import"),
+        ("POST", "dicomStores/s:import", "import"),
+        ("GET", "dicomStores/s:getIamPolicy", "stores.getIamPolicy"),
         (
             "GET",
             "dicomStores/s/dicomWeb/studies/1:getStudyMetrics",
