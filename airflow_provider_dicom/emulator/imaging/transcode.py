@@ -11,6 +11,7 @@ from pydicom import dcmread, dcmwrite
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.encaps import encapsulate, encapsulate_extended
+from pydicom.errors import InvalidDicomError
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_file_meta_info
 from pydicom.filewriter import write_dataset, write_file_meta_info
@@ -140,12 +141,27 @@ def is_as_stored(path: Path, mime_type: str | None) -> bool:
     :param mime_type: a MIME type that the API lists; None for the file as it was uploaded.
     """
     form = _parse(mime_type)
-    return form.media_type == "application/dicom" and form.transfer_syntax in ("*", transfer_syntax(path))
+    if form.media_type != "application/dicom":
+        return False
+    return form.transfer_syntax == "*" or form.transfer_syntax == _declared_syntax(path)
 
 
 def transfer_syntax(path: Path) -> str:
-    """Return the UID of the transfer syntax of a Part 10 file."""
-    return str(read_file_meta_info(path).get("TransferSyntaxUID", ""))
+    """Return the UID of the transfer syntax of a Part 10 file.
+
+    :raises CannotTranscode: the file is damaged.
+    """
+    syntax = _declared_syntax(path)
+    if syntax is None:
+        raise CannotTranscode("the transfer syntax cannot be read")
+    return syntax
+
+
+def _declared_syntax(path: Path) -> str | None:
+    try:
+        return str(read_file_meta_info(path).TransferSyntaxUID)
+    except (InvalidDicomError, AttributeError, EOFError):
+        return None
 
 
 def render(path: Path, mime_type: str | None) -> Iterator[Rendition]:
@@ -157,7 +173,7 @@ def render(path: Path, mime_type: str | None) -> Iterator[Rendition]:
     """
     form = _parse(mime_type)
     if is_as_stored(path, mime_type):
-        yield Rendition(None, path.read_bytes(), transfer_syntax(path))
+        yield Rendition(None, path.read_bytes(), _declared_syntax(path) or "")
         return
     try:
         yield from _render(dcmread(path), form)
