@@ -42,6 +42,7 @@ help:
 	@echo "make test-outsiders  other people's clients of the Healthcare API against the local one, 2 minutes"
 	@echo "make test-scale  export 10,000 instances, and 50 DICOM stores a few at a time; 15 minutes"
 	@echo "make test-system  the example DAGs against a real Google project, if its environment variables are set"
+	@echo "            As root, they install what they miss: Chromium, DCMTK, PostgreSQL, Redis; NO_INSTALL=1 prevents it."
 	@echo "make lint   ruff, mypy and codespell"
 	@echo "make docs   build the documentation, build/docs/index.html"
 	@echo "make bench  measure the trigger beside other providers', 25 minutes; ARGS=--quick: 4 minutes"
@@ -105,7 +106,7 @@ clean:
 
 $(UV):
 	@python=$$(sh rig/find_python.sh $(PYTHON)) && echo "Creating $(VENV) with $$python" \
-		&& "$$python" -m venv $(VENV) && $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
+		&& "$$python" -m venv $(VENV) && $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint rig/constraints/3.3.txt uv
 
 $(VENV)/.demo-installed: $(UV) $(BUILD_INPUTS)
 	@echo "Installing Airflow, the provider and the emulators into $(VENV); it takes a minute or two, once"
@@ -127,18 +128,20 @@ $(VENV)/.chaos-installed: $(VENV)/.tests-installed
 	@$(INSTALL) --python $(VENV) --constraint rig/constraints/3.3.txt --group chaos
 	@touch $@
 
-$(BIGQUERY_VENV)/.installed: $(UV) rig/bigquery-requirements.txt
+$(BIGQUERY_VENV)/.installed: $(UV) rig/bigquery-requirements.txt rig/constraints/bigquery.txt
 	@echo "Installing the BigQuery emulator into $(BIGQUERY_VENV)"
 	@$(UV) venv --quiet --clear --python $(VENV)/bin/python $(BIGQUERY_VENV)
-	@$(INSTALL) --python $(BIGQUERY_VENV) --requirement rig/bigquery-requirements.txt
+	@$(INSTALL) --python $(BIGQUERY_VENV) --constraint rig/constraints/bigquery.txt \
+		--requirement rig/bigquery-requirements.txt
 	@HOME=$$(pwd)/$(BIGQUERY_VENV) $(BIGQUERY_VENV)/bin/python -c \
 		'import duckdb_extensions; duckdb_extensions.import_extension("spatial")'
 	@touch $@
 
-$(OUTSIDERS_VENV)/.installed: $(UV) rig/outsiders-requirements.txt
+$(OUTSIDERS_VENV)/.installed: $(UV) rig/outsiders-requirements.txt rig/constraints/outsiders.txt
 	@echo "Installing other people's clients of the Healthcare API into $(OUTSIDERS_VENV)"
 	@$(UV) venv --quiet --clear --python $(VENV)/bin/python $(OUTSIDERS_VENV)
-	@$(INSTALL) --python $(OUTSIDERS_VENV) --requirement rig/outsiders-requirements.txt
+	@$(INSTALL) --python $(OUTSIDERS_VENV) --constraint rig/constraints/outsiders.txt \
+		--requirement rig/outsiders-requirements.txt
 	@touch $@
 
 $(BENCH_VENV)/.installed: $(UV) $(BUILD_INPUTS) benchmarks/requirements.txt

@@ -37,7 +37,9 @@ except ImportError:
 
 try:
     from airflow.sdk.definitions._internal.mixins import ResolveMixin
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
 except ImportError:  # Airflow 2
+    from airflow.models.mappedoperator import OperatorPartial  # type: ignore[import-not-found,no-redef]
     from airflow.utils.mixins import ResolveMixin  # type: ignore[import-not-found,no-redef]
 
 #: Airflow 2 cannot show a plugin's page beside a task's log.
@@ -51,6 +53,7 @@ __all__ = [
     "HAS_TASK_VIEWS",
     "AssetRef",
     "Log",
+    "OperatorPartial",
     "ResolveMixin",
     "TaskDeferralError",
     "TaskDeferralTimeout",

@@ -130,7 +130,7 @@ class Cluster:
         self.home = home
         self.release = release
         self.logs = home / "servers"
-        self.postgres = PostgreSQL(home / "postgres", self.logs)
+        self.postgres = PostgreSQL(self.logs)
         self.redis = Redis(home / "redis", self.logs)
         port = free_port()
         self._env = {
@@ -271,6 +271,7 @@ class Cluster:
             part.signal(signal.SIGCONT)
         stop_all([self.api_server, *self._parts.values()], grace=5.0)
         stop_all([self.postgres, self.redis])
+        self.postgres.remove()
 
     def __enter__(self) -> Self:
         return self.start()

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,56 +25,48 @@ if TYPE_CHECKING:
 
 _DEBIAN = "/usr/lib/postgresql"
 _USER = "postgres"
+#: PostgreSQL's usual one: it is only part of the name of the socket.
+_PORT = 5432
 
 
 class PostgreSQL(Server):
     """PostgreSQL with one database, ``airflow``; as root it runs as the user ``postgres``.
 
-    :param folder: folder of the data; the first start creates it.
+    It listens on a socket only, in a folder of its own, and asks the kernel who connects: no other user of
+    the machine gets in.
     """
 
-    def __init__(self, folder: Path, log_dir: Path) -> None:
-        port = free_port()
-        self._data = folder
+    def __init__(self, log_dir: Path) -> None:
+        # A short path: the address of a socket has at most 107 bytes.
+        self._folder = Path(tempfile.mkdtemp(prefix="postgresql-"))
+        self._data = self._folder / "data"
         # The machine keeps running: the page cache holds the writes of a killed process.
-        settings = ("fsync=off", "max_connections=200", f"listen_addresses={LOOPBACK}", "shared_buffers=64MB")
+        settings = ("fsync=off", "max_connections=200", "listen_addresses=", "shared_buffers=64MB")
         options = [option for setting in settings for option in ("-c", setting)]
-        program = ["postgres", "-D", str(folder), "-p", str(port), "-k", str(folder), *options]
+        program = ["postgres", "-D", str(self._data), "-p", str(_PORT), "-k", str(self._folder), *options]
         super().__init__(
-            "PostgreSQL", _as_owner(program), port=port, health_path="", log_dir=log_dir, start_timeout=60.0
+            "PostgreSQL", _as_owner(program), port=_PORT, health_path="", log_dir=log_dir, start_timeout=60.0
         )
 
     @property
     def address(self) -> str:
-        """User, host, port and database, as in a URL."""
-        return f"{_USER}@{LOOPBACK}:{self.port}/airflow"
+        """User, database and socket, as in a URL."""
+        return f"{_USER}@/airflow?host={self._folder}"
 
     def launch(self) -> None:
         """Start PostgreSQL without waiting for it; the first start creates its files."""
-        self._data.mkdir(parents=True, exist_ok=True)
-        if os.geteuid() == 0:
-            # At each start: every run of pytest revokes access to the folder that all runs share.
-            _let_through(self._data)
-        if not (self._data / "PG_VERSION").exists():
-            if os.geteuid() == 0:
-                shutil.chown(self._data, _USER)
-            made = [
-                "initdb",
-                "--pgdata",
-                str(self._data),
-                "--username",
-                _USER,
-                "--auth",
-                "trust",
-                "--no-sync",
-            ]
-            subprocess.run(_as_owner(made), check=True, capture_output=True, cwd="/")
+        if not self._data.exists():
+            self._create()
         super().launch()
 
     def create_database(self) -> None:
         """Create the database."""
-        made = ["createdb", "--host", LOOPBACK, "--port", str(self.port), "--username", _USER, "airflow"]
-        subprocess.run(_as_owner(made), check=True, capture_output=True, cwd="/")
+        made = ["createdb", "--host", str(self._folder), "--username", _USER, "airflow"]
+        subprocess.run([_program(made[0]), *made[1:]], check=True, capture_output=True, cwd="/")
+
+    def remove(self) -> None:
+        """Delete the data of a server that has ended."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def ask(self, sql: str) -> str:
         """Return the single value of a query's result."""
@@ -96,8 +89,19 @@ class PostgreSQL(Server):
                 process.send_signal(signal.SIGINT)
 
     def _healthy(self, session: requests.Session) -> bool:
-        asked = ["pg_isready", "--quiet", "--host", LOOPBACK, "--port", str(self.port)]
-        return subprocess.run(_as_owner(asked), check=False, cwd="/").returncode == 0
+        asked = [_program("pg_isready"), "--quiet", "--host", str(self._folder)]
+        return subprocess.run(asked, check=False, cwd="/").returncode == 0
+
+    def _create(self) -> None:
+        if os.geteuid() == 0:
+            shutil.chown(self._folder, _USER)
+        options = ["--username", _USER, "--auth-local", "peer", "--auth-host", "reject", "--no-sync"]
+        made = ["initdb", "--pgdata", str(self._data), *options]
+        subprocess.run(_as_owner(made), check=True, capture_output=True, cwd="/")
+        # Airflow runs as the user of this process, and the server accepts that user alone.
+        (self._data / "pg_hba.conf").write_text("local all all peer map=airflow\n")
+        this_user = pwd.getpwuid(os.geteuid()).pw_name
+        (self._data / "pg_ident.conf").write_text(f"airflow {this_user} {_USER}\n")
 
 
 class Redis(Server):
@@ -147,10 +151,3 @@ def _program(name: str) -> str:
     if not found:
         raise FileNotFoundError(f"{name} is not installed; see rig/install_databases.sh")
     return found
-
-
-def _let_through(folder: Path) -> None:
-    """Permit other users to reach a folder; pytest's folders permit only their owner."""
-    for parent in folder.parents:
-        if parent.stat().st_uid == os.geteuid():
-            parent.chmod(parent.stat().st_mode | 0o011)

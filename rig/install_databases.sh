@@ -4,8 +4,8 @@ postgres() { command -v postgres || ls /usr/lib/postgresql/*/bin/postgres; }
 present() { command -v redis-server && postgres; }
 
 present >/dev/null 2>&1 && exit 0
-if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    echo "Installing PostgreSQL and Redis"
+if [ -z "$NO_INSTALL" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "Installing PostgreSQL and Redis with apt-get, as root (NO_INSTALL=1 prevents it)"
     # Without a policy that forbids it, Debian starts what it installs, on ports that others may need.
     policy=/usr/sbin/policy-rc.d
     [ -e "$policy" ] || { printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy" && made=$policy; }

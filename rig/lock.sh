@@ -24,3 +24,8 @@ oldest=$(mktemp)
 trap 'rm -f "$oldest"' EXIT
 compile --all-extras --resolution lowest-direct --output-file "$oldest"
 compile --all-extras --group dev --group chaos --constraint "$oldest" --output-file "$pins/lowest.txt"
+
+for name in bigquery outsiders; do
+    "$uv" pip compile --quiet --upgrade --universal --no-annotate --no-header --python-version 3.11 \
+        "rig/$name-requirements.txt" --output-file "$pins/$name.txt"
+done

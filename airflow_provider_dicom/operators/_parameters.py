@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from airflow.providers.common.compat.sdk import BaseOperator, XComArg
 
-from airflow_provider_dicom.compat import ResolveMixin
+from airflow_provider_dicom.compat import OperatorPartial, ResolveMixin
 from airflow_provider_dicom.validation import (
     Kind,
     is_nothing,
@@ -126,10 +126,12 @@ class ParameterOperator(BaseOperator):
 
         :param kwargs: the arguments that all indexes have.
         """
-        return super().partial(**cls._with_private_values(kwargs))
+        partial = super().partial(**cls._with_private_values(kwargs))
+        partial.__class__ = PrivatePartial
+        return partial
 
     @classmethod
-    def _with_private_values(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _with_private_values(cls, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         return {
             name: PrivateValue(value)
             if name in cls.PRIVATE and value is not None and not isinstance(value, PrivateValue)
@@ -289,6 +291,43 @@ class ParameterOperator(BaseOperator):
             if index is not None and isinstance(value[index], Mapping):
                 return frozenset()
         return self._given - frozenset(getattr(task, "partial_kwargs", ()))
+
+
+class PrivatePartial(OperatorPartial):
+    """A mapped task that is being written down in a DAG; literal lists of private values stay private."""
+
+    # As many as Airflow's class has, so that an object of it can become one of this class.
+    __slots__ = ()
+
+    def expand(self, **mapped_kwargs: Any) -> Any:
+        """
+        Map over lists of arguments.
+
+        :param mapped_kwargs: a list, or the output of another task, for each name.
+        """
+        for name, values in mapped_kwargs.items():
+            if isinstance(values, list | tuple):
+                mapped_kwargs[name] = [self._with_private_values({name: value})[name] for value in values]
+        return super().expand(**mapped_kwargs)
+
+    def expand_kwargs(self, kwargs: Any, **options: Any) -> Any:
+        """
+        Map over a list of all arguments.
+
+        :param kwargs: the list of arguments, or the output of another task.
+        :param options: options of Airflow's method.
+        """
+        if isinstance(kwargs, list | tuple):
+            kwargs = [
+                self._with_private_values(item) if isinstance(item, Mapping) else item for item in kwargs
+            ]
+        return super().expand_kwargs(kwargs, **options)
+
+    def _with_private_values(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        operator = self.operator_class
+        return (
+            operator._with_private_values(kwargs) if issubclass(operator, ParameterOperator) else {**kwargs}
+        )
 
 
 def describe_origin(value: object) -> str:

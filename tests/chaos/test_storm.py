@@ -48,7 +48,7 @@ def test_mapped_exports_survive_a_storm_of_faults_and_kills(stage: Stage) -> Non
     scene = Scene(stage, "storm", "mapped", count=COUNT, prepare=trouble)
     try:
         _kill_now_and_then(stage, scene, chance)
-        wait_for("the end of the storm", scene.run_ended, timeout=3 * BOUND, pause=2.0)
+        wait_for("the end of the storm", scene.run_ended, timeout=BOUND, pause=2.0)
     finally:
         stage.control.clear_faults()
         stage.hold_exports()

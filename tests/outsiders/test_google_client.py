@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,8 @@ def methods() -> dict[str, dict[str, Any]]:
 
     kinds = ("datasets.dicomStores.", "datasets.operations.")
     found = {}
-    for method in walk(discovery_document()):
+    # A copy, because Google's client adds parameters to the document that it is built from.
+    for method in walk(copy.deepcopy(discovery_document())):
         name = method["id"].removeprefix(PREFIX)
         if name.startswith(kinds) or name.count(".") == name.startswith("datasets."):
             found[name] = method

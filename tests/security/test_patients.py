@@ -111,7 +111,13 @@ def tasks_with_filters() -> list[Any]:
         output: Any = search(task_id="output", filters=XComArg(upstream))
         partial = DicomStoreSearchOperator.partial(task_id="partial", filters=values, level="series")
         mapped = partial.expand_kwargs([arguments])
-    return [literal, rendered, output, mapped]
+        expanded = DicomStoreSearchOperator.partial(task_id="expanded", **arguments).expand(
+            filters=[values, {"PatientName": "{{ x }}"}]
+        )
+        in_kwargs = DicomStoreSearchOperator.partial(task_id="in_kwargs").expand_kwargs(
+            [{**arguments, "filters": values}]
+        )
+    return [literal, rendered, output, mapped, expanded, in_kwargs]
 
 
 def test_stored_dag_holds_no_values_of_filters() -> None:
