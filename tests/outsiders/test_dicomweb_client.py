@@ -76,11 +76,12 @@ def test_searches_at_each_level_have_pages(reader: DICOMwebClient, samples: Samp
     ],
 )
 def test_filters_find_the_instance(reader: DICOMwebClient, level: str, filters: dict[str, str]) -> None:
-    search = {
+    searches: dict[str, Callable[..., list[dict[str, dict[str, list[str]]]]]] = {
         "studies": reader.search_for_studies,
         "series": reader.search_for_series,
         "instances": reader.search_for_instances,
-    }[level]
+    }
+    search = searches[level]
     found = search(search_filters=filters)
     assert uids_of(CT).study in values(found, "0020000D")
     assert search(search_filters={"PatientID": "nobody"}) == []

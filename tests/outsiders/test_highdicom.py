@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import highdicom
 import numpy as np
@@ -43,7 +43,7 @@ def named(number: int) -> dict[str, object]:
     }
 
 
-def segmentation(source: Dataset) -> Dataset:
+def segmentation(source: Dataset) -> Any:
     code = CodedConcept("85756007", "SCT", "Tissue")
     description = highdicom.seg.SegmentDescription(
         segment_number=1,
@@ -62,7 +62,7 @@ def segmentation(source: Dataset) -> Dataset:
     )
 
 
-def secondary_capture(source: Dataset) -> Dataset:
+def secondary_capture(source: Dataset) -> Any:
     pixels = (source.pixel_array // 16).astype(np.uint8)
     return highdicom.sc.SCImage.from_ref_dataset(
         ref_dataset=source,
@@ -76,7 +76,7 @@ def secondary_capture(source: Dataset) -> Dataset:
     )
 
 
-def key_objects(source: Dataset) -> Dataset:
+def key_objects(source: Dataset) -> Any:
     content = highdicom.ko.KeyObjectSelection(
         document_title=CodedConcept("113000", "DCM", "Of Interest"),
         referenced_objects=[source],

@@ -81,7 +81,7 @@ def test_search_by_the_index_finds_what_a_scan_finds(filled: Archive, level: Lev
                 continue
             assert list(qido.run(query, candidates(filled, query, indexed=True))) == scanned, (tag, value)
             searches += bool(scanned)
-    assert searches > 100
+    assert searches > 50
 
 
 @pytest.mark.parametrize("keyword", ["PatientID", *UIDS, "ModalitiesInStudy"])
