@@ -86,7 +86,7 @@ PATHS = {
     "studies.series.instances.retrieveRendered": f"{INSTANCE}/rendered",
     "studies.series.instances.frames.retrieveFrames": f"{INSTANCE}/frames/1",
     "studies.series.instances.frames.retrieveRendered": f"{INSTANCE}/frames/1/rendered",
-    "studies.series.instances.bulkdata.retrieveBulkdata": f"{INSTANCE}/bulkdata/7FE00010",
+    "studies.series.instances.bulkdata.retrieveBulkdata": f"{INSTANCE}/bulkdata/7FE00010/0",
     "studies.delete": STUDY,
     "studies.series.delete": SERIES,
     "studies.series.instances.delete": INSTANCE,
