@@ -81,7 +81,7 @@ def as_uploaded(path: Path) -> bytes:
 
 
 def create_store(url: str, store_name: str) -> None:
-    """Create a DICOM store.
+    """Create a DICOM store, and its dataset if that is missing.
 
     :param url: address of the Healthcare API.
     :param store_name: ``projects/P/locations/L/datasets/D/dicomStores/S``.
@@ -89,11 +89,18 @@ def create_store(url: str, store_name: str) -> None:
     parts = _STORE.fullmatch(store_name)
     if parts is None:
         raise ValueError(f"Not the name of a DICOM store: {store_name!r}")
-    collection = f"{url}/v1/{parts['dataset']}/dicomStores"
+    dataset, store = parts["dataset"], parts["store"]
+    parent, _, dataset_id = dataset.rpartition("/datasets/")
+    calls = (
+        (f"{parent}/datasets", {"datasetId": dataset_id}),
+        (f"{dataset}/dicomStores", {"dicomStoreId": store}),
+    )
     with loopback_session() as session:
-        response = session.post(collection, params={"dicomStoreId": parts["store"]}, json={}, timeout=30)
-    if not response.ok:
-        raise UploadFailed(f"Creating {store_name} answered {response.status_code}: {response.text}")
+        for collection, query in calls:
+            response = session.post(f"{url}/v1/{collection}", params=query, json={}, timeout=30)
+            exists_already = response.status_code == 409 and "datasetId" in query
+            if not response.ok and not exists_already:
+                raise UploadFailed(f"Creating {store_name} answered {response.status_code}: {response.text}")
 
 
 def upload(url: str, store_name: str, paths: Iterable[Path]) -> list[Uids]:

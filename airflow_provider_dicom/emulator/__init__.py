@@ -7,17 +7,19 @@ that it listens on loopback by default.
 It implements DICOM stores, uploads (STOW-RS), searches (QIDO-RS), retrieval (WADO-RS), and exports that are
 long-running operations and really write, to the Cloud Storage emulator at ``STORAGE_EMULATOR_HOST`` and the
 BigQuery emulator at ``BIGQUERY_EMULATOR_HOST``. Requests are validated against Google's discovery document;
-methods that this server does not have respond with HTTP 501. With ``--data`` everything survives a crash, and
+methods that this server does not have respond with HTTP 501. The server is as strict as Google's API, where
+that is known; ``--lenient`` makes it less strict. With ``--data`` everything survives a crash, and
 interrupted exports continue.
+
+While it listens on loopback, it refuses requests whose header ``Host`` or ``Origin`` names another machine: a
+web page that somebody has open on this one sends those.
 
 Where it is simpler than the real API:
 
-- Creating a DICOM store creates its dataset, too.
 - Responses are not pretty-printed.
 - Lists of operations can be filtered by ``done=true`` or ``done=false``, lists of stores by
   ``labels.key=value``; other filters are refused.
-- Searches support exact matching, wildcards, ranges and lists of UIDs, but no fuzzy matching; the attributes
-  of a study or a series are those of its first stored instance.
+- The attributes of a study or a series, for searches, are those of its first stored instance.
 - DICOMweb errors have the same JSON envelope as all other errors.
 - A path in a filter file that matches no instance counts as a failure of the export.
 
@@ -28,9 +30,10 @@ application/json``); unknown fields are refused with HTTP 400:
     Returns ``{"status": "ok"}``.
 ``GET, PATCH /_emulator/settings``
     How fast exports advance (``advance``: ``time``, ``manual`` or ``immediate``; ``seconds_per_instance``,
-    ``start_delay_seconds``, ``max_running_exports``, ``export_quota``) and how they fail
-    (``failing_instances``, ``partial_failure``, ``operation_error``, ``denied_permissions``); see
-    :class:`airflow_provider_dicom.emulator.settings.Settings`.
+    ``start_delay_seconds``, ``max_running_exports``, ``export_quota``), how they fail
+    (``failing_instances``, ``partial_failure``, ``operation_error``, ``denied_permissions``), and where the
+    server is less strict than Google's API (``missing_dataset_status``, ``create_missing_datasets``,
+    ``any_search``); see :class:`airflow_provider_dicom.emulator.settings.Settings`.
     Example: ``{"advance": "manual", "failing_instances": ["1.2.3"]}``.
 ``POST /_emulator/step``
     ``{"operation": name or null for all, "instances": n or null for all that are left}``: with ``"advance":

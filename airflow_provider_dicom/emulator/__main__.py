@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from airflow_provider_dicom.emulator.errors import ApiError
+from airflow_provider_dicom.emulator.exports.emulators import environment_mistakes
 from airflow_provider_dicom.emulator.names import check_store_name
 from airflow_provider_dicom.emulator.server import filling
 from airflow_provider_dicom.emulator.server.app import create_app
@@ -44,6 +45,8 @@ def main(arguments: list[str] | None = None) -> None:
     :param arguments: the command line; None: of this process.
     """
     options = _options(arguments)
+    if mistakes := environment_mistakes(os.environ):
+        sys.exit("\n".join(mistakes))
     logging.basicConfig(
         level=logging.INFO if options.verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
@@ -60,11 +63,13 @@ def main(arguments: list[str] | None = None) -> None:
             state = ServerState.open(directory, Limits(upload=options.max_upload_mb * MIB))
         except RuntimeError as error:
             sys.exit(str(error))
+        if options.lenient:
+            state.settings.widen()
         _fill(state, options)
         if options.storage_port is not None:
             stack.enter_context(_storage(options.host, options.storage_port, options.bucket))
         config = uvicorn.Config(
-            create_app(state),
+            create_app(state, loopback_only=_is_loopback(listening)),
             http=ConnectionProtocol,
             ws="none",
             lifespan="on",
@@ -121,6 +126,12 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         type=Path,
         metavar="FOLDER",
         help="store all DICOM files of a folder, and of the folders in it, in the DICOM store of --store",
+    )
+    parser.add_argument(
+        "--lenient",
+        action="store_true",
+        help="be less strict than Google's API: creating a DICOM store creates its dataset, a missing "
+        "dataset is a 404, searches take all attributes and wildcards",
     )
     parser.add_argument("--verbose", action="store_true", help="log every request")
     options = parser.parse_args(arguments)
@@ -187,12 +198,16 @@ def _listen(host: str, port: int) -> socket.socket:
         sys.exit(f"cannot listen on {host}:{port}: {error}")
 
 
+def _is_loopback(listening: socket.socket) -> bool:
+    return ipaddress.ip_address(listening.getsockname()[0]).is_loopback
+
+
 def _announce(listening: socket.socket) -> None:
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     sys.stdout.write(f"Local Healthcare API on http://{shown}:{port}\n")
     sys.stdout.flush()
-    if not ipaddress.ip_address(host).is_loopback:
+    if not _is_loopback(listening):
         sys.stderr.write(
             f"WARNING: listening on {host}, which other machines may reach. This server has no "
             "authentication: everybody who reaches it can read, change and export all data in it. "

@@ -13,6 +13,8 @@ _ID = re.compile(r"[\w.\-]{1,256}")
 _STORE = re.compile(
     r"projects/[^/]+/locations/[^/]+/datasets/(?P<dataset>[^/]+)/dicomStores/(?P<store>[^/]+)"
 )
+#: Clients remove these from the path of a URL, so that nobody could reach a resource with such an id.
+DOT_SEGMENTS = frozenset({".", ".."})
 _UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(?:\.[0-9]+)*")
 
 
@@ -25,9 +27,9 @@ def check_id(field: str, value: str | None) -> str:
     """
     if not value:
         raise ApiError.invalid_argument(f"{field} is required")
-    if not _ID.fullmatch(value):
+    if not _ID.fullmatch(value) or value in DOT_SEGMENTS:
         raise ApiError.invalid_argument(
-            rf"invalid {field} {value!r}: it must match [\p{{L}}\p{{N}}_\-\.]{{1,256}}"
+            rf"invalid {field} {value!r}: it must match [\p{{L}}\p{{N}}_\-\.]{{1,256}}, and not be . or .."
         )
     return value
 

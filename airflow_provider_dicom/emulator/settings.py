@@ -21,7 +21,7 @@ class OperationError(BaseModel):
 
 
 class Settings(BaseModel):
-    """How fast exports advance, and how they fail.
+    """How fast exports advance, how they fail, and where the server is less strict than Google's API.
 
     :param advance: ``time``: in the background; ``manual``: only through ``POST /_emulator/step``;
         ``immediate``: the export completes before the response to its submission is sent.
@@ -34,6 +34,11 @@ class Settings(BaseModel):
     :param partial_failure: what an operation has at its end if some instances failed: a ``response``, an
         ``error``, or ``both``. Google's pages show it with either; both are against the API's own document.
     :param denied_permissions: IAM permissions that the caller lacks, such as ``healthcare.operations.list``.
+    :param missing_dataset_status: the HTTP status for a dataset that does not exist, and for all that would
+        be in it. Google's is 403, as for a dataset that the caller may not see.
+    :param create_missing_datasets: creating a DICOM store creates its dataset, which Google's API refuses.
+    :param any_search: searches take what Google's API refuses, or what nobody has seen it accept: all
+        attributes, wildcards, lists of UIDs in one value.
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
@@ -47,3 +52,10 @@ class Settings(BaseModel):
     operation_error: OperationError | None = None
     partial_failure: Literal["response", "error", "both"] = "response"
     denied_permissions: frozenset[str] = Field(default=frozenset())
+    missing_dataset_status: Literal[403, 404] = 403
+    create_missing_datasets: bool = False
+    any_search: bool = False
+
+    def widen(self) -> None:
+        """Make the server less strict than Google's API, wherever that is a setting."""
+        self.missing_dataset_status, self.create_missing_datasets, self.any_search = 404, True, True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
+from itertools import chain
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from airflow.providers.common.compat.sdk import AirflowSkipException
@@ -23,7 +24,7 @@ from airflow_provider_dicom.selection.high_water_mark import (
 )
 from airflow_provider_dicom.selection.inventory import Inventory
 from airflow_provider_dicom.selection.metadata_table import MetadataTable
-from airflow_provider_dicom.selection.search_filters import search_filter_errors, search_query
+from airflow_provider_dicom.selection.search_filters import search_filter_errors, search_queries
 from airflow_provider_dicom.validation import Kind, is_count, parse_errors, raise_if_invalid, seconds_error
 
 if TYPE_CHECKING:
@@ -132,17 +133,20 @@ class DicomStoreSearchOperator(SelectionOperator):
         :raises DicomExportError: if the API refuses, or the file cannot be written.
         """
         raise_if_invalid(self._validation_errors(frozenset()))
-        query = search_query(cast("Mapping[str, object] | None", reveal(self.filters)))
+        queries = list(search_queries(cast("Mapping[str, object] | None", reveal(self.filters))))
         with self.hook() as hook:
             store = hook.dicom_store_name(
                 self.location, self.dataset_id, self.dicom_store_id, self.project_id
             )
-            matches = hook.search(
-                store,
-                self.level,
-                filters=query,
-                include_fields=() if self.exclude_exported_to is None else ("NumberOfFrames",),
-                page_size=self.page_size,
+            matches = chain.from_iterable(
+                hook.search(
+                    store,
+                    self.level,
+                    filters=query,
+                    include_fields=() if self.exclude_exported_to is None else ("NumberOfFrames",),
+                    page_size=self.page_size,
+                )
+                for query in queries
             )
             count = self.write_selection(
                 self._not_exported(matches),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
+from itertools import product
 from typing import TYPE_CHECKING
 
 from airflow.providers.common.compat.sdk import AirflowSkipException
@@ -48,36 +49,37 @@ def search_filter_errors(filters: object, *, is_rendered: bool) -> Iterator[str]
             yield f"filters: attribute {position} is not a name; accepted: a keyword or a tag."
         elif is_rendered or not is_template(value):
             try:
-                _text(name, value)
+                _texts(name, value)
             except DicomExportInvalidRequestError as error:
                 yield str(error)
 
 
-def search_query(filters: Mapping[str, object] | None) -> list[tuple[str, str]]:
+def search_queries(filters: Mapping[str, object] | None) -> Iterator[list[tuple[str, str]]]:
     """
-    Return the attributes and the texts with which the query compares them.
+    Yield the queries that together find what the filters ask for: attributes and texts that they must have.
+
+    The API compares with single values: a list of UIDs in one query would match nothing.
 
     :param filters: the rendered filters.
     :raises DicomExportInvalidRequestError: if a filter is invalid.
     :raises AirflowSkipException: if a list of UIDs is empty.
     """
-    query = []
-    for name, value in (filters or {}).items():
-        text = _text(name, value)
-        if not text:
+    texts = {name: _texts(name, value) for name, value in (filters or {}).items()}
+    for name, accepted in texts.items():
+        if not accepted:
             raise AirflowSkipException(f"filters[{name!r}] is an empty list: there is nothing to export.")
-        query.append((name, text))
-    return query
+    for combination in product(*texts.values()):
+        yield list(zip(texts, combination, strict=True))
 
 
-def _text(name: str, value: object) -> str:
-    """Return the text of a value, empty for an empty list."""
+def _texts(name: str, value: object) -> list[str]:
+    """Return the texts of a value: several for a list of UIDs, none for an empty one."""
     if isinstance(value, datetime | date):
         if name.endswith("Time"):
             raise _refused(name, f"is {type(value).__name__}", "a text such as '120000' or '110000-120000'")
-        return f"{value:%Y%m%d}"
+        return [f"{value:%Y%m%d}"]
     if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
+        return [str(value)]
     if isinstance(value, str):
         return _checked(name, value)
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
@@ -89,7 +91,7 @@ def _text(name: str, value: object) -> str:
     raise _refused(name, f"is {type(value).__name__}", "a text, a whole number, a date, or a list of UIDs")
 
 
-def _checked(name: str, text: str) -> str:
+def _checked(name: str, text: str) -> list[str]:
     if is_nothing(text, is_rendered=True):
         raise _refused(name, "is empty, or the text 'None'", f"a value, {EVERYTHING!r} for all")
     if is_template(text):
@@ -103,21 +105,21 @@ def _checked(name: str, text: str) -> str:
     if name.endswith("Date") and text != EVERYTHING and not _DATE_OR_RANGE.fullmatch(text):
         raise _refused(name, "is no DICOM date", "YYYYMMDD, such as '{{ ds_nodash }}', or YYYYMMDD-YYYYMMDD")
     if _is_uid(name) and text != EVERYTHING:
-        _uid_list(name, re.split(r"[,\\]", text))
-    return text
+        return _uid_list(name, re.split(r"[,\\]", text))
+    return [text]
 
 
 def _is_uid(name: str) -> bool:
     return name.endswith("UID") or name.rpartition(".")[2].upper() in _UID_TAGS
 
 
-def _uid_list(name: str, values: Sequence[object]) -> str:
+def _uid_list(name: str, values: Sequence[object]) -> list[str]:
     if not _is_uid(name):
         raise _refused(name, f"is {type(values).__name__}", "one value; a list for UIDs only")
     for position, value in enumerate(values, start=1):
         if uid_error(name, value):
             raise _refused(name, f"holds no UID at position {position}", "a list of UIDs")
-    return ",".join(map(str, values))
+    return list(dict.fromkeys(map(str, values)))
 
 
 def _refused(name: str, problem: str, accepted: str) -> DicomExportInvalidRequestError:

@@ -24,14 +24,8 @@ from google.cloud import bigquery
 from google.cloud.bigquery.retry import DEFAULT_RETRY
 
 from airflow_provider_dicom.emulator.errors import ApiError
-from airflow_provider_dicom.emulator.exports.bigquery_schema import (
-    Column,
-    Columns,
-    RowMaker,
-    SchemaKind,
-    covers,
-    merge,
-)
+from airflow_provider_dicom.emulator.exports.bigquery_columns import Column, Columns, covers, merge
+from airflow_provider_dicom.emulator.exports.bigquery_schema import RowMaker, SchemaKind
 from airflow_provider_dicom.emulator.imaging.transcode import CannotTranscode
 
 if TYPE_CHECKING:
@@ -71,8 +65,8 @@ class BigQueryDestination:
             raise ApiError.invalid_argument(
                 f"Invalid BigQuery URI: {table_uri[:200]!r} is not of the form bq://projectId.bqDatasetId.tableId."
             )
-        self._disposition = write_disposition or "WRITE_EMPTY"
-        if self._disposition not in DISPOSITIONS:
+        self.disposition = write_disposition or "WRITE_EMPTY"
+        if self.disposition not in DISPOSITIONS:
             raise ApiError.invalid_argument(f"Invalid write disposition: {write_disposition!r}.")
         self._table = bigquery.TableReference(
             bigquery.DatasetReference(match["project"], match["dataset"]), match["table"]
@@ -120,7 +114,7 @@ class BigQueryDestination:
         """
         if self._spool is None:
             raise RuntimeError("write_row() before open()")
-        merge(self._rows.columns, columns)
+        self._rows.add_columns(columns)
         self._spool.write(_line(row))
 
     def close(self, *, cancelled: bool) -> None:
@@ -143,7 +137,7 @@ class BigQueryDestination:
         existing = self._existing(client)
         self._check_empty(client, existing)
         columns = self._rows.columns
-        if existing is not None and self._disposition == "WRITE_APPEND":
+        if existing is not None and self.disposition == "WRITE_APPEND":
             present = _columns(existing.schema)
             if covers(present, columns):
                 columns = present
@@ -169,7 +163,7 @@ class BigQueryDestination:
             job_config=bigquery.LoadJobConfig(
                 schema=schema,
                 source_format=bigquery.SourceFormat.NEWLINE_DELIMITED_JSON,
-                write_disposition=self._disposition,
+                write_disposition=self.disposition,
             ),
             timeout=TIMEOUT_SECONDS,
         )
@@ -191,7 +185,7 @@ class BigQueryDestination:
             return None
 
     def _check_empty(self, client: bigquery.Client, table: bigquery.Table | None) -> None:
-        if table is None or self._disposition != "WRITE_EMPTY" or not table.schema:
+        if table is None or self.disposition != "WRITE_EMPTY" or not table.schema:
             return
         # A row is read, because num_rows of the table's metadata may be outdated.
         for _ in client.list_rows(table, max_results=1, retry=RETRY, timeout=TIMEOUT_SECONDS):

@@ -1,36 +1,49 @@
 """DICOM metadata as BigQuery rows, in the schemas of the API's exports.
 
-The flattened schema follows Google's page "Understanding the BigQuery DICOM schema" and the schema of a
-public table that the API exported (``dicom_all`` of the Imaging Data Commons): a column per data element,
-named by its keyword; decimal and integer strings stay strings; a data element with a value multiplicity above
-one is repeated; sequences are repeated records; a person name is a record of records; private elements are in
-``OtherElements``, private sequences in columns ``Tag_GGGGEEEE``; binary values are left out. The JSON schema
-follows the description of ``SchemaJSON`` in the discovery document.
+The flattened schema follows Google's page "Understanding the BigQuery DICOM schema" and the schema of public
+tables that the API exported (``dicom_metadata`` of the Imaging Data Commons):
 
-Assumptions that were not verified against an export of the real API: a request without a schema gets the
-flattened one; the flattened schema has the storage columns that are documented for the JSON schema; the
-``Id`` of elements of repeating groups; the value of ``Type``; the keys of ``Metadata`` are tags, as in the
-DICOM JSON model.
+- There is a column for each data element, named by its keyword, in the order of the tags.
+- Decimal and integer strings stay strings.
+- A data element with a value multiplicity above one is repeated, a sequence is a repeated record, a person
+  name is a record of records, an element of repeating groups is a record of ``Id`` and ``Value``.
+- Private elements, and values that do not fit their column, are in ``OtherElements``; private sequences are
+  in columns ``Tag_GGGGEEEE``.
+- Binary values are left out, and named in ``DroppedTags``.
+
+The JSON schema follows ``SchemaJSON`` in the discovery document.
+
+Assumptions that were not verified against an export of the real API: the ``Id`` of elements of repeating
+groups; ``TagReference``; the place of ``SourceDicomStore``; the keys of ``Metadata`` are tags, as in the
+DICOM JSON model; the JSON schema's ``DroppedTags`` leave out binary values.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from pydicom import dcmread
-from pydicom.datadict import dictionary_has_tag, dictionary_VM, dictionary_VR, keyword_for_tag
+from pydicom.datadict import (
+    dictionary_has_tag,
+    dictionary_VM,
+    dictionary_VR,
+    keyword_for_tag,
+)
+from pydicom.filereader import read_partial
 from pydicom.multival import MultiValue
 from pydicom.valuerep import DA, DT, TM, PersonName
 
+from airflow_provider_dicom.emulator.exports.bigquery_columns import Column, Columns, merge, ordered
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-    from pydicom.dataelem import DataElement
-    from pydicom.dataset import Dataset
+    from pydicom.dataelem import DataElement, RawDataElement
+    from pydicom.dataset import Dataset, FileDataset
     from pydicom.tag import BaseTag
 
     from airflow_provider_dicom.emulator.messages import Json, JsonObject
@@ -41,6 +54,8 @@ SchemaKind: TypeAlias = Literal["default", "flattened", "json"]
 Row: TypeAlias = "JsonObject"
 
 BULK_VRS = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
+#: FloatPixelData, DoubleFloatPixelData, PixelData.
+_PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _STRING_VRS = ("AE", "AS", "CS", "DS", "IS", "LO", "LT", "SH", "ST", "UC", "UI", "UR", "UT")
 _INTEGER_VRS = ("AT", "SL", "SS", "SV", "UL", "US", "UV")
 # BigQuery's limit for nested records; each level of sequences is one.
@@ -49,100 +64,86 @@ _NAME_COMPONENTS = ("FamilyName", "GivenName", "MiddleName", "NamePrefix", "Name
 _NAME_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 
 
-@dataclass
-class Column:
-    """A column, or a field of a record.
-
-    :param type: BigQuery's name of the type, such as ``STRING``.
-    :param mode: ``NULLABLE`` or ``REPEATED``.
-    :param fields: the fields of a record by name; empty for other types.
-    """
-
-    type: str
-    mode: Literal["NULLABLE", "REPEATED"] = "NULLABLE"
-    fields: Columns = field(default_factory=dict)
-
-
-Columns: TypeAlias = dict[str, Column]
-
-
-def merge(into: Columns, other: Columns) -> None:
-    """Add missing columns, including missing fields of records.
-
-    :param into: is changed.
-    :raises ValueError: a column exists with another type or mode.
-    """
-    for name, column in other.items():
-        present = into.setdefault(name, Column(column.type, column.mode))
-        if (present.type, present.mode) != (column.type, column.mode):
-            raise ValueError(
-                f"column {name} is {present.mode} {present.type}, not {column.mode} {column.type}"
-            )
-        merge(present.fields, column.fields)
-
-
-def covers(columns: Columns, other: Columns) -> bool:
-    """Tell whether a table with ``columns`` can hold rows with the columns ``other``."""
-    return all(
-        name in columns
-        and (columns[name].type, columns[name].mode) == (column.type, column.mode)
-        and covers(columns[name].fields, column.fields)
-        for name, column in other.items()
+def storage_columns(*, is_json: bool, include_source_store: bool) -> Columns:
+    """Return the columns about storage, which follow those of the metadata."""
+    columns = (
+        {
+            "StructuredStorageSize": Column("INTEGER"),
+            "DroppedTags": Column("STRING", "REPEATED"),
+            "StorageClass": Column("STRING"),
+            "LastUpdated": Column("TIMESTAMP"),
+            "BlobStorageSize": Column("INTEGER"),
+            "Type": Column("STRING"),
+        }
+        if is_json
+        else {
+            "DroppedTags": Column(
+                "RECORD", "REPEATED", {"TagName": Column("STRING"), "TagReference": Column("STRING")}
+            ),
+            "Type": Column("STRING"),
+            "LastUpdated": Column("TIMESTAMP"),
+            "StorageClass": Column("STRING"),
+            "BlobStorageSize": Column("INTEGER"),
+        }
     )
-
-
-def storage_columns(*, include_source_store: bool) -> Columns:
-    """Return the columns about storage, which every table has."""
-    columns = {
-        "StructuredStorageSize": Column("INTEGER"),
-        "DroppedTags": Column("STRING", "REPEATED"),
-        "StorageClass": Column("STRING"),
-        "LastUpdated": Column("TIMESTAMP"),
-        "BlobStorageSize": Column("INTEGER"),
-        "Type": Column("STRING"),
-    }
     return columns | ({"SourceDicomStore": Column("STRING")} if include_source_store else {})
 
 
 class RowMaker:
-    """Converts instances to rows, and collects the columns that the rows need, in :attr:`columns`.
+    """Converts instances to rows, and collects the columns that the rows need.
 
     :param schema: the schema of the API that rows follow.
     :param include_source_store: whether rows have a column with the name of the DICOM store.
     """
 
     def __init__(self, schema: SchemaKind, *, include_source_store: bool) -> None:
-        self.columns: Columns = {name: Column("STRING") for name in _UIDS}
-        self._json = schema == "json"
+        self._metadata: Columns = {name: Column("STRING") for name in _UIDS}
+        self._is_json = schema == "json"
         self._include_source_store = include_source_store
-        if self._json:
-            self.columns["Metadata"] = Column("JSON")
-        self._storage_columns = storage_columns(include_source_store=include_source_store)
-        self.columns |= self._storage_columns
+        if self._is_json:
+            self._metadata["Metadata"] = Column("JSON")
+
+    @property
+    def columns(self) -> Columns:
+        """The columns of all rows so far, in the order of the API's tables."""
+        return (self._metadata if self._is_json else ordered(self._metadata)) | self._storage
+
+    @property
+    def _storage(self) -> Columns:
+        return storage_columns(is_json=self._is_json, include_source_store=self._include_source_store)
+
+    def add_columns(self, columns: Columns) -> None:
+        """Add the columns that another RowMaker of the same schema has collected.
+
+        :raises ValueError: a column exists with another type or mode.
+        """
+        storage = self._storage
+        merge(self._metadata, {name: column for name, column in columns.items() if name not in storage})
 
     def row(self, instance: StoredInstance) -> Row:
         """Return the row of an instance."""
-        ds = dcmread(instance.path, stop_before_pixels=True)
+        ds, pixels = _read(instance.path)
         row: Row = {}
-        if self._json:
-            metadata, dropped = _json_model(ds)
-            row["Metadata"] = metadata
+        if self._is_json:
+            row["Metadata"], dropped = _json_model(ds)
+            row["StructuredStorageSize"] = len(json.dumps(row))
         else:
             conversion = _Conversion(_offset(ds))
-            row |= conversion.record(ds.file_meta, self.columns)
-            row |= conversion.record(ds, self.columns)
+            row |= conversion.record(ds.file_meta, self._metadata)
+            conversion.dropped.clear()
+            row |= conversion.record(ds, self._metadata)
+            for tag in pixels:
+                conversion.drop(tag)
             dropped = conversion.dropped
-        structured_size = len(json.dumps(row))
         row |= {
             "StudyInstanceUID": instance.study_uid,
             "SeriesInstanceUID": instance.series_uid,
             "SOPInstanceUID": instance.instance_uid,
-            "StructuredStorageSize": structured_size,
-            "DroppedTags": [*dropped],
-            "StorageClass": "STANDARD",
+            "DroppedTags": dropped,
+            "Type": "INSERT" if self._is_json else "CREATE",
             "LastUpdated": instance.last_updated.astimezone(UTC).isoformat(),
+            "StorageClass": "STANDARD",
             "BlobStorageSize": instance.path.stat().st_size,
-            "Type": "INSERT",
         }
         if self._include_source_store:
             row["SourceDicomStore"] = instance.dicom_store
@@ -165,26 +166,48 @@ class RowMaker:
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
 
+def _read(path: Path) -> tuple[FileDataset, list[BaseTag]]:
+    """Return an instance up to its pixel data, and the tag of its pixel data, if it has any."""
+    pixels: list[BaseTag] = []
+
+    def stop(tag: BaseTag, vr: str | None, length: int) -> bool:
+        if tag in _PIXEL_TAGS:
+            pixels.append(tag)
+        return bool(pixels)
+
+    with path.open("rb") as file:
+        return read_partial(file, stop), pixels
+
+
 class _Conversion:
     """The conversion of one instance; ``dropped`` names the elements that no column can hold."""
 
     def __init__(self, offset: timezone) -> None:
-        self.dropped: list[str] = []
+        self.dropped: list[Json] = []
         self._converters = _CONVERTERS | {"DT": ("TIMESTAMP", lambda value: _timestamp(value, offset))}
 
     def record(self, ds: Dataset, columns: Columns, depth: int = 1) -> Row:
         row: Row = {}
         for tag in sorted(ds.keys()):
+            if tag.element == 0:
+                continue
+            if _is_bulk(ds, tag):
+                self.drop(tag)
+                continue
             try:
                 self._add(ds[tag], row, columns, depth)
             except (ValueError, TypeError, OverflowError, AttributeError, NotImplementedError):
                 # The value is invalid for its VR, or the column has another type already.
-                self.dropped.append(keyword_for_tag(tag) or _tag_name(tag))
+                self._add_other(ds.get_item(tag), row, columns)
         return row
 
+    def drop(self, tag: BaseTag) -> None:
+        """Name an element that the row lacks."""
+        self.dropped.append(
+            {"TagName": keyword_for_tag(tag) or _tag_name(tag), "TagReference": _tag_name(tag)}
+        )
+
     def _add(self, element: DataElement, row: Row, columns: Columns, depth: int) -> None:
-        if element.VR in BULK_VRS or element.tag.element == 0:
-            return
         keyword = "" if element.tag.is_private else keyword_for_tag(element.tag)
         if element.VR == "SQ":
             if depth > MAX_DEPTH:
@@ -192,12 +215,7 @@ class _Conversion:
             name = keyword or _tag_name(element.tag)
             row[name] = self._items(element, _column(columns, name, Column("RECORD", "REPEATED")), depth)
         elif not keyword:
-            other = Column(
-                "RECORD", "REPEATED", {"Tag": Column("STRING"), "Data": Column("STRING", "REPEATED")}
-            )
-            _column(columns, "OtherElements", other)
-            data = [str(value) for value in _values(element)]
-            _list(row, "OtherElements").append({"Tag": _tag_name(element.tag), "Data": [*data]})
+            self._add_other(element, row, columns)
         elif not dictionary_has_tag(element.tag):
             # An element of a repeating group, such as an overlay.
             column, value = self._value(element)
@@ -209,6 +227,16 @@ class _Conversion:
             _column(columns, keyword, column)
             if value is not None:
                 row[keyword] = value
+
+    def _add_other(self, element: DataElement | RawDataElement, row: Row, columns: Columns) -> None:
+        """Add an element that has no column of its own as texts."""
+        if element.VR == "SQ":
+            self.drop(element.tag)
+            return
+        data: list[Json] = [*_texts(element)]
+        other = {"Tag": Column("STRING"), "Data": Column("STRING", "REPEATED")}
+        _column(columns, "OtherElements", Column("RECORD", "REPEATED", other))
+        _list(row, "OtherElements").append({"Tag": _tag_name(element.tag), "Data": data})
 
     def _items(self, element: DataElement, column: Column, depth: int) -> Json:
         return [self.record(item, column.fields, depth + 1) for item in element.value]
@@ -246,7 +274,26 @@ def _tag_name(tag: BaseTag) -> str:
     return f"Tag_{tag:08X}"
 
 
-def _values(element: DataElement) -> Iterator[Any]:
+def _is_bulk(ds: Dataset, tag: BaseTag) -> bool:
+    """Tell whether an element is binary; its value is not parsed if its VR is known without that."""
+    item = ds.get_item(tag)
+    if item.VR is not None:
+        return item.VR in BULK_VRS
+    try:
+        return ds[tag].VR in BULK_VRS
+    except (ValueError, TypeError, NotImplementedError):
+        return False
+
+
+def _texts(element: DataElement | RawDataElement) -> Iterator[str]:
+    if isinstance(element.value, bytes):
+        # The value was not parsed, or cannot be.
+        yield from (text.strip() for text in element.value.decode("latin-1").strip("\0").split("\\"))
+    else:
+        yield from map(str, _values(element))
+
+
+def _values(element: DataElement | RawDataElement) -> Iterator[Any]:
     value = element.value
     for one in value if isinstance(value, MultiValue | list) else [value]:
         if one is not None and one != "":
@@ -294,6 +341,8 @@ def _offset(ds: Dataset) -> timezone:
 
 def _person_name(value: PersonName) -> Json:
     groups = (value.alphabetic, value.ideographic, value.phonetic)
+    if not any(group.strip("^ ") for group in groups):
+        raise ValueError("a name without a component")
     return {
         name: {
             component: part
@@ -305,10 +354,10 @@ def _person_name(value: PersonName) -> Json:
     }
 
 
-def _json_model(ds: Dataset) -> tuple[Row, list[str]]:
+def _json_model(ds: Dataset) -> tuple[Row, list[Json]]:
     """Return the metadata in the DICOM JSON model, and the names of the elements that it cannot hold."""
     model: Row = {}
-    dropped = []
+    dropped: list[Json] = []
     _strip_bulk(ds)
     for tag in sorted(ds.keys()):
         try:
@@ -323,17 +372,13 @@ def _json_model(ds: Dataset) -> tuple[Row, list[str]]:
 
 def _strip_bulk(ds: Dataset) -> None:
     for tag in list(ds.keys()):
-        # ds[tag] parses the value, which may fail; the VR of most elements is known without that.
-        item = ds.get_item(tag)
-        try:
-            element = ds[tag] if item.VR in (None, "SQ") else item
-        except (ValueError, TypeError, NotImplementedError):
-            continue
-        if element.VR in BULK_VRS:
+        if _is_bulk(ds, tag):
             del ds[tag]
-        elif element.VR == "SQ":
-            for part in ds[tag].value:
-                _strip_bulk(part)
+        elif ds.get_item(tag).VR in (None, "SQ"):
+            with suppress(ValueError, TypeError, NotImplementedError):
+                if ds[tag].VR == "SQ":
+                    for part in ds[tag].value:
+                        _strip_bulk(part)
 
 
 _PERSON_NAME: Columns = {

@@ -29,7 +29,8 @@ from airflow_provider_dicom.emulator.models.archive import DELETE_INSTANCES, IMP
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from airflow_provider_dicom.emulator.exports.bigquery_schema import Columns, Row
+    from airflow_provider_dicom.emulator.exports.bigquery_columns import Columns
+    from airflow_provider_dicom.emulator.exports.bigquery_schema import Row
     from airflow_provider_dicom.emulator.messages import JsonObject
     from airflow_provider_dicom.emulator.models.archive import Archive
     from airflow_provider_dicom.emulator.models.instances import StoredInstance

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.emulator.names import ResourcePath
     from airflow_provider_dicom.emulator.settings import Settings
 
+_UNSPECIFIED = "WRITE_DISPOSITION_UNSPECIFIED"
+
 
 class ExportDestination(Protocol):
     """The destination of one export; used by one thread at a time, from :meth:`open` to :meth:`close`."""
@@ -78,15 +80,11 @@ def bigquery_destination(bigquery: JsonObject, disposition: str | None) -> BigQu
 
 
 def _disposition(bigquery: JsonObject) -> str | None:
-    given = cast("str | None", bigquery.get("writeDisposition"))
-    disposition = None if given == "WRITE_DISPOSITION_UNSPECIFIED" else given
-    if bigquery.get("force") is not True:
+    """Return the write disposition; ``force`` is its deprecated form, and ignored beside it."""
+    disposition = cast("str", bigquery.get("writeDisposition", _UNSPECIFIED))
+    if disposition != _UNSPECIFIED:
         return disposition
-    if disposition is not None:
-        raise ApiError.invalid_argument(
-            "force and write_disposition are both set; set write_disposition only"
-        )
-    return "WRITE_TRUNCATE"
+    return "WRITE_TRUNCATE" if bigquery.get("force") is True else None
 
 
 def schema_kind(bigquery: JsonObject) -> SchemaKind:

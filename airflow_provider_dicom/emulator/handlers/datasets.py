@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
+from zoneinfo import ZoneInfo
 
 from starlette.concurrency import run_in_threadpool
 
+from airflow_provider_dicom.emulator.errors import ApiError
+from airflow_provider_dicom.emulator.handlers.field_mask import masked_update
 from airflow_provider_dicom.emulator.handlers.operations import operation_response
 from airflow_provider_dicom.emulator.handlers.paging import page, page_size, previous_item
 from airflow_provider_dicom.emulator.messages import json_response
@@ -15,6 +18,10 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from airflow_provider_dicom.emulator.handlers.call import Call
+    from airflow_provider_dicom.emulator.handlers.field_mask import Fields
+    from airflow_provider_dicom.emulator.messages import JsonObject
+
+_UPDATABLE: Fields = {"timeZone": None}
 
 
 async def create_dataset(call: Call) -> Response:
@@ -22,6 +29,7 @@ async def create_dataset(call: Call) -> Response:
     dataset_id = check_id("datasetId", cast("str", call.query.get("datasetId")))
     name = f"{call.names['parent']}/datasets/{dataset_id}"
     body = {key: value for key, value in call.body.items() if key != "name"}
+    _check_time_zone(body)
     await run_in_threadpool(call.archive.create_dataset, name, body)
     operation = call.operations.create(
         "google.cloud.healthcare.v1.dataset.DatasetService.CreateDataset", name, call.body
@@ -35,6 +43,25 @@ async def create_dataset(call: Call) -> Response:
 async def get_dataset(call: Call) -> Response:
     """Return a dataset."""
     return json_response(await run_in_threadpool(call.archive.dataset, call.names["name"]))
+
+
+async def update_dataset(call: Call) -> Response:
+    """Replace the fields of a dataset that ``updateMask`` names."""
+
+    def update(dataset: JsonObject) -> JsonObject:
+        updated = masked_update(dataset, call.body, call.query, _UPDATABLE)
+        _check_time_zone(updated)
+        return updated
+
+    return json_response(await run_in_threadpool(call.archive.update, call.names["name"], update))
+
+
+def _check_time_zone(dataset: JsonObject) -> None:
+    name = cast("str", dataset.get("timeZone", "UTC"))
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:
+        raise ApiError.invalid_argument(f"invalid time_zone {name!r}: it is no IANA time zone") from error
 
 
 async def list_datasets(call: Call) -> Response:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from itertools import islice
 from typing import TYPE_CHECKING, cast
+from unicodedata import category
 
 from starlette.concurrency import run_in_threadpool
 
 from airflow_provider_dicom.emulator.errors import ApiError
 from airflow_provider_dicom.emulator.exports.changes import check_config
+from airflow_provider_dicom.emulator.handlers.field_mask import MAP, masked_update
 from airflow_provider_dicom.emulator.handlers.paging import page, page_size, previous_item
 from airflow_provider_dicom.emulator.messages import json_response
 from airflow_provider_dicom.emulator.models.operations import EXPORT_METHOD, IMPORT_METHOD
@@ -19,8 +21,19 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from airflow_provider_dicom.emulator.handlers.call import Call
+    from airflow_provider_dicom.emulator.handlers.field_mask import Fields
     from airflow_provider_dicom.emulator.messages import JsonObject
-    from airflow_provider_dicom.emulator.models.archive import Metrics
+    from airflow_provider_dicom.emulator.models.instances import Metrics
+
+_UPDATABLE: Fields = {
+    "labels": MAP,
+    "notificationConfig": {"pubsubTopic": None, "sendForBulkImport": None},
+    "notificationConfigs": None,
+    "streamConfigs": None,
+}
+_MAX_LABELS = 64
+_MAX_LABEL_LENGTH = 63
+_MAX_LABEL_BYTES = 128
 
 
 async def create_store(call: Call) -> Response:
@@ -28,8 +41,11 @@ async def create_store(call: Call) -> Response:
     store = check_id("dicomStoreId", cast("str", call.query.get("dicomStoreId")))
     body = {key: value for key, value in call.body.items() if key != "name"}
     name = f"{call.names['parent']}/dicomStores/{store}"
+    _check_labels(body)
     await run_in_threadpool(check_config, body)
-    return json_response(await run_in_threadpool(call.archive.create_store, name, body))
+    create_dataset = call.settings.create_missing_datasets
+    created = await run_in_threadpool(call.archive.create_store, name, body, create_dataset=create_dataset)
+    return json_response(created)
 
 
 async def get_store(call: Call) -> Response:
@@ -39,16 +55,16 @@ async def get_store(call: Call) -> Response:
 
 async def update_store(call: Call) -> Response:
     """Replace the fields of a DICOM store that ``updateMask`` names."""
-    mask = [part for part in cast("str", call.query.get("updateMask", "")).split(",") if part]
-    if not mask:
-        raise ApiError.invalid_argument("update_mask is required")
-    fields = {re.sub(r"_([a-z])", lambda match: match[1].upper(), part) for part in mask}
-    allowed = {"labels", "notificationConfig", "notificationConfigs", "streamConfigs"}
-    if fields - allowed:
-        raise ApiError.invalid_argument(f"invalid update_mask: {', '.join(sorted(fields - allowed))}")
-    changes = {name: call.body.get(name) for name in fields}
-    await run_in_threadpool(check_config, changes)
-    return json_response(await run_in_threadpool(call.archive.update_store, call.names["name"], changes))
+
+    def update(store: JsonObject) -> JsonObject:
+        updated = masked_update(store, call.body, call.query, _UPDATABLE)
+        if not updated.get("labels"):
+            updated.pop("labels", None)
+        _check_labels(updated)
+        check_config(updated)
+        return updated
+
+    return json_response(await run_in_threadpool(call.archive.update, call.names["name"], update))
 
 
 async def list_stores(call: Call) -> Response:
@@ -62,6 +78,36 @@ async def list_stores(call: Call) -> Response:
         return list(islice(matching, size + 1))
 
     return json_response(page("dicomStores", await run_in_threadpool(find), size))
+
+
+def _check_labels(store: JsonObject) -> None:
+    """Check the labels of a store.
+
+    :raises ApiError: there are too many, or a key or value is invalid.
+    """
+    labels = _labels_of(store)
+    if len(labels) > _MAX_LABELS:
+        raise ApiError.invalid_argument(f"{len(labels)} labels; at most {_MAX_LABELS} are allowed")
+    for key, value in labels.items():
+        if not (key and _is_label(key) and _is_letter(key[0]) and _is_label(value)):
+            raise ApiError.invalid_argument(
+                f"invalid label {key!r}: a key begins with a lowercase letter; keys and values have up to 63 "
+                "lowercase letters, digits, '_' and '-'"
+            )
+
+
+def _is_label(text: str) -> bool:
+    return (
+        len(text) <= _MAX_LABEL_LENGTH
+        and len(text.encode()) <= _MAX_LABEL_BYTES
+        and all(
+            _is_letter(character) or category(character)[0] == "N" or character in "_-" for character in text
+        )
+    )
+
+
+def _is_letter(one: str) -> bool:
+    return category(one) in ("Ll", "Lo")
 
 
 def _labels_of(store: JsonObject) -> dict[str, str]:

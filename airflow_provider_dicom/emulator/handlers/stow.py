@@ -7,11 +7,11 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
-from python_multipart.exceptions import MultipartParseError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
 
 from airflow_provider_dicom.emulator.errors import ApiError
+from airflow_provider_dicom.emulator.handlers.multipart import MultipartError, MultipartSplitter
 from airflow_provider_dicom.emulator.messages import body_chunks, dicomweb_url, json_response
 from airflow_provider_dicom.emulator.models.archive import AlreadyStoredError
 from airflow_provider_dicom.emulator.models.dicom_files import NotDicomError
@@ -43,56 +43,23 @@ class _Part:
 
 @dataclass
 class _Upload:
-    """Splits an upload into its parts while it is received; used by one thread at a time.
+    """Writes the parts of an upload to files while it is received; used by one thread at a time.
 
     :param directory: the directory of the parts' files.
-    :param ended: whether the closing boundary was received.
     """
 
     directory: Path
     parts: list[_Part] = field(default_factory=list)
-    ended: bool = False
-    _header: bytes = b""
-    _value: bytes = b""
 
-    def parser(self, boundary: bytes) -> MultipartParser:
-        """Return a parser of multipart bodies that calls the other methods."""
-        return MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self.begin_part,
-                "on_part_data": lambda data, start, end: self.write(data[start:end]),
-                "on_part_end": self.end_part,
-                "on_header_field": self._on_header_field,
-                "on_header_value": self._on_header_value,
-                "on_header_end": self._on_header_end,
-                "on_end": self._on_end,
-            },
-        )
-
-    def begin_part(self) -> None:
+    def begin_part(self, content_type: str = "") -> None:
         path = self.directory / uuid.uuid4().hex
-        self.parts.append(_Part(path, path.open("wb")))
+        self.parts.append(_Part(path, path.open("wb"), content_type))
 
     def write(self, data: bytes) -> None:
         self.parts[-1].file.write(data)
 
     def end_part(self) -> None:
         self.parts[-1].file.close()
-
-    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._header += data[start:end]
-
-    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def _on_header_end(self) -> None:
-        if self._header.lower() == b"content-type":
-            self.parts[-1].content_type = self._value.decode("latin-1")
-        self._header = self._value = b""
-
-    def _on_end(self) -> None:
-        self.ended = True
 
     def discard(self) -> None:
         """Delete the files that were not moved into a store."""
@@ -123,19 +90,19 @@ async def store_instances(call: Call) -> Response:
 async def _receive(call: Call, upload: _Upload) -> None:
     kind, options = parse_options_header(call.request.headers.get("content-type"))
     if kind == b"multipart/related":
-        if options.get(b"type", b"application/dicom") != b"application/dicom":
+        if options.get(b"type", b"application/dicom").lower() != b"application/dicom":
             raise ApiError.of_http_status(
                 415, 'only multipart/related; type="application/dicom" can be stored'
             )
         if not options.get(b"boundary"):
             raise ApiError.invalid_argument("the Content-Type has no boundary")
-        parser = upload.parser(options[b"boundary"])
+        splitter = MultipartSplitter(options[b"boundary"], upload.begin_part, upload.write, upload.end_part)
         try:
             async for chunk in _large_chunks(call):
-                await run_in_threadpool(parser.write, chunk)
-        except MultipartParseError as error:
+                await run_in_threadpool(splitter.write, chunk)
+        except MultipartError as error:
             raise ApiError.invalid_argument(f"malformed multipart body: {error}") from error
-        if not upload.ended:
+        if not splitter.ended:
             raise ApiError.invalid_argument("malformed multipart body: it ends before its last boundary")
         if not upload.parts:
             raise ApiError.invalid_argument("the multipart body has no parts")

@@ -101,7 +101,7 @@ def _accepted(header: str) -> tuple[bool, str]:
     for choice in header.split(","):
         kind, options = parse_options_header(choice.strip())
         syntax = options.get(b"transfer-syntax", _EXPLICIT_LITTLE_ENDIAN.encode()).decode("latin-1")
-        inner = options.get(b"type", b"application/dicom")
+        inner = options.get(b"type", b"application/dicom").lower()
         if kind == b"application/dicom":
             return False, syntax
         if kind in (b"multipart/related", b"multipart/*", b"*/*") and inner == b"application/dicom":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.pixels.processing import (
     apply_color_lut,
     apply_modality_lut,
@@ -55,16 +56,36 @@ def _displayed(frame: Frame, photometric: str, ds: Dataset) -> NDArray[np.uint8]
 
 
 def _windowed(frame: Frame, ds: Dataset) -> NDArray[np.uint8]:
-    values = apply_modality_lut(frame, ds)
+    values = apply_modality_lut(frame, ds) if _has_modality_lut(ds) else frame
     if ds.get("VOILUTSequence"):
         # The entries of the table may have fewer bits than their cells.
         top = (1 << int(ds.VOILUTSequence[0].LUTDescriptor[2])) - 1
         return _scaled(apply_voi(values, ds), 0, top)
-    if ds.get("WindowWidth") is not None and ds.get("WindowCenter") is not None:
+    if _has_window(ds):
         # The window maps values far below and far above it to black and to white.
         low, high = apply_windowing(np.array([-1e12, 1e12]), ds)
         return _scaled(apply_windowing(values, ds), low, high)
     return _scaled(values, values.min(), values.max())
+
+
+def _has_modality_lut(ds: Dataset) -> bool:
+    """Tell whether stored values have another meaning; attributes that are present may be empty."""
+    rescale = (ds.get("RescaleSlope"), ds.get("RescaleIntercept"))
+    return bool(ds.get("ModalityLUTSequence")) or None not in rescale
+
+
+def _has_window(ds: Dataset) -> bool:
+    """Tell whether there is a window, and one that is wide enough (PS3.3, C.11.2.1.2)."""
+    center, width = (_first(ds.get(keyword)) for keyword in ("WindowCenter", "WindowWidth"))
+    if not ds.get("VOILUTFunction", "LINEAR"):
+        del ds.VOILUTFunction
+    is_linear = str(ds.get("VOILUTFunction", "LINEAR")).upper() == "LINEAR"
+    return center is not None and width is not None and (width >= 1 if is_linear else width > 0)
+
+
+def _first(value: Any) -> Any:
+    """Return the first value of an element; None if it has none."""
+    return next(iter(value), None) if isinstance(value, MultiValue) else value
 
 
 def _scaled(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from pydicom import uid
 from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import get_nr_frames, pack_bits, unpack_bits
+
+from airflow_provider_dicom.emulator.imaging import codestreams
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -31,6 +34,12 @@ _UNKNOWN_TO_PYDICOM = (JPEG_XL_LOSSLESS, JPEG_XL_JPEG_RECOMPRESSION, JPEG_XL, DE
 
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 GREYSCALE = ("MONOCHROME1", "MONOCHROME2")
+
+
+MB = 1_000_000
+#: Google's limits for transcoding.
+MAX_FRAME_BYTES = 150 * MB
+MAX_FILE_BYTES = 1_000 * MB
 
 
 class CannotTranscode(Exception):  # noqa: N818 - the outcome of one instance, not a programming error
@@ -79,6 +88,11 @@ class PixelFormat:
         return np.dtype(f"<{'i' if self.signed else 'u'}{size}")
 
     @property
+    def frame_bytes(self) -> int:
+        """The size of a decoded frame in bytes."""
+        return math.ceil(self.rows * self.columns * self.samples * self.bits_allocated / 8)
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The shape of a decoded frame."""
         shape = (self.rows, self.columns)
@@ -97,6 +111,7 @@ def decode(ds: Dataset) -> Iterator[tuple[Frame, str]]:
     :raises CannotTranscode: there is no decoder for the transfer syntax, or it cannot decode the pixel data.
     """
     frames = 0
+    _check_size(ds)
     # Encoders need the machine's byte order; decoders may return smaller cells than BitsAllocated declares.
     dtype = PixelFormat.of(ds).dtype.newbyteorder("=") if "PixelData" in ds else None
     try:
@@ -117,6 +132,24 @@ def decode(ds: Dataset) -> Iterator[tuple[Frame, str]]:
         raise CannotTranscode(f"the pixel data holds {frames} of {declared} frames")
 
 
+def _check_size(ds: Dataset) -> None:
+    """Check Google's limits for transcoding, before any memory is taken.
+
+    :raises CannotTranscode: a frame, or all of them, are larger.
+    """
+    size, number = PixelFormat.of(ds).frame_bytes, get_nr_frames(ds, warn=False)
+    if size > MAX_FRAME_BYTES:
+        raise CannotTranscode(f"a frame has more than {MAX_FRAME_BYTES // MB} MB")
+    if size * number > MAX_FILE_BYTES:
+        raise CannotTranscode(f"the frames have more than {MAX_FILE_BYTES // MB} MB")
+
+
+def _check_dimensions(codestream: bytes, pixels: PixelFormat) -> None:
+    # A decoder takes the memory that the codestream asks for.
+    if codestreams.dimensions(codestream) not in (None, (pixels.rows, pixels.columns)):
+        raise CannotTranscode("the dimensions of the codestream are not those of the instance")
+
+
 def _decoded(ds: Dataset) -> Iterator[tuple[Frame, str]]:
     syntax = ds.file_meta.TransferSyntaxUID
     own = _DECODERS.get(syntax)
@@ -127,6 +160,10 @@ def _decoded(ds: Dataset) -> Iterator[tuple[Frame, str]]:
         decoder = get_decoder(syntax)
     except NotImplementedError as error:
         raise CannotTranscode(f"there is no decoder for {uid.UID(syntax).name}") from error
+    if is_encapsulated(syntax):
+        pixels = PixelFormat.of(ds)
+        for codestream in _codestreams(ds):
+            _check_dimensions(codestream, pixels)
     for frame, meta in decoder.iter_array(ds, raw=True):
         yield frame, str(meta["photometric_interpretation"])
 
@@ -166,16 +203,21 @@ def _split_native(value: bytes, ds: Dataset, number: int) -> Iterator[bytes]:
         yield value[index * size : (index + 1) * size]
 
 
-def _decode_encapsulated(ds: Dataset, decode_frame: _Decoder) -> Iterator[tuple[Frame, str]]:
-    pixels = PixelFormat.of(ds)
+def _codestreams(ds: Dataset) -> Iterator[bytes]:
+    """Yield the codestream of every frame of encapsulated pixel data."""
     offsets = None
     if "ExtendedOffsetTable" in ds:
         offsets = (ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths)
     number = get_nr_frames(ds, warn=False)
-    frames = generate_frames(ds.PixelData, number_of_frames=number, extended_offsets=offsets)
+    return generate_frames(ds.PixelData, number_of_frames=number, extended_offsets=offsets)
+
+
+def _decode_encapsulated(ds: Dataset, decode_frame: _Decoder) -> Iterator[tuple[Frame, str]]:
+    pixels = PixelFormat.of(ds)
     # In these two syntaxes colours are coded as XYB or as a JPEG's YCbCr; the decoder always returns RGB.
     to_rgb = pixels.samples == 3 and ds.file_meta.TransferSyntaxUID in (JPEG_XL_JPEG_RECOMPRESSION, JPEG_XL)
-    for codestream in frames:
+    for codestream in _codestreams(ds):
+        _check_dimensions(codestream, pixels)
         yield (
             _with_sign(decode_frame(codestream, pixels), pixels),
             "RGB" if to_rgb else pixels.photometric,
@@ -202,11 +244,12 @@ def _decode_jpeg(codestream: bytes, pixels: PixelFormat) -> Frame:
 
 
 def _decode_jpeg_xl(codestream: bytes, pixels: PixelFormat) -> Frame:
-    return np.asarray(imagecodecs.jpegxl_decode(codestream, numthreads=1))
+    # An animation has more images than the first one, which take memory, too.
+    return np.asarray(imagecodecs.jpegxl_decode(codestream, index=0, numthreads=1))
 
 
 def _decode_deflated(codestream: bytes, pixels: PixelFormat) -> Frame:
-    data = zlib.decompressobj(wbits=-zlib.MAX_WBITS).decompress(codestream)
+    data = zlib.decompressobj(wbits=-zlib.MAX_WBITS).decompress(codestream, pixels.frame_bytes + 1)
     if pixels.bits_allocated == 1:
         size = pixels.rows * pixels.columns * pixels.samples
         return np.asarray(unpack_bits(data, as_array=True))[:size].reshape(pixels.shape)

@@ -22,6 +22,8 @@ from airflow_provider_dicom.emulator.errors import ApiError
 from airflow_provider_dicom.emulator.imaging.consumer_images import consumer_images
 from airflow_provider_dicom.emulator.imaging.pixel_decoders import (
     JPEG_XL_JPEG_RECOMPRESSION,
+    MAX_FILE_BYTES,
+    MB,
     PIXEL_KEYWORDS,
     CannotTranscode,
     PixelFormat,
@@ -175,6 +177,8 @@ def render(path: Path, mime_type: str | None) -> Iterator[Rendition]:
     if is_as_stored(path, mime_type):
         yield Rendition(None, path.read_bytes(), _declared_syntax(path) or "")
         return
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise CannotTranscode(f"the file has more than {MAX_FILE_BYTES // MB} MB")
     try:
         yield from _render(dcmread(path), form)
     except CannotTranscode:
@@ -284,9 +288,14 @@ def _recompress_jpeg(ds: Dataset) -> None:
 
 def _decapsulate(ds: Dataset) -> None:
     pixels = PixelFormat.of(ds)
-    frames, photometrics = zip(*decode(ds), strict=True)
-    # All frames at once, because one-bit frames follow each other without padding.
-    content = native_bytes(np.stack(frames), pixels)
+    if pixels.bits_allocated == 1:
+        # All frames at once, because one-bit frames follow each other without padding.
+        frames, photometrics = zip(*decode(ds), strict=True)
+        content = native_bytes(np.stack(frames), pixels)
+    else:
+        contents = ((native_bytes(frame, pixels), photometric) for frame, photometric in decode(ds))
+        natives, photometrics = zip(*contents, strict=True)
+        content = b"".join(natives)
     keyword = next(keyword for keyword in PIXEL_KEYWORDS if keyword in ds)
     ds[keyword].value = content + bytes(len(content) % 2)
     ds[keyword].is_undefined_length = False

@@ -6,18 +6,17 @@ lacks its file because of a crash. A crash may leave a file without a row, which
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TextIO, TypedDict
+from typing import TYPE_CHECKING, TextIO
 
 from airflow_provider_dicom.emulator.errors import ApiError
 from airflow_provider_dicom.emulator.models import dicom_files, search_index
-from airflow_provider_dicom.emulator.models.database import Database, condition_below
-from airflow_provider_dicom.emulator.models.instances import StoredInstance
+from airflow_provider_dicom.emulator.models.database import Database, condition_below, lock_file
+from airflow_provider_dicom.emulator.models.instances import Metrics, StoredInstance
 from airflow_provider_dicom.emulator.names import WHOLE_STORE, ResourcePath, dataset_of
 
 if TYPE_CHECKING:
@@ -36,16 +35,6 @@ DELETE_INSTANCES = "DeleteInstances"
 
 class AlreadyStoredError(Exception):
     """The store contains a different file with the same UIDs."""
-
-
-class Metrics(TypedDict):
-    """Counts and sizes of a store, a study or a series."""
-
-    studies: int
-    series: int
-    instances: int
-    blob_bytes: int
-    structured_bytes: int
 
 
 @dataclass(frozen=True)
@@ -70,7 +59,7 @@ class Archive:
         :raises RuntimeError: another process uses the directory.
         """
         directory.mkdir(parents=True, exist_ok=True)
-        lock = _lock(directory / "lock")
+        lock = lock_file(directory / "lock")
         archive = cls(directory, Database(directory / "state.sqlite3"), lock)
         shutil.rmtree(archive.incoming, ignore_errors=True)
         archive.incoming.mkdir()
@@ -118,8 +107,12 @@ class Archive:
         """
         rows = self.database.rows("SELECT body FROM datasets WHERE name = ?", (name,))
         if not rows:
-            raise ApiError.not_found(f"dataset {name} does not exist")
+            raise _no_dataset(name)
         return _resource(name, rows[0][0])
+
+    def has_dataset(self, name: str) -> bool:
+        """Tell whether a dataset exists."""
+        return bool(self.database.rows("SELECT 1 FROM datasets WHERE name = ?", (name,)))
 
     def datasets(self, parent: str, after: str, limit: int) -> list[JsonObject]:
         """Return the datasets of a location in the order of their names.
@@ -147,16 +140,33 @@ class Archive:
             connection.execute("DELETE FROM datasets WHERE name = ?", (name,))
             connection.execute("DELETE FROM policies WHERE resource = ?", (name,))
 
+    def update(self, name: str, update: Callable[[JsonObject], JsonObject]) -> JsonObject:
+        """Replace a dataset or a store, and return it.
+
+        :param update: returns the new resource for the present one.
+        :raises ApiError: the resource does not exist.
+        """
+        table, get = ("stores", self.store) if "/dicomStores/" in name else ("datasets", self.dataset)
+        with self.database.transaction() as connection:
+            changed = update(get(name))
+            body = json.dumps({field: value for field, value in changed.items() if field != "name"})
+            connection.execute(f"UPDATE {table} SET body = ? WHERE name = ?", (body, name))  # noqa: S608
+        return changed
+
     # -- DICOM stores
 
-    def create_store(self, name: str, body: JsonObject) -> JsonObject:
-        """Create a store, and its dataset if that is missing.
+    def create_store(self, name: str, body: JsonObject, *, create_dataset: bool = False) -> JsonObject:
+        """Create a store.
 
-        :raises ApiError: the store exists already.
+        :param create_dataset: create its dataset, too, if that is missing.
+        :raises ApiError: the dataset does not exist, or the store exists already.
         """
         dataset = dataset_of(name)
         with self.database.transaction() as connection:
-            connection.execute("INSERT OR IGNORE INTO datasets VALUES (?, '{}')", (dataset,))
+            if create_dataset:
+                connection.execute("INSERT OR IGNORE INTO datasets VALUES (?, '{}')", (dataset,))
+            elif not connection.execute("SELECT 1 FROM datasets WHERE name = ?", (dataset,)).fetchone():
+                raise _no_dataset(dataset)
             made = connection.execute(
                 "INSERT OR IGNORE INTO stores VALUES (?, ?, ?)", (name, dataset, json.dumps(body))
             ).rowcount
@@ -173,17 +183,6 @@ class Archive:
         if not rows:
             raise _no_store(name)
         return _resource(name, rows[0][0])
-
-    def update_store(self, name: str, changes: JsonObject) -> JsonObject:
-        """Replace some fields of a store.
-
-        :raises ApiError: the store does not exist.
-        """
-        body = {**self.store(name), **changes}
-        body.pop("name")
-        with self.database.transaction() as connection:
-            connection.execute("UPDATE stores SET body = ? WHERE name = ?", (json.dumps(body), name))
-        return self.store(name)
 
     def stores(self, dataset: str, after: str = "") -> Iterator[JsonObject]:
         """Return the stores of a dataset in the order of their names.
@@ -322,13 +321,8 @@ class Archive:
         }
 
 
-def _lock(path: Path) -> TextIO:
-    held = path.open("w")
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise RuntimeError(f"{path.parent} is in use by another process") from error
-    return held
+def _no_dataset(name: str) -> ApiError:
+    return ApiError.not_found(f"dataset {name} does not exist")
 
 
 def _no_store(name: str) -> ApiError:
@@ -336,4 +330,5 @@ def _no_store(name: str) -> ApiError:
 
 
 def _resource(name: str, body: str) -> JsonObject:
-    return {"name": name, **json.loads(body)}
+    # An earlier version stored fields that were unset as null.
+    return {"name": name, **{field: value for field, value in json.loads(body).items() if value is not None}}

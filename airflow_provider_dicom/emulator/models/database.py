@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -88,3 +89,16 @@ def condition_below(path: ResourcePath) -> tuple[str, list[str]]:
     uids = {"study": path.study, "series": path.series, "instance": path.instance}
     given = {column: uid for column, uid in uids.items() if uid is not None}
     return "".join(f" AND {column} = ?" for column in given), list(given.values())
+
+
+def lock_file(path: Path) -> TextIO:
+    """Return an open file that no other process can lock.
+
+    :raises RuntimeError: another process has locked it.
+    """
+    held = path.open("w")
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise RuntimeError(f"{path.parent} is in use by another process") from error
+    return held

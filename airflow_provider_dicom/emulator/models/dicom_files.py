@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import threading
 import warnings
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydicom import dcmread
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from airflow_provider_dicom.emulator.names import is_uid
 
@@ -29,6 +32,11 @@ _OLD_SEPARATORS = {"DA": ".", "TM": ":"}
 #: Two threads at the same time could restore the strict setting for good, and then files with slightly
 #: invalid values could no longer be read.
 _strict_reading = threading.Lock()
+#: The largest data set in the transfer syntax Deflated Explicit VR Little Endian.
+MAX_INFLATED_BYTES = 256 * 1024 * 1024
+#: Preamble, prefix, and the element with the length of the other elements of the file meta information.
+_META_START = 128 + 4 + 12
+_CHUNK_BYTES = 1024 * 1024
 #: Values longer than this are bulk data, which is left out of the metadata.
 BULK_DATA_BYTES = 1024
 #: Values longer than this are not even read into memory.
@@ -40,13 +48,33 @@ def tags(*keywords: str) -> frozenset[str]:
     return frozenset(f"{tag_for_keyword(keyword):08X}" for keyword in keywords)
 
 
-#: The attributes of the Patient, General Study and Patient Study modules (PS3.3, C.7.1 and C.7.2).
-STUDY_TAGS = tags(
+#: Attributes of a study that Google's API returns on request only.
+STUDY_DETAIL_TAGS = tags(
+    *(
+        "PersonIdentificationCodeSequence",
+        "PersonAddress",
+        "PersonTelephoneNumbers",
+        "PersonTelecomInformation",
+    ),
+    *("InstitutionName", "InstitutionAddress", "InstitutionCodeSequence", "ConsultingPhysicianName"),
+    *("ReferringPhysicianIdentificationSequence", "ConsultingPhysicianIdentificationSequence"),
+    *(
+        "IssuerOfAccessionNumberSequence",
+        "LocalNamespaceEntityID",
+        "UniversalEntityID",
+        "UniversalEntityIDType",
+    ),
+    *("StudyDescription", "PhysiciansOfRecord", "PhysiciansOfRecordIdentificationSequence"),
+    *("NameOfPhysiciansReadingStudy", "PhysiciansReadingStudyIdentificationSequence"),
+    *("RequestingServiceCodeSequence", "ReferencedStudySequence", "ProcedureCodeSequence"),
+    "ReasonForPerformedProcedureCodeSequence",
+)
+#: The attributes of the Patient, General Study and Patient Study modules (PS3.3, C.7.1 and C.7.2), too.
+STUDY_TAGS = STUDY_DETAIL_TAGS | tags(
     *("SpecificCharacterSet", "TimezoneOffsetFromUTC"),
     *("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientBirthTime", "PatientSex"),
     *("OtherPatientIDs", "OtherPatientNames", "EthnicGroup", "PatientComments", "ResponsiblePerson"),
     *("StudyInstanceUID", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber"),
-    *("StudyDescription", "PhysiciansOfRecord", "NameOfPhysiciansReadingStudy"),
     *("PatientAge", "PatientSize", "PatientWeight", "Occupation", "AdditionalPatientHistory"),
 )
 #: The attributes of the General Series and General Equipment modules (PS3.3, C.7.3 and C.7.5).
@@ -92,6 +120,7 @@ def read(path: Path) -> DicomFile:
         with warnings.catch_warnings():
             # Values that are invalid for their VR are common in real files; they are stored unchanged.
             warnings.simplefilter("ignore")
+            _check_inflated(path)
             dataset = dcmread(path, stop_before_pixels=True, defer_size=_LARGE_BYTES)
             _drop_large_values(dataset)
             return _describe(path, dataset)
@@ -110,6 +139,24 @@ def _drop_large_values(dataset: Dataset) -> None:
             # A large sequence is read: its items may be small.
             if (element.VR or known) != "SQ":
                 del dataset[tag]
+
+
+def _check_inflated(path: Path) -> None:
+    """Check the size of a data set that is deflated as a whole, which pydicom inflates at once.
+
+    :raises NotDicomError: it is too large.
+    """
+    meta = read_file_meta_info(path)
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return
+    inflate = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+    inflated = 0
+    with path.open("rb") as file:
+        file.seek(_META_START + int(meta.FileMetaInformationGroupLength))
+        while not inflate.eof and (chunk := inflate.unconsumed_tail or file.read(_CHUNK_BYTES)):
+            inflated += len(inflate.decompress(chunk, _CHUNK_BYTES))
+            if inflated > MAX_INFLATED_BYTES:
+                raise NotDicomError(f"its data set inflates to more than {MAX_INFLATED_BYTES} bytes")
 
 
 def _describe(path: Path, dataset: Dataset) -> DicomFile:

@@ -1,9 +1,9 @@
-"""One stored instance, as exports and retrieval read it."""
+"""One stored instance, as exports and retrieval read it, and counts of instances."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -34,3 +34,13 @@ class StoredInstance:
         """The resource name of the instance, as in notifications."""
         path = f"studies/{self.study_uid}/series/{self.series_uid}/instances/{self.instance_uid}"
         return f"{self.dicom_store}/dicomWeb/{path}"
+
+
+class Metrics(TypedDict):
+    """Counts and sizes of a store, a study or a series."""
+
+    studies: int
+    series: int
+    instances: int
+    blob_bytes: int
+    structured_bytes: int

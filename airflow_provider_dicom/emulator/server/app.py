@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import Headers
 
 from airflow_provider_dicom.emulator.errors import ApiError
 from airflow_provider_dicom.emulator.messages import error_response
@@ -14,6 +15,7 @@ from airflow_provider_dicom.emulator.names import API_VERSIONS
 from airflow_provider_dicom.emulator.server import control
 from airflow_provider_dicom.emulator.server.dispatch import Api
 from airflow_provider_dicom.emulator.server.front import Front
+from airflow_provider_dicom.emulator.server.origin import check_origin
 
 _API = tuple(f"/{version}/" for version in API_VERSIONS)
 
@@ -26,10 +28,11 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.emulator.server.state import ServerState
 
 
-def create_app(state: ServerState) -> ASGIApp:
+def create_app(state: ServerState, *, loopback_only: bool) -> ASGIApp:
     """Return the server: the API below ``/v1/``, the control endpoint and ``/healthz`` beside it.
 
     :param state: the state of the server; closed when the application shuts down.
+    :param loopback_only: the server listens on loopback, and refuses requests that name another machine.
     """
 
     @asynccontextmanager
@@ -57,6 +60,12 @@ def create_app(state: ServerState) -> ASGIApp:
     front = Front(state, Api(state))
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and loopback_only:
+            try:
+                check_origin(Headers(scope=scope))
+            except ApiError as error:
+                await error_response(error)(scope, receive, send)
+                return
         if scope["type"] == "http" and scope["path"].startswith(_API):
             await front(scope, receive, send)
         else:

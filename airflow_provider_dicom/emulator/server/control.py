@@ -12,6 +12,7 @@ from airflow_provider_dicom.emulator.exports.changes import DeliveriesReport
 from airflow_provider_dicom.emulator.models.operations import EXPORT_METHOD, IMPORT_METHOD, OperationReport
 from airflow_provider_dicom.emulator.server import routes
 from airflow_provider_dicom.emulator.server.faults import Fault, FaultReport
+from airflow_provider_dicom.emulator.server.origin import check_json
 from airflow_provider_dicom.emulator.server.requests_log import RequestsReport
 from airflow_provider_dicom.emulator.server.state import ServerState
 from airflow_provider_dicom.emulator.settings import Settings
@@ -79,7 +80,12 @@ class Tokens(BaseModel):
     valid: list[str] | None
 
 
-router = APIRouter(prefix="/_emulator")
+def _body_is_json(request: Request) -> None:
+    if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
+        check_json(request.headers)
+
+
+router = APIRouter(prefix="/_emulator", dependencies=[Depends(_body_is_json)])
 
 
 def _state(request: Request) -> ServerState:

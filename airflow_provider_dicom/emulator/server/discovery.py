@@ -143,7 +143,10 @@ _BAD_JSON = "Invalid JSON payload received. "
 
 
 def parse_body(raw: bytes, schema: str) -> JsonObject:
-    """Return a request's body, validated against its schema, with the field names in camelCase.
+    """Return a request's body, validated against its schema, as Google's servers would write it.
+
+    Field names are in camelCase. As in the JSON form of proto3, fields with their default value are left out;
+    so are fields that only the server may set.
 
     :param raw: the body; an empty one is an empty message.
     :param schema: the name of its schema in the discovery document.
@@ -199,7 +202,20 @@ def _message(value: JsonObject, schema: str, where: str, violations: _Violations
             at = f"{where}.{_snake(name)}" if where else _snake(name)
             _check_union(schema, name, given, checked, at, violations)
             checked[name] = _value(item, properties[name], at, violations)
-    return checked
+    return {
+        name: item
+        for name, item in checked.items()
+        if not properties[name].get("readOnly") and not _is_default(item, properties[name])
+    }
+
+
+def _is_default(value: Json, node: Node) -> bool:
+    """Tell whether a field has the value of an unset one; a message that is set differs from an unset one."""
+    if "$ref" in node or node["type"] == "any":
+        return False
+    if "enum" in node:
+        return bool(value == node["enum"][0])
+    return value == "0" if node.get("format") in ("int64", "uint64") else not value
 
 
 def _check_union(

@@ -14,8 +14,10 @@ from starlette.responses import Response
 from airflow_provider_dicom.emulator.errors import ApiError
 from airflow_provider_dicom.emulator.handlers.call import Call
 from airflow_provider_dicom.emulator.messages import JSON_TYPE, error_response, read_body
+from airflow_provider_dicom.emulator.names import DOT_SEGMENTS
 from airflow_provider_dicom.emulator.server import routes
 from airflow_provider_dicom.emulator.server.discovery import check_query, parse_body
+from airflow_provider_dicom.emulator.server.origin import check_json
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -45,7 +47,7 @@ class Api:
         try:
             response = await self._response(target, request)
         except ApiError as error:
-            response = error_response(error)
+            response = error_response(self._as_google_says(error, target))
         except ClientDisconnect:
             return
         except Exception:
@@ -53,9 +55,22 @@ class Api:
             response = error_response(ApiError.internal("Internal error encountered."))
         await response(scope, receive, send)
 
+    def _as_google_says(self, error: ApiError, target: Target | None) -> ApiError:
+        """Return the error with which Google's API hides whether a dataset does not exist."""
+        hidden = (
+            error.http_status == 404
+            and self._state.settings.missing_dataset_status == 403
+            and target is not None
+            and target.dataset is not None
+            and not self._state.archive.has_dataset(target.dataset)
+        )
+        return ApiError.permission_denied(target.denial()) if hidden and target else error
+
     async def _response(self, target: Target | None, request: Request) -> Response:
         if target is None:
             raise ApiError.not_found(f"Method not found: {request.method} {request.url.path}")
+        if DOT_SEGMENTS & {*request.url.path.split("/")}:
+            raise ApiError.invalid_argument("An id in the path of the URL is . or .., which no resource has.")
         route = target.route
         if route.handler is None:
             raise ApiError.unimplemented(f"The local Healthcare API does not offer {route.method.id}.")
@@ -90,6 +105,8 @@ class Api:
             if raw.strip():
                 raise ApiError.invalid_argument(f"{route.method.id} takes no body.")
             return {}
+        if raw.strip():
+            check_json(request.headers)
         return parse_body(raw, route.method.request)
 
 

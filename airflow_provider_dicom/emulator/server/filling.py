@@ -35,7 +35,7 @@ def create_stores(state: ServerState, names: Iterable[str]) -> None:
     """
     for name in names:
         try:
-            state.archive.create_store(name, {})
+            state.archive.create_store(name, {}, create_dataset=True)
         except ApiError as error:
             if error.status != "ALREADY_EXISTS":
                 raise

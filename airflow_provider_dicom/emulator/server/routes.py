@@ -14,6 +14,7 @@ from airflow_provider_dicom.emulator.handlers import (
     stow,
     wado,
 )
+from airflow_provider_dicom.emulator.names import dataset_of
 from airflow_provider_dicom.emulator.server.discovery import Method, methods
 
 if TYPE_CHECKING:
@@ -28,10 +29,11 @@ _SERIES = f"{_STUDIES}.series"
 _INSTANCES = f"{_SERIES}.instances"
 #: The methods that this server has: id in the discovery document -> route name, handler.
 _HANDLED: dict[str, tuple[str, Handler]] = {
-    "datasets.create": ("create", datasets.create_dataset),
-    "datasets.list": ("list", datasets.list_datasets),
-    "datasets.get": ("get", datasets.get_dataset),
-    "datasets.delete": ("delete", datasets.delete_dataset),
+    "datasets.create": ("datasets.create", datasets.create_dataset),
+    "datasets.list": ("datasets.list", datasets.list_datasets),
+    "datasets.get": ("datasets.get", datasets.get_dataset),
+    "datasets.patch": ("datasets.patch", datasets.update_dataset),
+    "datasets.delete": ("datasets.delete", datasets.delete_dataset),
     "datasets.testIamPermissions": ("testIamPermissions", dicom_stores.test_permissions),
     "datasets.getIamPolicy": ("datasets.getIamPolicy", iam.get_policy),
     "datasets.setIamPolicy": ("datasets.setIamPolicy", iam.set_policy),
@@ -78,6 +80,11 @@ _HANDLED: dict[str, tuple[str, Handler]] = {
 
 #: Route name -> the IAM permission that the method requires (from the API's table of permissions).
 PERMISSIONS = {
+    "datasets.create": "healthcare.datasets.create",
+    "datasets.list": "healthcare.datasets.list",
+    "datasets.get": "healthcare.datasets.get",
+    "datasets.patch": "healthcare.datasets.update",
+    "datasets.delete": "healthcare.datasets.delete",
     "export": "healthcare.dicomStores.export",
     "import": "healthcare.dicomStores.import",
     "operations.get": "healthcare.operations.get",
@@ -146,6 +153,12 @@ class Target:
 
     route: Route
     names: dict[str, str]
+
+    @property
+    def dataset(self) -> str | None:
+        """The dataset of the resource that the request names; None if it is not in a dataset."""
+        name = next(iter(self.names.values()), "")
+        return dataset_of(name) if "/datasets/" in name else None
 
     def denial(self) -> str:
         """Return Google's error message for a caller without the permission that the method requires."""

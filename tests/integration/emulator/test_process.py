@@ -73,6 +73,7 @@ def test_stored_data_and_operations_survive_a_kill(
     create_store(server.url, STORE)
     upload(server.url, STORE, sample_files()[:COUNT])
     before = http.get(f"{server.url}/v1/{STORE}/dicomWeb/instances?includefield=all").json()
+    (created,) = http.get(f"{server.url}/v1/{STORE.rsplit('/', 2)[0]}/operations").json()["operations"]
     control = Control(server.url)
     control.settings(advance="manual")
     ended, halted, cancelled, queued = (_export(server, bucket, http) for _ in range(4))
@@ -87,8 +88,6 @@ def test_stored_data_and_operations_survive_a_kill(
 
     server = start()
     found = http.get(f"{server.url}/v1/{STORE}/dicomWeb/instances?includefield=all").json()
-    for attributes in [*before, *found]:
-        del attributes["00081190"]
     assert found == before
     for name, answer in answers.items():
         assert _get(server, name, http) == answer
@@ -97,7 +96,8 @@ def test_stored_data_and_operations_survive_a_kill(
     assert storage.objects(bucket) == written
     listed = http.get(f"{server.url}/v1/{STORE.rsplit('/', 2)[0]}/operations").json()
     validate(listed, "ListOperationsResponse")
-    assert {operation["name"] for operation in listed["operations"]} == {ended, halted, cancelled, queued}
+    names = {operation["name"] for operation in listed["operations"]}
+    assert names == {created["name"], ended, halted, cancelled, queued}
     assert _export(server, bucket, http) > queued
 
 
@@ -206,6 +206,9 @@ def test_server_announces_its_address_and_removes_its_temporary_data(
         assert address is not None
         # Connections are taken as soon as the line is there.
         assert http.get(f"{address[1]}/healthz", timeout=60).json() == {"status": "ok"}
+        # Beyond loopback, the server cannot know its names.
+        foreign = http.get(f"{address[1]}/healthz", headers={"Host": "emulator.example"})
+        assert foreign.status_code == (200 if warned else 403)
         assert [path for path in tmp_path.iterdir() if path.is_dir()]
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0
@@ -233,6 +236,31 @@ def test_upload_larger_than_the_limit_is_refused(tmp_path: Path, http: requests.
             assert len(http.get(f"{url}/v1/{STORE}/dicomWeb/instances").json()) == 1
         finally:
             process.terminate()
+
+
+def test_lenient_server_creates_missing_datasets_and_takes_any_search(http: requests.Session) -> None:
+    command = [sys.executable, "-m", "airflow_provider_dicom.emulator", "--port", "0", "--lenient"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().split()[-1]
+            dataset, _, store = STORE.rpartition("/dicomStores/")
+            assert http.get(f"{url}/v1/{dataset}").status_code == 404
+            assert http.post(f"{url}/v1/{dataset}/dicomStores?dicomStoreId={store}").status_code == 200
+            searched = http.get(f"{url}/v1/{STORE}/dicomWeb/instances?SOPClassUID=1.2&PatientName=A*")
+            assert searched.status_code == 204
+        finally:
+            process.terminate()
+
+
+def test_address_of_an_emulator_without_a_scheme_ends_the_start() -> None:
+    command = [sys.executable, "-m", "airflow_provider_dicom.emulator", "--port", "0"]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={"STORAGE_EMULATOR_HOST": "127.0.0.1:9023"}
+    )
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert ended.stderr.startswith("STORAGE_EMULATOR_HOST=127.0.0.1:9023 has no scheme; set ")
 
 
 def test_rows_are_not_duplicated_by_a_kill(

@@ -11,8 +11,9 @@ from airflow_provider_dicom.emulator.names import ResourcePath, check_id, datase
 def test_parts_of_resource_names_and_ids() -> None:
     name = "projects/p/locations/l/datasets/d/operations/7"
     assert dataset_of(name) == "projects/p/locations/l/datasets/d"
-    assert check_id("id", "é-_.1") == "é-_.1"
-    for bad in (None, "", "a b", "a/b", "a\n", "x" * 257):
+    for good in ("é-_.1", "...", ".a"):
+        assert check_id("id", good) == good
+    for bad in (None, "", ".", "..", "a b", "a/b", "a\n", "x" * 257):
         with pytest.raises(ApiError, match="id"):
             check_id("id", bad)
 

@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import AirflowSkipException, XComArg
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
 from airflow_provider_dicom.operators.selection import DicomStoreSearchOperator
-from airflow_provider_dicom.selection.search_filters import search_query
+from airflow_provider_dicom.selection.search_filters import search_queries
 from rig.servers import ROOT
 from tests.support.rendering import UpstreamTask, dag, render
 from tests.unit.operators.test_parameters import build
@@ -95,17 +95,18 @@ WAYS: dict[str, tuple[str, Callable[[], list[tuple[object, object]]]]] = {
 
 
 def sent(value: object, *, name: str = "PatientID", **variables: Any) -> object:
-    """Return the text with which a search compares an attribute."""
+    """Return the text with which a search compares an attribute; a list of them for several searches."""
     with dag():
         try:
             task = render(build(DicomStoreSearchOperator, filters={name: value}), **variables)
-            query = search_query(task.filters.reveal())
+            queries = list(search_queries(task.filters.reveal()))
         except DicomExportInvalidRequestError:
             return REFUSED
         except AirflowSkipException:
             return SKIPPED
-    assert [attribute for attribute, _ in query] == [name]
-    return query[0][1]
+    texts = [text for [(attribute, text)] in queries if attribute == name]
+    assert len(texts) == len(queries)
+    return texts[0] if len(texts) == 1 else texts
 
 
 FILTERS: dict[str, tuple[str, Callable[[], list[tuple[object, object]]]]] = {
@@ -120,9 +121,9 @@ FILTERS: dict[str, tuple[str, Callable[[], list[tuple[object, object]]]]] = {
         ],
     ),
     "a list of UIDs, for an attribute that is a UID": (
-        "a list: any of them matches",
+        "one UID after another, in searches of their own, because the API compares with one",
         lambda: [
-            (sent(["1.2", "1.3"], name="StudyInstanceUID"), "1.2,1.3"),
+            (sent(["1.2", "1.3"], name="StudyInstanceUID"), ["1.2", "1.3"]),
             (sent(["1.2", "1.3"]), REFUSED),
         ],
     ),

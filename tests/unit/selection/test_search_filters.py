@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from airflow_provider_dicom.exceptions import DicomExportInvalidRequestError
 from airflow_provider_dicom.operators._parameters import reveal
 from airflow_provider_dicom.operators.selection import DicomStoreSearchOperator
-from airflow_provider_dicom.selection.search_filters import search_filter_errors, search_query
+from airflow_provider_dicom.selection.search_filters import search_filter_errors, search_queries
 from tests.support.rendering import UpstreamTask, dag, render
 
 SEARCH: dict[str, Any] = {
@@ -27,12 +27,18 @@ SEARCH: dict[str, Any] = {
 
 
 def query(filters: object, *, native: bool = False, **variables: Any) -> list[tuple[str, str]]:
-    """Return the query of a search whose filters Airflow has rendered."""
+    """Return the only query of a search whose filters Airflow has rendered."""
+    (only,) = queries(filters, native=native, **variables)
+    return only
+
+
+def queries(filters: object, *, native: bool = False, **variables: Any) -> list[list[tuple[str, str]]]:
+    """Return the queries of a search whose filters Airflow has rendered."""
     with dag(render_template_as_native_obj=native):
         task = DicomStoreSearchOperator(**SEARCH, filters=filters)  # type: ignore[arg-type]
     rendered: Any = reveal(render(task, **variables).filters)
     assert not list(search_filter_errors(rendered, is_rendered=True))
-    return search_query(rendered)
+    return list(search_queries(rendered))
 
 
 @pytest.mark.parametrize(
@@ -47,14 +53,22 @@ def query(filters: object, *, native: bool = False, **variables: Any) -> list[tu
         ("StudyDate", "20260301-20260329", "20260301-20260329"),
         ("StudyDate", "20260301-", "20260301-"),
         ("00080020", "20260301", "20260301"),
-        ("StudyInstanceUID", ["1.2", "3.4"], "1.2,3.4"),
-        ("0020000D", ("1.2", "3.4"), "1.2,3.4"),
-        ("StudyInstanceUID", "1.2,3.4", "1.2,3.4"),
+        ("StudyInstanceUID", "1.2", "1.2"),
+        ("StudyInstanceUID", ["1.2", "1.2"], "1.2"),
     ],
 )
 def test_value_is_sent_as_text(name: str, value: object, text: str) -> None:
     assert query({name: value}) == [(name, text)]
     assert query({name: "{{ value }}" if isinstance(value, str) else value}, value=value) == [(name, text)]
+
+
+@pytest.mark.parametrize("uids", [["1.2", "3.4"], ("1.2", "3.4"), "1.2,3.4", "1.2\\3.4"])
+@pytest.mark.parametrize("name", ["StudyInstanceUID", "0020000D"])
+def test_each_uid_of_a_list_is_a_query_of_its_own(name: str, uids: object) -> None:
+    assert queries({name: uids, "PatientID": "7"}) == [
+        [(name, "1.2"), ("PatientID", "7")],
+        [(name, "3.4"), ("PatientID", "7")],
+    ]
 
 
 @pytest.mark.parametrize("text", ["1.10", "2E3", "1_000", "0x10", "007", "True", "[1]", "{'a': 1}"])
@@ -65,8 +79,8 @@ def test_text_of_a_template_stays_text_in_a_dag_with_native_rendering(text: str)
 
 def test_date_and_list_of_a_native_template_are_read() -> None:
     filters = {"StudyDate": "{{ day }}", "StudyInstanceUID": "{{ uids }}"}
-    rendered = query(filters, native=True, day=date(2026, 3, 29), uids=["1.2", "3.4"])
-    assert rendered == [("StudyDate", "20260329"), ("StudyInstanceUID", "1.2,3.4")]
+    rendered = queries(filters, native=True, day=date(2026, 3, 29), uids=["1.2", "3.4"])
+    assert rendered == [[("StudyDate", "20260329"), ("StudyInstanceUID", uid)] for uid in ("1.2", "3.4")]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +134,7 @@ def test_filters_without_an_attribute_are_refused_and_an_empty_list_of_uids_skip
     with pytest.raises(DicomExportInvalidRequestError, match="filters is an empty dictionary"):
         DicomStoreSearchOperator(**SEARCH, filters={})
     with pytest.raises(AirflowSkipException, match="empty list"):
-        search_query({"StudyInstanceUID": []})
+        list(search_queries({"StudyInstanceUID": []}))
 
 
 def test_output_of_a_task_inside_of_filters_is_a_dependency_and_never_a_template() -> None:
@@ -135,7 +149,9 @@ def test_output_of_a_task_inside_of_filters_is_a_dependency_and_never_a_template
     for search in (task, mapped):
         assert search.upstream_task_ids == {"upstream"}
         rendered = render(copy.deepcopy(search), map_index=0, xcoms={"upstream": "4711"}, day="20260329")
-        assert search_query(reveal(rendered.filters)) == [("PatientID", "4711"), ("StudyDate", "20260329")]  # type: ignore[arg-type]
+        assert list(search_queries(reveal(rendered.filters))) == [  # type: ignore[arg-type]
+            [("PatientID", "4711"), ("StudyDate", "20260329")]
+        ]
         hostile = render(search, map_index=0, xcoms={"upstream": "{{ secret }}"}, day="20260329")
         with pytest.raises(DicomExportInvalidRequestError, match="still holds a template"):
             hostile.execute({})
@@ -159,5 +175,5 @@ def test_text_is_refused_or_sent_unchanged(text: str, native: bool) -> None:
         task = DicomStoreSearchOperator(**SEARCH, filters={"PatientID": "{{ x }}"})
     rendered: Any = reveal(render(task, x=text).filters)
     if not list(search_filter_errors(rendered, is_rendered=True)):
-        assert search_query(rendered) == [("PatientID", text)]
+        assert list(search_queries(rendered)) == [[("PatientID", text)]]
         assert text == "*" or text.strip("*?- \t\n^=,\\")

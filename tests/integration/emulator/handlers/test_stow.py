@@ -152,6 +152,25 @@ def test_malformed_multipart_body_is_refused(http: requests.Session, url: str, f
     assert _count(http, url) == 0
 
 
+def test_preamble_blanks_and_capitals_are_accepted(
+    http: requests.Session, url: str, files: list[Path]
+) -> None:
+    content = files[0].read_bytes()
+    body = b"A preamble.\r\n" + _multipart(content, kind="Application/DICOM") + b"An epilogue."
+    body = body.replace(f"--{BOUNDARY}\r\n".encode(), f"--{BOUNDARY} \t\r\n".encode())
+    kind = f'Multipart/Related; Type="APPLICATION/dicom"; Boundary={BOUNDARY}'
+    assert _store(http, url, body, kind=kind).status_code == 200
+    (found,) = http.get(f"{url}/instances").json()
+    path = "/".join(
+        f"{name}/{found[tag]['Value'][0]}"
+        for name, tag in (("studies", "0020000D"), ("series", "0020000E"), ("instances", "00080018"))
+    )
+    retrieved = http.get(f"{url}/{path}", headers={"Accept": "APPLICATION/DICOM; Transfer-Syntax=*"})
+    assert retrieved.content == content
+    whole = http.get(f"{url}/studies/{found['0020000D']['Value'][0]}", headers={"Accept": kind})
+    assert whole.status_code == 200
+
+
 def test_upload_of_another_content_type_is_refused(
     http: requests.Session, url: str, files: list[Path]
 ) -> None:

@@ -6,17 +6,17 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import requests
 
 from tests.support.discovery_check import Json, discovery_document
 
 if TYPE_CHECKING:
-    import requests
-
     from rig.servers import HealthcareEmulator
 
 BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest"
 ONEOF = "Invalid value at '{}' (oneof), oneof field '{}' is already set. Cannot set '{}'"
 BQ_URI = "bq://p.d.t"
+JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture
@@ -80,13 +80,6 @@ def test_invalid_export_request_gets_googles_message(
         {"gcsDestination": {"uriPrefix": "s3://b"}},
         {"gcsDestination": {"uriPrefix": "gs://b/p", "mimeType": "image/gif"}},
         {"bigqueryDestination": {"tableUri": "bq://p"}},
-        {
-            "bigqueryDestination": {
-                "tableUri": BQ_URI,
-                "force": True,
-                "writeDisposition": "WRITE_APPEND",
-            }
-        },
     ],
 )
 def test_invalid_export_destination_is_refused(
@@ -99,9 +92,51 @@ def test_invalid_export_destination_is_refused(
 def test_body_that_is_not_a_json_object_is_refused(
     http: requests.Session, store_url: str, body: bytes
 ) -> None:
-    error = _error(http.post(f"{store_url}:export", data=body))
+    error = _error(http.post(f"{store_url}:export", data=body, headers=JSON))
     assert error["status"] == "INVALID_ARGUMENT"
     assert error["message"].startswith("Invalid JSON payload received. ")
+
+
+@pytest.mark.parametrize(
+    "kind", [None, "text/plain", "application/x-www-form-urlencoded", "application/jsonp"]
+)
+def test_body_of_another_content_type_is_refused(
+    http: requests.Session, healthcare: HealthcareEmulator, store_url: str, kind: str | None
+) -> None:
+    collection = store_url.rsplit("/", 1)[0]
+    for address in (f"{collection}?dicomStoreId=by-a-page", f"{healthcare.url}/_emulator/tokens"):
+        response = http.post(address, data=b'{"valid": null}', headers={"Content-Type": kind})
+        assert _error(response)["code"] == 400
+    for kind in ("application/json", "Application/JSON; charset=UTF-8"):
+        body = b'{"gcsDestination": {"uriPrefix": "s3://b"}}'
+        error = _error(http.post(f"{store_url}:export", data=body, headers={"Content-Type": kind}))
+        assert "s3://b" in error["message"]
+
+
+@pytest.mark.parametrize(
+    "header", [{"Host": "attacker.example"}, {"Origin": "https://attacker.example"}, {"Origin": "null"}]
+)
+@pytest.mark.parametrize("path", ["/v1/{store}", "/_emulator/settings", "/healthz", "/nothing"])
+def test_request_of_a_web_page_is_refused(
+    http: requests.Session,
+    healthcare: HealthcareEmulator,
+    dicom_store: str,
+    path: str,
+    header: dict[str, str],
+) -> None:
+    address = healthcare.url + path.format(store=dicom_store)
+    error = _error(http.get(address, headers=header))
+    assert (error["code"], error["status"]) == (403, "PERMISSION_DENIED")
+    for own in ({"Host": "localhost:1"}, {"Origin": "http://localhost:3000"}):
+        assert http.get(address, headers=own).status_code != 403
+
+
+def test_dot_segments_are_refused_as_ids(http: requests.Session, healthcare: HealthcareEmulator) -> None:
+    path = "/v1/projects/p/locations/../datasets/d"
+    request = http.prepare_request(requests.Request("GET", healthcare.url))
+    request.url = healthcare.url + path
+    error = _error(http.send(request))
+    assert (error["code"], error["status"]) == (400, "INVALID_ARGUMENT")
 
 
 def test_snake_case_field_names_are_accepted(http: requests.Session, store_url: str) -> None:
@@ -143,7 +178,7 @@ def test_unknown_methods_and_resources_get_not_found(
 
 def test_json_body_larger_than_the_limit_is_refused(http: requests.Session, store_url: str) -> None:
     for body in (b" " * (10 * 1024 * 1024 + 1), iter([b" " * 1024 * 1024] * 11)):
-        error = _error(http.post(f"{store_url}:export", data=body))
+        error = _error(http.post(f"{store_url}:export", data=body, headers=JSON))
         assert (error["code"], error["message"]) == (
             413,
             "Request payload size exceeds the limit: 10485760 bytes.",
@@ -198,7 +233,7 @@ def test_every_method_of_the_api_responds_with_googles_envelope(
     # Nothing of what is asked for exists, or this server says that it does not have the method.
     assert (error["code"], error["status"]) in {
         (400, "INVALID_ARGUMENT"),
-        (404, "NOT_FOUND"),
+        (403, "PERMISSION_DENIED"),
         (501, "UNIMPLEMENTED"),
     }
     assert error["code"] != 501 or method in error["message"]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rig.dicom_files import sample_files, uids_of, upload
+from rig.dicom_files import as_uploaded, sample_files, upload
 
 if TYPE_CHECKING:
     import requests
@@ -23,8 +23,12 @@ def test_store_is_the_same_under_each_name(
     base = f"{healthcare.url}/{version}/{dicom_store}"
     assert http.get(base).json() == {"name": dicom_store}
     (found,) = http.get(f"{base}/dicomWeb/studies").json()
+    assert found["0020000D"]["Value"] == [uids.study]
+    headers = {"Content-Type": "application/dicom"}
+    data = as_uploaded(sample_files()[0])
+    stored = http.post(f"{base}/dicomWeb/studies", data=data, headers=headers).json()
     # Addresses in responses have the version of the request.
-    assert found["00081190"]["Value"] == [f"{base}/dicomWeb/studies/{uids_of(sample_files()[0]).study}"]
+    assert stored["00081190"]["Value"] == [f"{base}/dicomWeb/studies/{uids.study}"]
     assert http.get(f"{base}/dicomWeb{uids.path}").status_code == 200
     counts = control.requests()["counts"]
     assert [counts[route] for route in ("stores.get", "search", "retrieve")] == [1, 1, 1]

@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 import pydicom.data
 import pytest
 from pydicom import dcmread, dcmwrite
+from pydicom.datadict import keyword_dict
 from pydicom.dataset import Dataset
 
-from airflow_provider_dicom.emulator.exports.bigquery_schema import Column, RowMaker, covers, merge
+from airflow_provider_dicom.emulator.exports.bigquery_columns import Column, covers, merge
+from airflow_provider_dicom.emulator.exports.bigquery_schema import RowMaker
 from airflow_provider_dicom.emulator.models.instances import StoredInstance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from airflow_provider_dicom.emulator.exports.bigquery_schema import Columns, SchemaKind
+    from airflow_provider_dicom.emulator.exports.bigquery_columns import Columns
+    from airflow_provider_dicom.emulator.exports.bigquery_schema import SchemaKind
 
 # pydicom's files are there to exercise a parser: many of their values draw a warning.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
@@ -169,7 +172,7 @@ def test_date_times_without_offset_have_that_of_the_instance(
     assert row["ContentTime"] == "10:11:00"
 
 
-def test_invalid_elements_are_named_in_dropped_tags(
+def test_values_that_do_not_fit_their_column_are_in_other_elements(
     altered: Callable[[Callable[[Dataset], object]], tuple[dict[str, Any], Columns]],
 ) -> None:
     def damage(ds: Dataset) -> None:
@@ -180,12 +183,19 @@ def test_invalid_elements_are_named_in_dropped_tags(
         ds["StudyTime"]._value = "noon"
         ds["PatientSex"].value = ["F", "M"]
         ds.add_new("SliceThickness", "US", 5)
+        ds.ReferringPhysicianName = "^^^^"
 
     with pydicom.config.disable_value_validation():
         row, _ = altered(damage)
-    assert row["DroppedTags"] == ["StudyTime", "PatientSex", "StudyDate", "SliceThickness"]
-    assert not {"StudyTime", "PatientSex", "SliceThickness"} & {*row}
-    assert row["OtherPatientIDsSequence"] == [{"Modality": "MR"}]
+    others = {element["Tag"]: element["Data"] for element in row["OtherElements"]}
+    assert others["Tag_00080030"] == ["noon"]
+    assert others["Tag_00080090"] == ["^^^^"]
+    assert others["Tag_00100040"] == ["F", "M"]
+    assert others["Tag_00180050"] == ["5"]
+    assert not {"StudyTime", "PatientSex", "SliceThickness", "ReferringPhysicianName"} & {*row}
+    assert row["OtherPatientIDsSequence"] == [
+        {"Modality": "MR", "OtherElements": [{"Tag": "Tag_00080020", "Data": ["20261301"]}]}
+    ]
 
 
 def test_nan_and_infinity_are_written_as_names(
@@ -205,11 +215,44 @@ def test_nan_and_infinity_are_written_as_names(
 @pytest.mark.parametrize("name", ["CT_small.dcm", "waveform_ecg.dcm", "examples_palette.dcm"])
 def test_rows_contain_no_bulk_data(name: str, schema: SchemaKind) -> None:
     row, columns = converted(name, schema)
+    del row["DroppedTags"]
     text = json.dumps([row, sorted(columns)])
     for keyword in ("PixelData", "WaveformData", "RedPaletteColorLookupTableData"):
         assert keyword not in text
     for tag in ("7FE00010", "54001010", "00281201", "InlineBinary"):
         assert tag not in text
+
+
+def test_dropped_tags_name_the_bulk_data() -> None:
+    row, columns = converted()
+    assert {"TagName": "PixelData", "TagReference": "Tag_7FE00010"} in row["DroppedTags"]
+    assert columns["DroppedTags"] == Column(
+        "RECORD", "REPEATED", {"TagName": Column("STRING"), "TagReference": Column("STRING")}
+    )
+    names = [dropped["TagName"] for dropped in converted("waveform_ecg.dcm")[0]["DroppedTags"]]
+    assert "WaveformData" in names
+    assert "PixelData" not in names
+
+
+def test_flattened_columns_have_the_order_of_googles_tables(
+    altered: Callable[[Callable[[Dataset], object]], tuple[dict[str, Any], Columns]],
+) -> None:
+    def add(ds: Dataset) -> None:
+        ds.add_new(0x60000010, "US", 3)
+        item = Dataset()
+        item.Modality = "MR"
+        item.private_block(0x0033, "SOMEONE", create=True).add_new(2, "LO", "x")
+        ds.private_block(0x0033, "SOMEONE", create=True).add_new(1, "SQ", [item])
+
+    names = [*altered(add)[1]]
+    known = [name for name in names if keyword_dict.get(name)]
+    assert known == sorted(known, key=keyword_dict.__getitem__)
+    assert names[:3] == ["MediaStorageSOPClassUID", "MediaStorageSOPInstanceUID", "TransferSyntaxUID"]
+    assert names[-8:] == [
+        "OverlayRows",
+        "Tag_00331001",
+        *("OtherElements", "DroppedTags", "Type", "LastUpdated", "StorageClass", "BlobStorageSize"),
+    ]
 
 
 def test_rows_have_the_storage_columns(tmp_path: Path) -> None:
@@ -218,6 +261,8 @@ def test_rows_have_the_storage_columns(tmp_path: Path) -> None:
     assert row["SeriesInstanceUID"] == "1.2.3"
     assert row["SOPInstanceUID"] == "1.2.3.4"
     assert row["SourceDicomStore"] == STORE
+    assert row["Type"] == "CREATE"
+    assert "StructuredStorageSize" not in columns
     assert row["LastUpdated"] == "2026-01-02T03:04:05+00:00"
     assert row["BlobStorageSize"] == (FILES / "CT_small.dcm").stat().st_size
     assert columns["LastUpdated"] == Column("TIMESTAMP")
@@ -241,6 +286,7 @@ def test_json_schema_has_the_documented_columns() -> None:
         "Type": Column("STRING"),
     }
     assert {*row} == {*columns}
+    assert row["Type"] == "INSERT"
     assert row["Metadata"]["00100010"] == {"vr": "PN", "Value": [{"Alphabetic": "CompressedSamples^CT1"}]}
     assert row["Metadata"]["00280010"] == {"vr": "US", "Value": [128]}
 
@@ -276,7 +322,7 @@ def test_sequences_too_deep_for_bigquery_are_dropped(
     while "ContentSequence" in fields:
         depth, fields = depth + 1, fields["ContentSequence"].fields
     assert depth == 15
-    assert row["DroppedTags"] == ["ContentSequence"]
+    assert {"TagName": "ContentSequence", "TagReference": "Tag_0040A730"} in row["DroppedTags"]
 
 
 def test_merge_adds_columns_and_refuses_other_types() -> None:

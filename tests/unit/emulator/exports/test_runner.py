@@ -18,7 +18,7 @@ BIGQUERY: JsonObject = {"bigqueryDestination": {"tableUri": "bq://p.d.t"}}
 
 async def test_interrupted_load_job_is_not_repeated_after_a_restart(tmp_path: Path) -> None:
     before = ServerState.open(tmp_path, Limits())
-    before.archive.create_store(STORE, {})
+    before.archive.create_store(STORE, {}, create_dataset=True)
     operation = before.operations.create(EXPORT_METHOD, STORE, BIGQUERY)
     operation.state = State.CLOSING
     await before.operations.save(operation)

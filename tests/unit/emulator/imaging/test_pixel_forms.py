@@ -139,6 +139,26 @@ def test_image_window_applies_to_rescaled_values(tmp_path: Path) -> None:
     assert {0, 255} < set(picture.ravel())
 
 
+def test_image_ignores_empty_attributes_and_windows_without_width(tmp_path: Path) -> None:
+    def plain(ds: Dataset) -> None:
+        del ds.RescaleSlope, ds.RescaleIntercept
+
+    def empty(ds: Dataset) -> None:
+        ds.RescaleSlope = ds.RescaleIntercept = ds.WindowCenter = ds.WindowWidth = None
+        ds.VOILUTFunction = ""
+
+    def half_empty(ds: Dataset) -> None:
+        ds.RescaleSlope, ds.RescaleIntercept, ds.WindowCenter, ds.WindowWidth = 2, None, [40, 50], [0, 0]
+
+    def without_function(ds: Dataset) -> None:
+        ds.WindowCenter, ds.WindowWidth, ds.VOILUTFunction = 40, 0.5, ""
+
+    [expected] = pictures(altered("test_files/CT_small.dcm", tmp_path / "plain.dcm", plain))
+    for change in (empty, half_empty, without_function):
+        path = altered("test_files/CT_small.dcm", tmp_path / f"{change.__name__}.dcm", change)
+        np.testing.assert_array_equal(pictures(path)[0], expected)
+
+
 def test_image_without_window_shows_the_whole_range(tmp_path: Path) -> None:
     def brick_up(ds: Dataset) -> None:
         del ds.WindowCenter, ds.WindowWidth

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
+import zlib
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import imagecodecs
 import numpy as np
 import pytest
 from pydicom import dcmread, dcmwrite
 from pydicom.encaps import encapsulate
-from pydicom.uid import MPEG2MPML, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import MPEG2MPML, UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from airflow_provider_dicom.emulator.imaging import pixel_decoders, transcode
+from airflow_provider_dicom.emulator.imaging.pixel_decoders import decode
 from airflow_provider_dicom.emulator.imaging.transcode import (
     CannotTranscode,
     Rendition,
@@ -18,6 +24,7 @@ from airflow_provider_dicom.emulator.imaging.transcode import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from pydicom.dataset import Dataset
@@ -166,3 +173,71 @@ def test_implicit_vr_file_that_declares_explicit_vr_is_converted(tmp_path: Path)
     length = int.from_bytes(head[140:144], "little") + len(explicit) - 18
     path.write_bytes(head[:140] + length.to_bytes(4, "little") + head[144:] + b"UI\x14\x00" + explicit + tail)
     assert differences(ds, rendered(path, dicom(RLE))) == {"PixelData"}
+
+
+@pytest.mark.parametrize("syntax", [JPEG_2000, JPEG_LS, JPEG_XL, DEFLATED_FRAMES])
+def test_codestream_of_other_dimensions_is_not_decoded(syntax: str, tmp_path: Path) -> None:
+    large = np.zeros((4000, 4000), np.uint8)
+    codestream = {
+        JPEG_2000: imagecodecs.jpeg2k_encode(large, codecformat="j2k"),
+        JPEG_LS: imagecodecs.jpegls_encode(large),
+        JPEG_XL: imagecodecs.jpegxl_encode(large, usecontainer=False),
+        DEFLATED_FRAMES: zlib.compress(large.tobytes(), wbits=-15),
+    }[syntax]
+
+    def replace(ds: Dataset) -> None:
+        ds.BitsAllocated = ds.BitsStored = 8
+        ds.HighBit, ds.PixelRepresentation = 7, 0
+        ds.PixelData = encapsulate([bytes(codestream)])
+        ds["PixelData"].is_undefined_length = True
+        ds.file_meta.TransferSyntaxUID = UID(syntax)
+
+    ds = dcmread(FILES / "test_files/CT_small.dcm")
+    replace(ds)
+    with pytest.raises(CannotTranscode), memory_below(len(large.tobytes()) // 2):
+        list(decode(ds))
+
+
+@contextmanager
+def memory_below(limit: int) -> Iterator[None]:
+    """Check that no more memory than ``limit`` bytes was taken."""
+    tracemalloc.start()
+    try:
+        yield
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < limit
+
+
+def test_instance_beyond_googles_limits_is_not_transcoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = FILES / "test_files/SC_rgb_rle_2frame.dcm"
+    one_frame = 100 * 100 * 3
+    for name, limit, reason in (
+        ("MAX_FRAME_BYTES", one_frame, "a frame has more than"),
+        ("MAX_FILE_BYTES", 2 * one_frame, "the frames have more than"),
+    ):
+        monkeypatch.setattr(pixel_decoders, name, limit)
+        assert len(list(render(path, "image/png"))) == 2
+        monkeypatch.setattr(pixel_decoders, name, limit - 1)
+        for form in (dicom(EXPLICIT), dicom(JPEG_LS), "image/png", "application/octet-stream"):
+            with pytest.raises(CannotTranscode, match=reason):
+                list(render(path, form))
+        assert next(render(path, dicom("*"))).content == path.read_bytes()
+        monkeypatch.undo()
+    monkeypatch.setattr(transcode, "MAX_FILE_BYTES", path.stat().st_size - 1)
+    with pytest.raises(CannotTranscode, match="the file has more than"):
+        list(render(path, dicom(EXPLICIT)))
+
+
+def test_animation_is_not_decoded_beyond_its_first_image() -> None:
+    image = np.zeros((64, 64), np.uint8)
+    animation = bytes(imagecodecs.jpegxl_encode(np.stack([image] * 8), usecontainer=False))
+    ds = dcmread(FILES / "test_files/CT_small.dcm")
+    ds.Rows, ds.Columns, ds.BitsAllocated, ds.BitsStored, ds.PixelRepresentation = 64, 64, 8, 8, 0
+    ds.PixelData = encapsulate([animation])
+    ds.file_meta.TransferSyntaxUID = UID(JPEG_XL)
+    [(frame, _)] = decode(ds)
+    assert frame.shape == image.shape

@@ -74,7 +74,7 @@ def test_search_by_the_index_finds_what_a_scan_finds(filled: Archive, level: Lev
     searches = 0
     for tag in sorted(tags):
         for value in sorted(required(filled, tag))[:MOST_VALUES]:
-            query = qido.Query(level, WHOLE_STORE, {tag: value}, None, 5000, 0)
+            query = qido.Query(level, WHOLE_STORE, {tag: [value]}, None, 5000, 0, any_search=True)
             try:
                 scanned = list(qido.run(query, everything))
             except ApiError:
@@ -90,7 +90,7 @@ def test_search_reads_only_studies_that_may_match(filled: Archive, keyword: str)
     file = dicom_files.read(sample_files()[0])
     tag = next(iter(dicom_files.tags(keyword)))
     value = "MR" if keyword == "ModalitiesInStudy" else file.attributes[tag]["Value"][0]
-    query = qido.Query(level, WHOLE_STORE, {tag: value}, None, 5000, 0)
+    query = qido.Query(level, WHOLE_STORE, {tag: [value]}, None, 5000, 0, any_search=True)
     read = candidates(filled, query, indexed=True)
     assert 0 < len(read) < len(candidates(filled, query, indexed=False)) / 3
 

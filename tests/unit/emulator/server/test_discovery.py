@@ -65,6 +65,25 @@ def test_parsed_body_has_no_nulls_and_camel_case_names() -> None:
     }
 
 
+def test_parsed_body_leaves_out_default_values_and_fields_of_the_server() -> None:
+    store = {"name": "", "labels": {}, "notificationConfigs": [], "notificationConfig": {"pubsubTopic": ""}}
+    # A message that is set differs from one that is not.
+    assert parse_body(json.dumps(store).encode(), "DicomStore") == {"notificationConfig": {}}
+    dataset = {"timeZone": "UTC", "satisfiesPzs": True}
+    assert parse_body(json.dumps(dataset).encode(), "Dataset") == {"timeZone": "UTC"}
+    export = {
+        "bigqueryDestination": {
+            "tableUri": "bq://p.d.t",
+            "force": False,
+            "writeDisposition": "WRITE_DISPOSITION_UNSPECIFIED",
+            "schemaJson": {},
+        }
+    }
+    assert parse_body(json.dumps(export).encode(), "ExportDicomDataRequest") == {
+        "bigqueryDestination": {"tableUri": "bq://p.d.t", "schemaJson": {}}
+    }
+
+
 def test_violation_in_a_resource_names_the_resource() -> None:
     assert refusal({"x": 1}, "DicomStore") == (
         "Invalid JSON payload received. Unknown name \"x\" at 'dicom_store': Cannot find field."

@@ -41,6 +41,23 @@ def test_url_has_the_route_of_its_method(verb: str, path: str, name: str) -> Non
     assert target.route.name == name
 
 
+def test_denial_names_the_permission_and_the_dataset_is_known() -> None:
+    dataset = "projects/p/locations/l/datasets/d"
+    for verb, name, permission in (
+        ("PATCH", dataset, "healthcare.datasets.update"),
+        ("DELETE", dataset, "healthcare.datasets.delete"),
+        ("GET", f"{dataset}/operations/1", "healthcare.operations.get"),
+        ("DELETE", f"{dataset}/dicomStores/s/dicomWeb/studies/1", "healthcare.dicomStores.dicomWebDelete"),
+    ):
+        target = routes.find(verb, f"/v1/{name}")
+        assert target is not None
+        assert target.dataset == dataset
+        assert f"Permission '{permission}' denied on resource" in target.denial()
+    datasets = routes.find("GET", "/v1/projects/p/locations/l/datasets")
+    assert datasets is not None
+    assert datasets.dataset is None
+
+
 def test_other_urls_and_http_methods_have_no_route() -> None:
     assert routes.find("GET", "/v1/projects/p") is None
     assert routes.find("PUT", "/v1/projects/p/locations/l/datasets/d/dicomStores/s") is None
