@@ -24,9 +24,10 @@ class Call:
     """A call of one method of the API.
 
     :param max_upload_bytes: the largest body of an upload, in bytes.
-    :param request: the HTTP request; handlers of DICOMweb read its query, headers and body themselves.
+    :param request: the HTTP request; handlers of DICOMweb read its headers and body themselves.
     :param names: the variables of the URL's path, such as ``name`` or ``parent``.
     :param query: the method's own query parameters, validated; empty for DICOMweb.
+    :param search: the query parameters of DICOMweb; empty for other methods.
     :param body: the JSON body, validated; empty for DICOMweb.
     """
 
@@ -39,6 +40,7 @@ class Call:
     request: Request
     names: Mapping[str, str]
     query: JsonObject = field(default_factory=dict)
+    search: list[tuple[str, str]] = field(default_factory=list)
     body: JsonObject = field(default_factory=dict)
 
 

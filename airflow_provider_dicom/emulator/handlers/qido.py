@@ -71,7 +71,7 @@ async def search_store(call: Call) -> Response:
     """Return the results of a search; 204 if there are none."""
     query = parse(
         call.names["dicomWebPath"],
-        call.request.query_params.multi_items(),
+        call.search,
         any_search=call.settings.any_search,
     )
     found = await run_in_threadpool(_find, call.archive, call.names["parent"], query)
