@@ -95,7 +95,7 @@ WAYS: dict[str, tuple[str, Callable[[], list[tuple[object, object]]]]] = {
 
 
 def sent(value: object, *, name: str = "PatientID", **variables: Any) -> object:
-    """Return the text with which a search compares an attribute; a list of them for several searches."""
+    """Return the text with which a search compares an attribute; the texts of several searches."""
     with dag():
         try:
             task = render(build(DicomStoreSearchOperator, filters={name: value}), **variables)
@@ -104,7 +104,7 @@ def sent(value: object, *, name: str = "PatientID", **variables: Any) -> object:
             return REFUSED
         except AirflowSkipException:
             return SKIPPED
-    texts = [text for [(attribute, text)] in queries if attribute == name]
+    texts = [text for ((attribute, text),) in queries if attribute == name]
     assert len(texts) == len(queries)
     return texts[0] if len(texts) == 1 else texts
 
