@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from airflow_provider_dicom.emulator.server import routes
+
+PAGE = Path(__file__).parents[4] / "docs" / "local-healthcare-api.md"
+#: The kinds of resources that have nothing to do with DICOM.
+OTHERS = ("consentStores", "dataMapperWorkspaces", "fhirStores", "hl7V2Stores", "services")
 
 
 @pytest.mark.parametrize(
@@ -61,3 +68,18 @@ def test_denial_names_the_permission_and_the_dataset_is_known() -> None:
 def test_other_urls_and_http_methods_have_no_route() -> None:
     assert routes.find("GET", "/v1/projects/p") is None
     assert routes.find("PUT", "/v1/projects/p/locations/l/datasets/d/dicomStores/s") is None
+
+
+def test_documentation_lists_every_method_for_dicom_and_those_that_are_missing() -> None:
+    listed = {
+        name: state == "yes"
+        for names, state in re.findall(r"^\| (`.*?) \| (yes|501) \|", PAGE.read_text(), re.MULTILINE)
+        for name in re.findall(r"`([\w.]+)`", names)
+    }
+    prefix = "healthcare.projects.locations."
+    offered = {
+        route.method.id.removeprefix(prefix): route.handler is not None
+        for route in routes.ROUTES
+        if not any(kind in route.method.id for kind in OTHERS)
+    }
+    assert listed == offered
