@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: Files that wait at the same time, from which on processes of their own read them.
 MANY = 16
+#: Each process takes some 60 MB of memory.
+_MOST_PROCESSES = 8
 
 
 class Reader:
@@ -64,7 +66,8 @@ class Reader:
 def _pool() -> ProcessPoolExecutor:
     # Not forked: a fork of a process with threads may inherit locks that nobody releases.
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(os.cpu_count(), mp_context=context, initializer=_begin)
+    processes = min(os.cpu_count() or 1, _MOST_PROCESSES)
+    return ProcessPoolExecutor(processes, mp_context=context, initializer=_begin)
 
 
 def _begin() -> None:
