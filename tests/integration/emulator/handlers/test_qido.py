@@ -39,6 +39,7 @@ def test_parameters_of_all_methods_are_no_filters(samples: DICOMwebClient, http:
     # Google's client adds alt=json to every request.
     for parameters in ("alt=json", "prettyPrint=false&$.xgafv=2"):
         answer = http.get(f"{samples.base_url}/studies?PatientID=1CT1&{parameters}")
+        assert answer.status_code == 200
         assert len(answer.json()) == 1
 
 
