@@ -16,7 +16,7 @@ BENCH_VENV = .venv-bench
 OUTSIDERS_VENV = .venv-outsiders
 UV = $(VENV)/bin/uv
 INSTALL = $(UV) pip install --quiet --compile-bytecode
-BUILD_INPUTS = pyproject.toml rig/constraints/3.3.txt
+BUILD_INPUTS = pyproject.toml rig/constraints/3.3.txt airflow_provider_dicom/__init__.py
 CHAOS_TESTS = tests/chaos
 # What an older Airflow does in another way: kills, crashes, and what a retry knows.
 CHAOS_TESTS_OLDER = tests/chaos/test_people.py tests/chaos/test_crashes.py tests/chaos/test_retries.py
@@ -28,11 +28,13 @@ PARALLEL = -n auto
 CHAOS_PARALLEL = -n 2
 COVERED = --cov --cov-branch --cov-report=term --cov-fail-under=90
 
-.PHONY: bench docs help demo test test-chaos test-matrix test-outsiders test-scale test-system quick watch lint lock clean
+.PHONY: bench docs help demo test test-chaos test-demo test-matrix test-outsiders test-scale test-system quick watch lint lock clean
 
 help:
-	@echo "make demo   run an export from Airflow to Cloud Storage on this machine; needs no Google account"
+	@echo "make demo   run an export from Airflow to Cloud Storage on this machine; needs no Google account; the"
+	@echo "            examples, BigQuery's too, then run by a click in the Airflow that it leaves open"
 	@echo "make test   set up and run the whole test suite; a part of it: make test COVERED= ARGS='-k deferrable'"
+	@echo "make test-demo  click each example in the Airflow that the demo leaves open"
 	@echo "make quick  run the unit tests that need no local Healthcare API, in seconds; make watch: after each change"
 	@echo "make test-chaos  kill, stop and restart everything around exports, 17 minutes; as root, it installs"
 	@echo "            PostgreSQL and Redis; a part of it: make test-chaos ARGS='-k kill'"
@@ -45,12 +47,13 @@ help:
 	@echo "            As root, they install what they miss: Chromium, DCMTK, PostgreSQL, Redis; NO_INSTALL=1 prevents it."
 	@echo "make lint   ruff, mypy and codespell"
 	@echo "make docs   build the documentation, build/docs/index.html"
-	@echo "make bench  measure the trigger beside other providers', 25 minutes; ARGS=--quick: 4 minutes"
+	@echo "make bench  measure the trigger beside other providers', an hour; as root, it installs PostgreSQL;"
+	@echo "            the real triggerer only: ARGS=--triggerer; a short look: ARGS=--quick"
 	@echo "make lock   pin the newest versions of what the demo and the tests are run with"
 	@echo "make clean  remove all that the other targets made"
 	@echo "PYTHON=/path/to/python chooses the interpreter (3.11 or newer)."
 
-demo: $(VENV)/.demo-installed
+demo: $(VENV)/.demo-installed $(BIGQUERY_VENV)/.installed
 	@$(VENV)/bin/python -m demo
 
 test: $(VENV)/.tests-installed $(BIGQUERY_VENV)/.installed
@@ -63,6 +66,10 @@ quick: $(VENV)/.tests-installed
 
 watch: $(VENV)/.tests-installed
 	$(VENV)/bin/watchfiles "$(VENV)/bin/python -m pytest -q $(QUICK) $(ARGS)" airflow_provider_dicom tests/unit
+
+test-demo: $(VENV)/.tests-installed $(BIGQUERY_VENV)/.installed
+	@sh rig/install_chromium.sh
+	$(VENV)/bin/python -m pytest tests/demo $(ARGS)
 
 test-chaos: $(VENV)/.chaos-installed $(BIGQUERY_VENV)/.installed
 	@sh rig/install_databases.sh
@@ -95,6 +102,7 @@ docs: $(VENV)/.docs-installed
 	@echo "build/docs/index.html"
 
 bench: $(BENCH_VENV)/.installed
+	@sh rig/install_databases.sh
 	$(BENCH_VENV)/bin/python -m benchmarks $(ARGS)
 
 lock: $(UV)

@@ -5,12 +5,9 @@ Differences between the supported Airflow versions that common-compat does not c
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from airflow.providers.common.compat.sdk import AirflowException, BaseOperatorLink
-
-if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+from airflow.providers.common.compat.sdk import AirflowException, BaseOperatorLink, Context
 
 try:
     from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
@@ -44,12 +41,15 @@ except ImportError:  # Airflow 2
 
 #: Airflow 2 cannot show a plugin's page beside a task's log.
 HAS_TASK_VIEWS = find_spec("airflow.sdk") is not None
+#: Airflow 3.3 keeps values between the tries of a task.
+HAS_TASK_STATE = "task_state_store" in getattr(Context, "__annotations__", {})
 #: Airflow 3 builds a task's extra links on the worker and stores them; Airflow 2 builds them in the web
 #: server, where the task's templates are not rendered.
 BUILDS_LINKS_ON_WORKER = hasattr(BaseOperatorLink, "xcom_key")
 
 __all__ = [
     "BUILDS_LINKS_ON_WORKER",
+    "HAS_TASK_STATE",
     "HAS_TASK_VIEWS",
     "AssetRef",
     "Log",

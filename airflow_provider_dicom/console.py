@@ -62,9 +62,20 @@ def logs_query_url(operation: Operation, dicom_store: str | None = None) -> str:
     :param operation: the Operation as the API returned it.
     :param dicom_store: the full name of the DICOM store, if it is known.
     """
+    query = quote(logs_query(operation, dicom_store), safe="")
+    project_id = _ids(operation["name"]).get("projects", "")
+    return f"{_base()}/logs/query;query={query}?{urlencode({'project': project_id})}"
+
+
+def logs_query(operation: Operation, dicom_store: str | None = None) -> str:
+    """
+    Build the log query for one Operation, as narrow as what is known of it.
+
+    :param operation: the Operation as the API returned it.
+    :param dicom_store: the full name of the DICOM store, if it is known.
+    """
     ids = _ids(operation["name"]) | _ids(dicom_store or "")
-    query = quote("\n".join(_log_restrictions(operation, ids)), safe="")
-    return f"{_base()}/logs/query;query={query}?{urlencode({'project': ids.get('projects', '')})}"
+    return "\n".join(_log_restrictions(operation, ids))
 
 
 def _log_restrictions(operation: Operation, ids: dict[str, str]) -> Iterator[str]:

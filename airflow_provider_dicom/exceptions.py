@@ -42,7 +42,7 @@ from airflow_provider_dicom.api_types import Counters
 
 if TYPE_CHECKING:
     from airflow_provider_dicom.api_types import Operation
-    from airflow_provider_dicom.results import DicomExportCheckResult
+    from airflow_provider_dicom.results import DicomExportCheckResult, DicomExportFailures
 
 
 class DicomExportError(AirflowException):
@@ -60,6 +60,8 @@ class DicomExportError(AirflowException):
         super().__init__(message)
         self.operation = operation
         self.operation_name = operation_name or (operation["name"] if operation else None)
+        #: What Cloud Logging tells of the failed instances; None if it was not read.
+        self.failures: DicomExportFailures | None = None
 
     @property
     def message(self) -> str:

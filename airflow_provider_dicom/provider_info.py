@@ -29,7 +29,8 @@ def _google_fields() -> dict[str, Any]:
 
         for google_type in google_provider_info()["connection-types"]:
             if google_type["connection-type"] == "google_cloud_platform":
-                return dict(google_type["conn-fields"])
+                # Before version 20, the Google provider describes its fields in its hook only.
+                return dict(google_type.get("conn-fields", {}))
     except Exception as error:  # older and newer versions of the provider may differ in any way
         log.warning("The connection form lacks Google's fields: %s: %s", type(error).__name__, error)
     return {}

@@ -9,6 +9,11 @@ from typing import Literal, TypedDict
 OPERATION_NAME_KEY = "operation_name"
 #: The XCom with the latest progress record, which the tab "DICOM export" reads.
 PROGRESS_KEY = "progress"
+#: The XCom with the first 100 instances that failed, each a :class:`DicomExportFailure`.
+FAILURES_KEY = "failures"
+
+#: The XCom with the filter file of what a check found missing, which an export takes as its ``filter_uri``.
+MISSING_URI_KEY = "missing_uri"
 
 
 class DicomExportResult(TypedDict):
@@ -52,12 +57,55 @@ class DicomSelection(TypedDict):
     until: str | None
 
 
+class DicomExportFailure(TypedDict):
+    """
+    An instance that an export could not write, as Cloud Logging names it.
+
+    ``resource_path`` is None if the entry names no instance; ``code`` is the number of a ``google.rpc.Code``.
+    """
+
+    resource_path: str | None
+    code: int | None
+    message: str
+
+
+class DicomExportCause(TypedDict):
+    """
+    A cause of failed instances: ``count`` of them are known to have it, of which ``resource_paths`` lists the
+    first few.
+
+    In the ``message``, "..." stands for what differs from instance to instance.
+    """
+
+    code: int | None
+    message: str
+    count: int
+    resource_paths: list[str]
+
+
+class DicomExportFailures(TypedDict):
+    """
+    What Cloud Logging tells of the instances that an export could not write.
+
+    ``failure`` instances failed, and ``known`` of them are listed in Cloud Logging, where entries arrive late
+    and are limited in number. ``causes`` has the most frequent causes first; ``more_causes`` counts the
+    others. ``failures`` lists the first 100 instances.
+    """
+
+    failure: int
+    known: int
+    causes: list[DicomExportCause]
+    more_causes: int
+    failures: list[DicomExportFailure]
+
+
 class DicomExportCheckResult(TypedDict):
     """
     The result of a check of an export's destination, in instances.
 
     ``arrived`` counts all instances at the destination, expected or not, also those with some of their frames
-    only; ``missing_paths`` lists the first few of the ``missing`` instances.
+    only; ``missing_paths`` lists the first few of the ``missing`` instances. ``missing_uri`` is the filter
+    file that lists all of them; None if none is missing, or if the check was given no ``missing_uri``.
     """
 
     destination: str
@@ -65,3 +113,4 @@ class DicomExportCheckResult(TypedDict):
     arrived: int
     missing: int
     missing_paths: list[str]
+    missing_uri: str | None

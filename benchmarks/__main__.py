@@ -17,12 +17,13 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
 from rich.console import Console
 
-from benchmarks import environment, report
+from benchmarks import environment, report, triggerer
+from benchmarks.child import run_child
 from benchmarks.contest import Contest
 from benchmarks.contestants import BY_KEY, CONTESTANTS, FLOOR
 from benchmarks.environment import ROOT
@@ -43,6 +44,8 @@ INTERVAL = 5
 QUICK_DURATION = 20.0
 SIZES = (100, 1000, 10_000)
 QUICK_SIZES = (100,)
+#: Seconds between polls, and until the last operation ends, in the real triggerer.
+QUICK_TRIGGERER = (10, 40.0)
 REPEATS = 5
 PACKAGES = (
     "airflow-provider-dicom",
@@ -57,7 +60,9 @@ def _arguments(command_line: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="100 pending only, 20 s; writes no files")
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), metavar="N")
-    parser.add_argument("--duration", type=float, default=60.0, help="seconds until the last operation ends")
+    parser.add_argument(
+        "--duration", type=float, default=60.0, help="seconds until the last operation of a loop ends"
+    )
     parser.add_argument("--grace", type=float, default=240.0, help="seconds that an event may come late")
     parser.add_argument(
         "--contestants",
@@ -74,29 +79,20 @@ def _arguments(command_line: list[str]) -> argparse.Namespace:
         "--startup", action="store_true", help="measure only the start of a task; writes no files"
     )
     parser.add_argument(
+        "--triggerer",
+        action="store_true",
+        help="measure only the real triggerer, and put the figures beside the others of the last run",
+    )
+    parser.add_argument(
         "--before", metavar="REVISION", help="also measure the start of a task with this revision's package"
     )
     parser.add_argument("--report", action="store_true", help="measure nothing, show the last results again")
     arguments = parser.parse_args(command_line)
     if arguments.quick:
         arguments.sizes, arguments.duration = list(QUICK_SIZES), QUICK_DURATION
+    arguments.triggerer_interval = QUICK_TRIGGERER[0] if arguments.quick else triggerer.INTERVAL
+    arguments.triggerer_duration = QUICK_TRIGGERER[1] if arguments.quick else triggerer.DURATION
     return arguments
-
-
-def _child(module: str, *arguments: str, env: dict[str, str], stdin: str = "") -> Any:
-    """Run a module in a fresh process and return the JSON in the last line that it prints."""
-    process = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        input=stdin,
-        env=env,
-        cwd=ROOT,
-        text=True,
-        capture_output=True,
-        check=False,
-    )
-    if process.returncode != 0:
-        raise SystemExit(f"{module} {' '.join(arguments)} failed:\n{process.stderr[-4000:]}")
-    return json.loads(process.stdout.splitlines()[-1])
 
 
 def _run_contests(
@@ -117,7 +113,33 @@ def _run_contests(
                 grace=options.grace,
                 sabotage=options.sabotage,
             )
-            results.contests.append(_child("benchmarks.contest", env=env, stdin=json.dumps(asdict(contest))))
+            results.contests.append(
+                run_child("benchmarks.contest", env=env, stdin=json.dumps(asdict(contest)))
+            )
+
+
+def _run_triggerers(
+    results: Results, options: argparse.Namespace, url: str, folder: Path, console: Console
+) -> None:
+    results.triggerer_interval, results.triggerer_duration = (
+        options.triggerer_interval,
+        options.triggerer_duration,
+    )
+    results.triggerers = []
+    with triggerer.scenery(folder, url) as scenery:
+        for size in (size for size in options.sizes if size in triggerer.SIZES):
+            for key in (key for key in triggerer.CONTESTANTS if key in options.contestants):
+                console.print(f"{BY_KEY[key].label}, {size:,} in a real triggerer ...", highlight=False)
+                contest = Contest(
+                    contestant=key,
+                    size=size,
+                    url=url,
+                    interval=options.triggerer_interval,
+                    duration=options.triggerer_duration,
+                    grace=options.grace,
+                    sabotage=options.sabotage,
+                )
+                results.triggerers.append(asdict(triggerer.compete(scenery, contest)))
 
 
 @contextmanager
@@ -138,7 +160,7 @@ def _run_startups(
 
     def median(*arguments: str) -> dict[str, float]:
         # The first run may still have to compile.
-        runs = [_child("benchmarks.startup", *arguments, env=env) for _ in range(1 + REPEATS)][1:]
+        runs = [run_child("benchmarks.startup", *arguments, env=env) for _ in range(1 + REPEATS)][1:]
         return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
 
     for label, module in OPERATOR_MODULES.items():
@@ -150,7 +172,7 @@ def _run_startups(
             command = ("benchmarks.startup", "task", "dicom", url)
             # In turns, so that changes of the machine's load favour neither revision.
             runs = [
-                (_child(*command, env=env), _child(*command, env=env | {PACKAGE_FOLDER: folder}))
+                (run_child(*command, env=env), run_child(*command, env=env | {PACKAGE_FOLDER: folder}))
                 for _ in range(2 * REPEATS)
             ]
         for label, number in (("DICOM store", 0), (f"DICOM store at {before}", 1)):
@@ -167,12 +189,18 @@ def _machine() -> str:
 
 
 def _measure(options: argparse.Namespace, console: Console) -> Results:
-    results = Results(INTERVAL, options.duration, _machine(), {name: version(name) for name in PACKAGES})
+    if options.triggerer and not options.sabotage and RESULTS.exists():
+        results = Results.read(RESULTS)
+    else:
+        versions = {name: version(name) for name in PACKAGES}
+        results = Results(INTERVAL, options.duration, _machine(), versions)
     with tempfile.TemporaryDirectory() as folder, environment.server() as url:
         env = environment.variables(url, Path(folder))
-        if not options.startup:
+        if not (options.startup or options.triggerer):
             _run_contests(results, options, url, env, console)
-        if not options.sabotage:
+        if not options.startup:
+            _run_triggerers(results, options, url, Path(folder) / "triggerer", console)
+        if not (options.sabotage or options.triggerer):
             _run_startups(results, url, env, console, options.before)
     return results
 
@@ -193,7 +221,11 @@ def main(command_line: list[str]) -> int:
     failures = results.failures()
     for failure in failures:
         console.print(f"[red]Wrong or missing:[/] {failure}", highlight=False)
-    is_full_run = set(options.contestants) == set(BY_KEY) and set(results.sizes()) >= set(SIZES)
+    is_full_run = (
+        set(options.contestants) == set(BY_KEY)
+        and set(results.sizes()) >= set(SIZES)
+        and {row["size"] for row in results.triggerers} >= set(triggerer.SIZES)
+    )
     if is_full_run and not failures and not options.sabotage:
         _write(results, console)
     return 1 if failures or not all(verdict.reached for verdict in judged) else 0

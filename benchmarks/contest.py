@@ -208,7 +208,14 @@ class Referee:
         return lost + self.wrong
 
 
-def _control(url: str, path: str, content: object = None) -> dict[str, Any]:
+def control(url: str, path: str, content: object = None) -> dict[str, Any]:
+    """
+    Give the server a plan, or ask for its counts.
+
+    :param url: the server.
+    :param path: ``plan`` or ``counts``.
+    :param content: the plan.
+    """
     request = urllib.request.Request(
         f"{url}/_benchmark/{path}", data=None if content is None else json.dumps(content).encode()
     )
@@ -218,7 +225,7 @@ def _control(url: str, path: str, content: object = None) -> dict[str, Any]:
     return answer
 
 
-def _jobs(contest: Contest, start: float) -> list[Job]:
+def planned_jobs(contest: Contest, start: float) -> list[Job]:
     """Plan the ends of the operations: evenly over the second half, in a shuffled order."""
     half = contest.duration / 2
     ends = [start + half + half * (place + 1) / contest.size for place in range(contest.size)]
@@ -241,7 +248,7 @@ async def _run_all(referee: Referee, contestant: Contestant, patience: float) ->
 async def _warm_up(contest: Contest, contestant: Contestant) -> None:
     """Run one trigger, so that imports and set-up that a triggerer does only once are not measured."""
     now = time.monotonic()
-    _control(contest.url, "plan", {"ends": [now], "may_list": contestant.may_list})
+    control(contest.url, "plan", {"ends": [now], "may_list": contestant.may_list})
     referee = Referee(contestant, [Job(1, now, 1, contest.url)])
     await _run_all(referee, contestant, patience=60.0)
     if mistakes := referee.mistakes():
@@ -255,7 +262,7 @@ async def _measure(contest: Contest, turns: TurnClock, collections: CollectionCl
     await _warm_up(contest, contestant)
     gc.collect()
     start = time.monotonic()
-    jobs = _jobs(contest, start)
+    jobs = planned_jobs(contest, start)
     plan = {
         "start": start,
         "ends": [job.end for job in jobs],
@@ -263,7 +270,7 @@ async def _measure(contest: Contest, turns: TurnClock, collections: CollectionCl
         "older": OLDER_OPERATIONS,
         "sabotage": contest.sabotage,
     }
-    _control(contest.url, "plan", plan)
+    control(contest.url, "plan", plan)
     referee, probe = Referee(contestant, jobs), Probe(collections)
     probing = asyncio.create_task(probe.run())
     before = probe.resident()
@@ -272,7 +279,7 @@ async def _measure(contest: Contest, turns: TurnClock, collections: CollectionCl
     await _run_all(referee, contestant, contest.duration + contest.grace)
     cpu, wall = time.process_time() - cpu, time.monotonic() - wall
     probing.cancel()
-    counts = _control(contest.url, "counts")
+    counts = control(contest.url, "counts")
     mistakes = referee.mistakes()
     return Result(
         contestant=contest.contestant,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from benchmarks.contestants import BY_KEY, CONTESTANTS, PEERS
-from benchmarks.targets import KIB
+from benchmarks.contestants import BY_KEY, CONTESTANTS, FLOOR, PEERS
+from benchmarks.targets import KIB, triggerer_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +31,21 @@ COLUMNS = (
     "GC ms",
     "delay s, median / max",
     "KiB each",
+    "lost",
+)
+TRIGGERER_COLUMNS = (
+    "trigger",
+    "deferred",
+    "supervisor, CPU s",
+    "runner, CPU s",
+    "PostgreSQL, CPU s",
+    "sum",
+    "of the floor",
+    "requests",
+    "XCom rows",
+    "log MiB",
+    "KiB each",
+    "delay s, median / max",
     "lost",
 )
 STARTUP_COLUMNS = ("operator", "import ms", "to deferral, CPU ms", "to deferral, wall ms")
@@ -84,7 +99,7 @@ def sections(results: Results, verdicts: Sequence[Verdict]) -> list[Section]:
     :param results: the run.
     :param verdicts: the targets, judged.
     """
-    found = [_contests(results), _startup(results), _targets(verdicts)]
+    found = [_contests(results), _triggerers(results), _startup(results), _targets(verdicts)]
     return [section for section in found if section.rows]
 
 
@@ -110,7 +125,6 @@ def _contests(results: Results) -> Section:
 
 
 def _cells(row: Row) -> list[str]:
-    delay = "-" if row["delay_max"] is None else f"{row['delay_median']:.1f} / {row['delay_max']:.1f}"
     return [
         BY_KEY[row["contestant"]].label,
         f"{row['size']:,}",
@@ -120,11 +134,56 @@ def _cells(row: Row) -> list[str]:
         f"{row['tokens']:,}",
         f"{row['stall'] * 1000:,.0f}",
         f"{row['collection'] * 1000:,.0f}",
-        delay,
+        _delays(row),
         # A hundred triggers need less memory than the process gains and loses by itself.
         f"{row['memory'] / KIB:.1f}" if row["size"] >= 1000 else "-",
         str(row["lost"]) if row["lost"] else "",
     ]
+
+
+def _triggerers(results: Results) -> Section:
+    rows = results.triggerers
+    return Section(
+        "In a real triggerer",
+        "Airflow's triggerer with its supervisor, its log files and PostgreSQL. The deferred tasks are put "
+        f"straight into the database, polled every {results.triggerer_interval} s, and their operations end "
+        f"between {results.triggerer_duration / 2:.0f} and {results.triggerer_duration:.0f} s after the "
+        "start; their counters move. Each contestant has a triggerer of its own, which has followed one "
+        "operation before: what happens only once in a process, such as the first XCom (it loads Airflow's "
+        "API, about 4 s), is not measured. The triggerers run one after the other for the same time.\n\n"
+        "- *Supervisor*: the process that serves the events, heartbeats, XComs and log lines of all "
+        "triggers; *runner*: the process with the event loop.\n"
+        "- *Of the floor*: the sum of CPU divided by that of *Only sleeping*.\n"
+        "- *XCom rows*: rows written to the table of XComs.\n"
+        "- *KiB each*: memory of supervisor and runner for each task.\n"
+        "- *Delay*: the time from the end of an operation until Airflow has scheduled its task again.\n"
+        "- *Lost*: events that were missing or wrong.",
+        TRIGGERER_COLUMNS,
+        [_triggerer_cells(row, results.triggerer(FLOOR, row["size"])) for row in rows],
+        frozenset(number for number, row in enumerate(rows) if BY_KEY[row["contestant"]].ours),
+    )
+
+
+def _triggerer_cells(row: Row, floor: Row | None) -> list[str]:
+    return [
+        BY_KEY[row["contestant"]].label,
+        f"{row['size']:,}",
+        f"{row['supervisor']:.1f}",
+        f"{row['runner']:.1f}",
+        f"{row['database']:.1f}",
+        f"{triggerer_cpu(row):.1f}",
+        f"{triggerer_cpu(row) / triggerer_cpu(floor):.2f}" if floor else "",
+        f"{row['requests']:,}",
+        f"{row['xcoms']:,}",
+        f"{row['log'] / KIB**2:.2f}",
+        f"{row['memory'] / KIB:.1f}" if row["size"] >= 1000 else "-",
+        _delays(row),
+        str(row["lost"]) if row["lost"] else "",
+    ]
+
+
+def _delays(row: Row) -> str:
+    return "-" if row["delay_max"] is None else f"{row['delay_median']:.1f} / {row['delay_max']:.1f}"
 
 
 def _startup(results: Results) -> Section:

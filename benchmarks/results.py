@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.contestants import BY_KEY, FLOOR
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 Row = dict[str, Any]
@@ -27,6 +27,10 @@ class Results:
     :param contests: one row per contestant and size, as ``benchmarks.contest.Result`` has it.
     :param imports: seconds that importing an operator module takes over ``airflow.sdk``, by label.
     :param tasks: CPU and wall seconds of one task from its operator's import to its deferral, by label.
+    :param triggerers: one row per contestant and size in a real triggerer, as
+        ``benchmarks.triggerer.TriggererResult`` has it.
+    :param triggerer_interval: seconds between polls in the real triggerer.
+    :param triggerer_duration: seconds until the last operation of a contest in the real triggerer ended.
     """
 
     interval: int
@@ -36,11 +40,17 @@ class Results:
     contests: list[Row] = field(default_factory=list)
     imports: dict[str, float] = field(default_factory=dict)
     tasks: dict[str, dict[str, float]] = field(default_factory=dict)
+    triggerers: list[Row] = field(default_factory=list)
+    triggerer_interval: int = 0
+    triggerer_duration: float = 0.0
 
     def row(self, contestant: str, size: int) -> Row | None:
         """Return the row of a contestant at a size; None if it was not measured."""
-        found = (row for row in self.contests if (row["contestant"], row["size"]) == (contestant, size))
-        return next(found, None)
+        return _row(self.contests, contestant, size)
+
+    def triggerer(self, contestant: str, size: int) -> Row | None:
+        """Return the row of a contestant at a size in a real triggerer; None if it was not measured."""
+        return _row(self.triggerers, contestant, size)
 
     def ours(self) -> Iterator[Row]:
         """Return the rows of this provider's trigger."""
@@ -54,7 +64,7 @@ class Results:
         """Return the missing and wrong events of this provider and of the floor, which make a run invalid."""
         return [
             f"{BY_KEY[row['contestant']].label}, {row['size']:,}: {mistake}"
-            for row in self.contests
+            for row in (*self.contests, *self.triggerers)
             if BY_KEY[row["contestant"]].ours or row["contestant"] == FLOOR
             for mistake in row["mistakes"]
         ]
@@ -67,3 +77,8 @@ class Results:
     def read(cls, path: Path) -> Results:
         """Read a run from a file."""
         return cls(**json.loads(path.read_text()))
+
+
+def _row(rows: Sequence[Row], contestant: str, size: int) -> Row | None:
+    found = (row for row in rows if (row["contestant"], row["size"]) == (contestant, size))
+    return next(found, None)

@@ -31,7 +31,10 @@ class SleepingTrigger(BaseTrigger):
 
     def serialize(self) -> tuple[str, dict[str, object]]:
         """Return the trigger's class path and arguments."""
-        return f"{__name__}.SleepingTrigger", vars(self)
+        return (
+            "benchmarks.sleeping.SleepingTrigger",
+            {name: getattr(self, name) for name in ("number", "end", "interval", "failed")},
+        )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Sleep until the operation has ended, and yield one event."""

@@ -45,7 +45,8 @@ def verdicts(results: Results) -> list[Verdict]:
     :param results: the run.
     """
     found: list[Verdict] = []
-    for judge in (_cpu, _requests, _without_lists, _stall, _memory, _import, _delay):
+    judges = (_cpu, _requests, _without_lists, _stall, _memory, _import, _delay, _triggerer)
+    for judge in judges:
         found.extend(judge(results))
     return found
 
@@ -74,6 +75,8 @@ def _cpu(results: Results) -> Iterator[Verdict]:
 
 
 def _requests(results: Results) -> Iterator[Verdict]:
+    if row := results.row("one_dataset", 1000):
+        yield Verdict("1,000 pending in one dataset: requests", row["requests"], 20)
     for what in ("requests", "connections"):
         ratio = _ratio(results, "one_dataset", itemgetter(what))
         if ratio is not None:
@@ -120,3 +123,37 @@ def _delay(results: Results) -> Iterator[Verdict]:
         if delays:
             limit = results.interval + 1
             yield Verdict(f"{size:,} pending: detection delay, slowest of all", max(delays), limit, " s")
+
+
+def triggerer_cpu(row: Row) -> float:
+    """
+    Return the CPU seconds of a contest in a real triggerer: supervisor, runner and database.
+
+    :param row: the contest.
+    """
+    return float(row["supervisor"] + row["runner"] + row["database"])
+
+
+def _triggerer(results: Results) -> Iterator[Verdict]:
+    """Judge 1,000 exports in a real triggerer."""
+    size = 1000
+    if (floor := results.triggerer(FLOOR, size)) is None:
+        return
+    for key, of_floor in (("one_dataset", 2.0), ("list_forbidden", 2.5)):
+        if (row := results.triggerer(key, size)) is None:
+            continue
+        what = f"1,000 in a triggerer, {BY_KEY[key].label.removeprefix('DICOM, ')}"
+        ratio = triggerer_cpu(row) / triggerer_cpu(floor)
+        yield Verdict(f"{what}: CPU in all, of the sleeping floor's", ratio, of_floor)
+        ratio = row["supervisor"] / floor["supervisor"]
+        yield Verdict(f"{what}: supervisor's CPU, of the sleeping floor's", ratio, 2.0)
+        if row["delay_max"] is not None and floor["delay_max"] is not None:
+            limit = results.triggerer_interval + floor["delay_max"] + 1
+            yield Verdict(f"{what}: delay until scheduled, slowest", row["delay_max"], limit, " s")
+        log = (row["log"] - floor["log"]) / KIB**2
+        yield Verdict(f"{what}: log lines beside the sleeping floor's", log, 1.0, " MiB")
+    peer, refused = results.triggerer("databricks", size), results.triggerer("list_forbidden", size)
+    # A peer that lost events did not do all of its work.
+    if peer and refused and not peer["mistakes"]:
+        ratio = triggerer_cpu(refused) / triggerer_cpu(peer)
+        yield Verdict("1,000 in a triggerer, list forbidden: CPU in all, of Databricks'", ratio, 0.6)

@@ -72,7 +72,7 @@ def _run(state: Path, view: View) -> int:
     try:
         demo.run()
         if view.interactive:
-            view.farewell(demo.airflow_address)
+            view.farewell(demo.airflow_address, demo.bucket_address, demo.examples)
             signal.pause()
     except Interrupted as interrupted:
         if demo.complete:

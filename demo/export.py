@@ -1,19 +1,25 @@
-"""The demo itself: servers, upload, one run of the nightly DAG, and a check of the bucket."""
+"""
+The demo itself: servers, upload, one run of the nightly DAG, and a check of the bucket.
+
+On a terminal, Airflow stays open for people who try the other examples: these get a pool, BigQuery, a second
+DICOM store, and studies of the day before.
+"""
 
 from __future__ import annotations
 
+import ast
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import requests
 
 from airflow_provider_dicom.api_types import Counters
-from demo.summary import by_study, object_name, phases
+from demo.summary import Example, by_study, object_name, phases
 from rig.airflow import FINISHED, AirflowStandalone
 from rig.control import Control
-from rig.dicom_files import create_store, sample_files, uids_of, upload
-from rig.servers import ROOT, HealthcareEmulator, StorageEmulator, loopback_session
+from rig.dicom_files import Uids, create_store, sample_files, uids_of, upload, upload_copies
+from rig.servers import ROOT, BigQueryEmulator, HealthcareEmulator, StorageEmulator, loopback_session
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +29,11 @@ if TYPE_CHECKING:
 
 PROJECT = "demo-project"
 LOCATION, DATASET, STORE, BUCKET = "europe-west3", "radiology", "pacs", "dicom-exports"
-STORE_NAME = f"projects/{PROJECT}/locations/{LOCATION}/datasets/{DATASET}/dicomStores/{STORE}"
+STORES = f"projects/{PROJECT}/locations/{LOCATION}/datasets/{DATASET}/dicomStores"
+STORE_NAME = f"{STORES}/{STORE}"
+#: What the other examples need: a second DICOM store, a table, and a pool.
+SECOND_STORE, TABLE, POOL = "archive", f"{PROJECT}.{DATASET}.dicom_metadata", "dicom_exports"
+EXAMPLES = ROOT / "example_dags"
 DAG_ID, RUN_ID, TASK_ID = "dicom_nightly_to_gcs", "demo", "export"
 SECONDS_PER_INSTANCE = 0.1
 RUN_TIMEOUT = 120.0
@@ -43,27 +53,48 @@ class Demo:
     def __init__(self, state: Path, view: View) -> None:
         self._view = view
         self._storage = StorageEmulator(state)
-        self._healthcare = HealthcareEmulator(state, env={"STORAGE_EMULATOR_HOST": self._storage.url})
+        self._bigquery = BigQueryEmulator(state)
+        destinations = {
+            "STORAGE_EMULATOR_HOST": self._storage.url,
+            "BIGQUERY_EMULATOR_HOST": self._bigquery.url,
+        }
+        self._healthcare = HealthcareEmulator(state, env=destinations)
         self._airflow = AirflowStandalone(
             state / "airflow",
-            ROOT / "example_dags",
+            EXAMPLES,
             {
+                **destinations,
                 "HEALTHCARE_EMULATOR_HOST": self._healthcare.url,
-                "STORAGE_EMULATOR_HOST": self._storage.url,
                 "DICOM_LOCATION": LOCATION,
                 "DICOM_DATASET": DATASET,
-                "DICOM_STORE": STORE,
+                "DICOM_STORE": f"{STORE},{SECOND_STORE}",
                 "DICOM_BUCKET": BUCKET,
+                "DICOM_TABLE": TABLE,
             },
             project_id=PROJECT,
         )
         self.servers: list[Server] = [self._storage, self._healthcare, self._airflow]
+        if view.interactive:
+            self.servers.insert(0, self._bigquery)
         self.complete = False
 
     @property
     def airflow_address(self) -> str:
         """The address of the run in Airflow's web interface."""
         return f"{self._airflow.url}/dags/{DAG_ID}/runs/{RUN_ID}"
+
+    @property
+    def bucket_address(self) -> str:
+        """The address of the list of exported objects."""
+        return f"{self._storage.url}/storage/v1/b/{BUCKET}/o"
+
+    @property
+    def examples(self) -> list[Example]:
+        """The example DAGs, with their addresses in Airflow's web interface."""
+        return [
+            Example(path.stem, f"{self._airflow.url}/dags/{path.stem}", _first_sentence(path))
+            for path in sorted(EXAMPLES.glob("*.py"))
+        ]
 
     def run(self) -> None:
         """Run the demo.
@@ -86,12 +117,28 @@ class Demo:
             self._airflow.rest.trigger(DAG_ID, logical_date=now.isoformat(), run_id=RUN_ID)
         counters = self._watch(len(files))
         self._conclude(files, f"dicom/{now:%Y-%m-%d}/", counters)
+        if self._view.interactive:
+            with self._view.step("Preparing the other examples", "Prepared the other examples"):
+                self._prepare_examples(files, now)
 
     def _prepare(self, files: list[Path]) -> None:
         self._storage.create_bucket(BUCKET)
         create_store(self._healthcare.url, STORE_NAME)
         upload(self._healthcare.url, STORE_NAME, files)
         Control(self._healthcare.url).settings(advance="time", seconds_per_instance=SECONDS_PER_INSTANCE)
+
+    def _prepare_examples(self, files: list[Path], now: datetime) -> None:
+        self._airflow.rest.create_pool(POOL, 2, include_deferred=True)
+        self._bigquery.wait_until_healthy()
+        self._bigquery.create_dataset(*TABLE.split(".")[:2])
+        create_store(self._healthcare.url, f"{STORES}/{SECOND_STORE}")
+        upload(self._healthcare.url, f"{STORES}/{SECOND_STORE}", files[:20])
+        # What the incremental exports find.
+        arrived = [Uids("1.2.3", "1.2.3.1", f"1.2.3.1.{number}") for number in range(1, 6)]
+        day = now - timedelta(days=1)
+        upload_copies(self._healthcare.url, STORE_NAME, arrived, study_date=f"{day:%Y%m%d}")
+        for example in self.examples:
+            self._airflow.rest.wait_for_dag(example.dag_id)
 
     def _watch(self, total: int) -> Counters:
         """Show the run's progress until it has ended, and return the Operation's last counters."""
@@ -149,3 +196,8 @@ class Demo:
             for task in rest.tasks(DAG_ID, RUN_ID)
             if task["start_date"] and task["state"] != "success"
         ]
+
+
+def _first_sentence(path: Path) -> str:
+    """Return the first line of a DAG file's description."""
+    return (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]

@@ -37,6 +37,15 @@ class Phase:
     seconds: float | None
 
 
+@dataclass(frozen=True)
+class Example:
+    """An example DAG: its address in Airflow's web interface, and what it does."""
+
+    dag_id: str
+    address: str
+    description: str
+
+
 def object_name(prefix: str, uids: Uids) -> str:
     """Return the object name of an exported instance."""
     return f"{prefix}{uids.study}/{uids.series}/{uids.instance}.dcm"

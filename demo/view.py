@@ -20,10 +20,10 @@ from rich.progress import (
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from airflow_provider_dicom.api_types import Counters
-    from demo.summary import Phase, Study
+    from demo.summary import Example, Phase, Study
 
 
 #: The width of the summary with whole UIDs, in columns.
@@ -107,10 +107,27 @@ class View:
         self._console.print(f"Instances that failed: {failed}. Expected objects that are missing: {missing}.")
         self._console.print(f"The task took {whole:.1f} s and held a worker slot for {held:.1f} s of them.")
 
-    def farewell(self, address: str) -> None:
-        """Show Airflow's address, and how to end the demo."""
+    def farewell(self, run: str, bucket: str, examples: Sequence[Example]) -> None:
+        """Show what to click next, and how to end the demo.
+
+        :param run: the address of the run in Airflow's web interface.
+        :param bucket: the address of the list of exported objects.
+        :param examples: the example DAGs.
+        """
+        table = Table(title="Each of these examples runs with its defaults", **_PLAIN, show_header=False)
+        table.add_column(no_wrap=True)
+        table.add_column()
+        for example in examples:
+            table.add_row(f"[link={example.address}]{example.dag_id}[/link]", escape(example.description))
         self._console.print()
-        self._console.print(f"Airflow is still running: [link={address}]{address}[/link]", soft_wrap=True)
+        self._console.print(table)
+        self._console.print()
+        for text, address in (
+            ("Airflow is still running. Open the run, its task export, then the tab DICOM export:", run),
+            ("Open an example, click Trigger, then Trigger in the form:", examples[0].address),
+            ("What has been exported is listed at:", bucket),
+        ):
+            self._console.print(f"{text}\n  [link={address}]{address}[/link]", soft_wrap=True)
         self._console.print("Press Ctrl-C to stop everything.")
 
     def note(self, message: str) -> None:

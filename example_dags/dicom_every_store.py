@@ -21,6 +21,9 @@ from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperato
 if TYPE_CHECKING:
     from airflow_provider_dicom.results import DicomExportResult
 
+# A run without a logical date (Airflow 3: of the API, of an asset, a cleared date) has no `ds`.
+DAY = "{{ ds if ds is defined else dag_run.run_after | ds }}"
+
 
 def offered(variable: str, default: str) -> Param:
     """Offer the values of a comma-separated environment variable; the first one is the default."""
@@ -57,7 +60,7 @@ with DAG(
         task_id="export",
         location="{{ params.location }}",
         dataset_id="{{ params.dataset }}",
-        destination="gs://{{ params.bucket }}/every_store/{{ ds }}/{{ task.dicom_store_id }}/",
+        destination=f"gs://{{{{ params.bucket }}}}/every_store/{DAY}/{{{{ task.dicom_store_id }}}}/",
         pool="dicom_exports",
         # The UI shows the DICOM store's id instead of the map index.
         map_index_template="{{ task.dicom_store_id }}",

@@ -28,7 +28,9 @@ STORE = {
     "dicom_store_id": "{{ params.store }}",
 }
 TABLE = "bq://{{ params.table }}"
-NIGHT = "gs://{{ params.bucket }}/by_arrival/{{ ds }}/"
+# A run without a logical date (Airflow 3: of the API, of an asset, a cleared date) has no `ds`.
+DAY = "{{ ds if ds is defined else dag_run.run_after | ds }}"
+NIGHT = f"gs://{{{{ params.bucket }}}}/by_arrival/{DAY}/"
 # One Variable for each DICOM store, by its full name, and each destination: a run for another of them must
 # not move the mark. Slashes are replaced, because REST clients put the Variable's name into a path.
 STORE_NAME = "{{ ti.xcom_pull(task_ids='refresh_table')['dicom_store'] | replace('/', ':') }}"
@@ -70,7 +72,7 @@ with DAG(
     select = DicomMetadataQueryOperator(
         task_id="select",
         table=TABLE,
-        filter_uri="gs://{{ params.bucket }}/filters/by_arrival/{{ ds }}.txt",
+        filter_uri=f"gs://{{{{ params.bucket }}}}/filters/by_arrival/{DAY}.txt",
         high_water_mark=MARK,
         # The next night exports instances that arrive while the table is written.
         until=refresh.output,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from airflow.sdk import DAG, Asset, CronPartitionTimetable, Param, PartitionedAssetTimetable, task
 
@@ -27,11 +28,11 @@ STORE = {
     "dicom_store_id": "{{ params.store }}",
 }
 NIGHTS = f"gs://{BUCKET}/by_study_date/"
-NIGHT = NIGHTS + "{{ partition_key }}/"
-FIRST_DAY = (
-    "{{ macros.ds_format(macros.ds_add(partition_key, -params.lookback_days), '%Y-%m-%d', '%Y%m%d') }}"
-)
-LAST_DAY = "{{ partition_key | replace('-', '') }}"
+# A run that a person triggers without a partition key is for the day before, too.
+DAY = "(dag_run.partition_key or macros.ds_add(dag_run.run_after | ds, -1))"
+NIGHT = f"{NIGHTS}{{{{ {DAY} }}}}/"
+FIRST_DAY = f"{{{{ macros.ds_add({DAY}, -params.lookback_days) | replace('-', '') }}}}"
+LAST_DAY = f"{{{{ {DAY} | replace('-', '') }}}}"
 
 nights = Asset(name="dicom_nights", uri=NIGHTS)
 
@@ -65,7 +66,7 @@ with DAG(
         level="instances",
         filters={"StudyDate": f"{FIRST_DAY}-{LAST_DAY}"},
         exclude_exported_to=NIGHTS,
-        filter_uri=f"gs://{BUCKET}/filters/by_study_date/{{{{ partition_key }}}}.txt",
+        filter_uri=f"gs://{BUCKET}/filters/by_study_date/{{{{ {DAY} }}}}.txt",
     )
     export = DicomStoreExportOperator(
         task_id="export",
@@ -94,10 +95,11 @@ with DAG(
 ) as consumer:
 
     @task
-    def count_files(partition_key: str | None = None) -> int:
-        """Use the files of one night: those of this run's partition."""
+    def count_files(dag_run: Any) -> int:
+        """Use the files of one night: those of this run's partition; without one, the files of all nights."""
         from airflow.providers.google.cloud.hooks.gcs import GCSHook
 
-        return len(GCSHook().list(BUCKET, prefix=f"by_study_date/{partition_key}/"))
+        night = f"{dag_run.partition_key}/" if dag_run.partition_key else ""
+        return len(GCSHook().list(BUCKET, prefix=f"by_study_date/{night}"))
 
     count_files()

@@ -19,15 +19,17 @@ from airflow.providers.common.compat.sdk import DAG, Param, task
 
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
 
+# A run without a logical date (Airflow 3: of the API, of an asset, a cleared date) has no `ds`.
+DAY = "(ds if ds is defined else dag_run.run_after | ds)"
 try:
     from airflow.sdk import CronPartitionTimetable
-except ImportError:  # before Airflow 3.3
+except ImportError:  # before Airflow 3.2
     SCHEDULE = "0 2 * * *"
-    NIGHT = "{{ ds }}"
+    NIGHT = f"{{{{ {DAY} }}}}"
 else:
     # Each night is a partition; its key names the night, also in a repeated run.
     SCHEDULE = CronPartitionTimetable("0 2 * * *", timezone="UTC", key_format="%Y-%m-%d")
-    NIGHT = "{{ partition_key or ds }}"
+    NIGHT = f"{{{{ dag_run.partition_key or {DAY} }}}}"
 
 if TYPE_CHECKING:
     from airflow_provider_dicom.results import DicomExportResult

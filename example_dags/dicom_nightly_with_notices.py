@@ -1,8 +1,8 @@
 """Exports a DICOM store every night; alerts on missed deadlines and skips pointless retries.
 
 - If the night's run has not ended by 06:00, a mail is sent while the run goes on.
-- Errors that a retry cannot repair fail the task at once: a missing role, or too many
-  instances that cannot be exported.
+- Errors that a retry cannot repair fail the task at once: a missing role, or instances
+  that failed for causes that the next try would meet again.
 - An exhausted quota is retried after a longer pause than other errors.
 
 The alert and the retry policy need Airflow 3.3; in an older Airflow, the export runs
@@ -27,6 +27,8 @@ from airflow_provider_dicom.exceptions import (
 )
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
 
+# A run without a logical date (Airflow 3: of the API, of an asset, a cleared date) has no `ds`.
+DAY = "{{ ds if ds is defined else dag_run.run_after | ds }}"
 of_the_dag: dict[str, Any] = {}
 of_the_task: dict[str, Any] = {}
 try:
@@ -36,11 +38,26 @@ try:
         DeadlineReference,
         ExceptionRetryPolicy,
         RetryAction,
+        RetryDecision,
         RetryRule,
     )
 except ImportError:
     pass
 else:
+    # Numbers of google.rpc.Code: INVALID_ARGUMENT, NOT_FOUND, UNIMPLEMENTED.
+    permanent = {3, 5, 12}
+
+    class StopEarly(ExceptionRetryPolicy):
+        """Does not retry if all known causes of failed instances are permanent."""
+
+        def evaluate(self, exception: BaseException, *args: Any, **kwargs: Any) -> RetryDecision:
+            """Decide by the causes, else by the rules."""
+            failures = getattr(exception, "failures", None)
+            causes = failures["causes"] if failures else []
+            if causes and all(cause["code"] in permanent for cause in causes):
+                return RetryDecision.fail(f"{causes[0]['count']} x {causes[0]['message']}")
+            return super().evaluate(exception, *args, **kwargs)
+
     of_the_dag["deadline"] = DeadlineAlert(
         # Runs start at 02:00, and users need the data at 06:00.
         reference=DeadlineReference.DAGRUN_LOGICAL_DATE,
@@ -58,7 +75,7 @@ else:
         ),
     )
     # Airflow never retries an invalid request or a missing resource: no rule is needed.
-    of_the_task["retry_policy"] = ExceptionRetryPolicy(
+    of_the_task["retry_policy"] = StopEarly(
         rules=[
             RetryRule(
                 exception=DicomExportPermissionError,
@@ -112,7 +129,7 @@ with DAG(
         location="{{ params.location }}",
         dataset_id="{{ params.dataset }}",
         dicom_store_id="{{ params.store }}",
-        destination="gs://{{ params.bucket }}/dicom/{{ ds }}/",
+        destination=f"gs://{{{{ params.bucket }}}}/dicom/{DAY}/",
         # A few invalid files do not fail the night; more than one in a hundred do.
         max_failures=0.01,
         execution_timeout=timedelta(hours=6),

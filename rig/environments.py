@@ -74,7 +74,8 @@ class Environment:
 
         :raises EnvironmentMissing: the Python version is not installed on this machine.
         """
-        inputs = (self.constraints, ROOT / "pyproject.toml")
+        # The module with the version is an input because the installed metadata has the version, too.
+        inputs = (self.constraints, ROOT / "pyproject.toml", ROOT / "airflow_provider_dicom" / "__init__.py")
         wanted = hashlib.sha256(b"".join(path.read_bytes() for path in inputs)).hexdigest()
         stamp = self.folder / ".installed"
         if stamp.exists() and stamp.read_text() == wanted:

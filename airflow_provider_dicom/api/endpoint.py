@@ -56,11 +56,12 @@ def configured_endpoint(api_endpoint: str | None) -> Endpoint | None:
     return None
 
 
-def universe_endpoint(universe_domain: str | None) -> Endpoint:
+def universe_endpoint(universe_domain: str | None, service: str = "healthcare") -> Endpoint:
     """
-    Build the endpoint of a Google Cloud universe.
+    Build the endpoint of an API in a Google Cloud universe.
 
     :param universe_domain: the universe's domain; Google's own if not given.
+    :param service: the name of the API.
     :raises DicomExportInvalidRequestError: if it is no domain.
     """
     domain = universe_domain or DEFAULT_UNIVERSE
@@ -70,7 +71,21 @@ def universe_endpoint(universe_domain: str | None) -> Endpoint:
             f"universe_domain={printable(domain, 100)!r} is not accepted; accepted: a domain such as "
             f"{DEFAULT_UNIVERSE!r}, in the connection's key or in GOOGLE_CLOUD_UNIVERSE_DOMAIN."
         )
-    return Endpoint(f"https://healthcare.{domain}")
+    return Endpoint(f"https://{service}.{domain}")
+
+
+def logging_endpoint(endpoint: Endpoint, universe_domain: str | None) -> Endpoint:
+    """
+    Return the server of Cloud Logging that belongs to a server of the Healthcare API.
+
+    A local Healthcare API is its own: nothing about it is sent to Google.
+
+    :param endpoint: the server of the Healthcare API.
+    :param universe_domain: the universe's domain; Google's own if not given.
+    """
+    if endpoint.anonymous or endpoint.is_loopback:
+        return endpoint
+    return universe_endpoint(universe_domain, "logging")
 
 
 def api_endpoint_error(value: object) -> str | None:

@@ -17,6 +17,15 @@ MAX_LENGTH = 2000
 
 # A password may hold any character, so everything up to the last "@" of a word is taken for userinfo.
 _USERINFO = re.compile(r"(?<=://)\S*@")
+#: Stands for what is not shown.
+_HIDDEN = "..."
+_QUOTATION = re.compile(r"""(?<!\w)(["'`\u201c])(.*?)(["'`\u201d])(?!\w)""")
+_PERSON_NAME = re.compile(r"[^\s\"'`=:(]*\^\S*")
+_HARMLESS = re.compile(
+    r"(?:gs://|bq://|projects/|/studies/)\S*"
+    r"|(?:application|image|video)/[\w.+-]+(?:; ?transfer-syntax=[\d.*]+)?"
+    r"|\d+(?:\.\d+){3,}"
+)
 
 
 def printable(text: str, max_length: int = MAX_LENGTH) -> str:
@@ -45,6 +54,22 @@ def without_userinfo(text: str) -> str:
     :param text: the text, such as an exception's.
     """
     return printable(_USERINFO.sub("...@", text))
+
+
+def without_values(text: str) -> str:
+    """
+    Remove from an error text what may be the value of an attribute, and make it one printable line.
+
+    Values stand in quotation marks, or are person names with ``^``; names of resources and formats, and UIDs,
+    are kept.
+
+    :param text: the text.
+    """
+
+    def shown(match: re.Match[str]) -> str:
+        return match[0] if _HARMLESS.fullmatch(match[2]) else f"{match[1]}{_HIDDEN}{match[3]}"
+
+    return _PERSON_NAME.sub(_HIDDEN, _QUOTATION.sub(shown, printable(text)))
 
 
 def describe_token_error(error: GoogleAuthError) -> str:

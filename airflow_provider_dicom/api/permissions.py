@@ -121,14 +121,19 @@ def explain_caller(
     else:
         resource = f"the dataset {dataset} (a grant on a DICOM store alone is not enough)"
         words = ("datasets", "add-iam-policy-binding", dataset.dataset_id)
-    grant = gcloud("healthcare", *words, **options, member=_member(caller), role=needed.role)
+    grant = gcloud("healthcare", *words, **options, member=iam_member(caller), role=needed.role)
     return (
         f"Needed: {needed.role} (it has {needed.permission}) for {holder} on {resource}.{needed.note} "
         f"Grant it with: {grant}"
     )
 
 
-def _member(caller: str | None) -> str:
+def iam_member(caller: str | None) -> str:
+    """
+    Build the member that is an account, for commands.
+
+    :param caller: the account's e-mail address, if it is known.
+    """
     if caller is None:
         return "serviceAccount:CALLER_EMAIL"
     return f"serviceAccount:{caller}" if caller.endswith("gserviceaccount.com") else f"user:{caller}"

@@ -9,10 +9,11 @@ It implements DICOM stores, uploads (STOW-RS), searches (QIDO-RS), retrieval (WA
 imports that are long-running operations and really write and read, through the Cloud Storage emulator at
 ``STORAGE_EMULATOR_HOST`` and the BigQuery emulator at ``BIGQUERY_EMULATOR_HOST``. Changes are streamed to
 BigQuery (``streamConfigs``) and published to the Pub/Sub emulator at ``PUBSUB_EMULATOR_HOST``
-(``notificationConfigs``). Requests are validated against Google's discovery document. The server is as strict
-as Google's API, where that is known; ``--lenient`` makes it less strict. ``v1beta1`` and ``v1alpha2`` are
-other names of what they share with ``v1``. With ``--data`` everything survives a crash, and interrupted
-exports and imports continue; only deliveries to BigQuery and Pub/Sub are lost.
+(``notificationConfigs``). At the same address it has ``entries.list`` of Cloud Logging, with an entry for
+each instance that an export could not write. Requests are validated against Google's discovery documents. The
+server is as strict as Google's API, where that is known; ``--lenient`` makes it less strict. ``v1beta1`` and
+``v1alpha2`` are other names of what they share with ``v1``. With ``--data`` everything survives a crash, and
+interrupted exports and imports continue; only deliveries to BigQuery and Pub/Sub are lost.
 
 These methods respond with HTTP 501, because viewers need them and exports do not: frames, rendered instances,
 bulk data, de-identification, storage settings, locations, and all that is not about DICOM.
@@ -29,6 +30,7 @@ Where it is simpler than the real API:
 - IAM policies are kept, but grant and deny nothing; the setting ``denied_permissions`` does.
 - All data has the storage class STANDARD.
 - DICOMweb errors have the same JSON envelope as all other errors.
+- Filters of log entries are comparisons with ``=``, ``:``, ``>=``, ``<=``, joined by ``AND`` or line breaks.
 - A path in a filter file that matches no instance counts as a failure of the export.
 
 Tests steer and observe the server below ``/_emulator``, with JSON bodies (``Content-Type:
@@ -39,9 +41,10 @@ application/json``); unknown fields are refused with HTTP 400:
 ``GET, PATCH /_emulator/settings``
     How fast exports advance (``advance``: ``time``, ``manual`` or ``immediate``; ``seconds_per_instance``,
     ``start_delay_seconds``, ``max_running_exports``, ``export_quota``), how they fail
-    (``failing_instances``, ``partial_failure``, ``operation_error``, ``denied_permissions``), and where the
-    server is less strict than Google's API (``missing_dataset_status``, ``create_missing_datasets``,
-    ``any_search``); see :class:`airflow_provider_dicom.emulator.settings.Settings`.
+    (``failing_instances``, ``partial_failure``, ``operation_error``, ``denied_permissions``), what Cloud
+    Logging lists of their errors (``log_lag_seconds``, ``max_log_entries``), and where the server is less
+    strict than Google's API (``missing_dataset_status``, ``create_missing_datasets``, ``any_search``); see
+    :class:`airflow_provider_dicom.emulator.settings.Settings`.
     Example: ``{"advance": "manual", "failing_instances": ["1.2.3"]}``.
 ``POST /_emulator/step``
     ``{"operation": name or null for all, "instances": n or null for all that are left}``: with ``"advance":

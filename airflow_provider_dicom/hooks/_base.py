@@ -18,7 +18,6 @@ from asgiref.sync import sync_to_async
 from google.auth.credentials import AnonymousCredentials
 
 from airflow_provider_dicom import connection_type
-from airflow_provider_dicom.api import methods, permissions
 from airflow_provider_dicom.api.endpoint import Endpoint, configured_endpoint, universe_endpoint
 from airflow_provider_dicom.api.foreign_text import without_userinfo
 from airflow_provider_dicom.api.resource_names import DatasetName, DicomStoreName
@@ -29,8 +28,8 @@ from airflow_provider_dicom.exceptions import (
     DicomExportAuthenticationError,
     DicomExportError,
     DicomExportInvalidRequestError,
-    DicomExportPermissionError,
 )
+from airflow_provider_dicom.hooks._roles import check_roles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,12 +39,12 @@ if TYPE_CHECKING:
     from google.auth.credentials import Credentials
 
     from airflow_provider_dicom.api.methods import ApiRequest
-    from airflow_provider_dicom.api.permissions import CallerPermission
     from airflow_provider_dicom.api.transport_async import AsyncTransport, CredentialErrorCache
 
 
 #: Fields of a connection that say where its credentials come from.
 _CREDENTIAL_FIELDS = (
+    "is_anonymous",
     "key_path",
     "keyfile_dict",
     "key_secret_name",
@@ -93,7 +92,7 @@ class DicomStoreBaseHook(GoogleBaseHook):
         """
         location, dataset_id = self._or_default(location=location, dataset_id=dataset_id)
         if project_id is None:
-            project_id = self._default_project_id()
+            project_id = self.default_project_id()
             if not project_id:
                 raise DicomExportInvalidRequestError(
                     f"project_id=None: the connection {self.gcp_conn_id!r} names no project either; "
@@ -110,7 +109,8 @@ class DicomStoreBaseHook(GoogleBaseHook):
             )
         return list(found.values())
 
-    def _default_project_id(self) -> str | None:
+    def default_project_id(self) -> str | None:
+        """Return the project of the connection, or of its credentials; None if neither names one."""
         if self.endpoint.anonymous:
             # A local Healthcare API needs no credentials, so there may be none that know a project.
             return cast("str | None", self._get_field("project"))
@@ -142,43 +142,9 @@ class DicomStoreBaseHook(GoogleBaseHook):
         """Read the connection's DICOM store, and name the permissions that its account lacks, if any."""
         try:
             with self:
-                return self._test_store(self.dicom_store_name())
+                return check_roles(self, self.dicom_store_name())
         except AirflowException as error:
             return False, str(error)
-
-    def _test_store(self, store: DicomStoreName) -> tuple[bool, str]:
-        # A person waits for the result, so no request is repeated. The store is read first because
-        # testIamPermissions answers for a store that does not exist with no permission at all.
-        refusal = None
-        try:
-            self._send(methods.get_dicom_store(store), 0)
-        except DicomExportPermissionError as error:
-            refusal = error
-        missing = self._missing_permissions(store, (permissions.GET_STORE, permissions.EXPORT))
-        missing += self._missing_permissions(
-            store.dataset, (permissions.GET_OPERATION, permissions.CANCEL_OPERATION)
-        )
-        explained = {
-            needed: f"Missing: {needed.permission}. "
-            + permissions.explain_caller(needed, store.dataset, store, self.caller)
-            for needed in missing
-        }
-        only_to_cancel = explained.pop(permissions.CANCEL_OPERATION, None)
-        if explained:
-            return False, " ".join(explained.values())
-        if refusal is not None:
-            return False, str(refusal)
-        message = f"Read {store}. The connection's account may start exports and poll them"
-        if only_to_cancel is None:
-            return True, f"{message}, and cancel them."
-        return True, f"{message}, but not cancel them when a task is killed. {only_to_cancel}"
-
-    def _missing_permissions(
-        self, resource: DicomStoreName | DatasetName, needed: tuple[CallerPermission, ...]
-    ) -> list[CallerPermission]:
-        request = methods.test_iam_permissions(resource, [one.permission for one in needed])
-        response = cast("dict[str, list[str]]", self._send(request, 0))
-        return [one for one in needed if one.permission not in response.get("permissions", [])]
 
     def close(self) -> None:
         """Close the HTTP session, if one was opened."""
@@ -205,10 +171,8 @@ class DicomStoreBaseHook(GoogleBaseHook):
             return
         endpoint = configured_endpoint(self.api_endpoint)
         listed = self._get_field(connection_type.ALLOWED_ENDPOINTS) or ""
-        allowed = [
-            *(listed.split(",") if isinstance(listed, str) else listed),
-            self._get_field("api_endpoint"),
-        ]
+        listed = listed.split(",") if isinstance(listed, str) else listed
+        allowed = [*listed, self._get_field("api_endpoint")]
         if endpoint is None or endpoint.anonymous or endpoint.is_loopback:
             return
         if endpoint not in [configured_endpoint(str(one).strip()) for one in allowed if one]:
@@ -230,8 +194,13 @@ class DicomStoreBaseHook(GoogleBaseHook):
         for api_endpoint in (self.api_endpoint, self._get_field("api_endpoint")):
             if (configured := configured_endpoint(api_endpoint)) is not None:
                 return configured
-        universe = self.get_client_options().universe_domain
-        return universe_endpoint(universe or getattr(self.get_credentials(), "universe_domain", None))
+        return universe_endpoint(self.universe_domain)
+
+    @property
+    def universe_domain(self) -> str | None:
+        """The domain of the Google Cloud universe; None for Google's own."""
+        universe: str | None = self.get_client_options().universe_domain
+        return universe or getattr(self.get_credentials(), "universe_domain", None)
 
     def get_credentials_and_project_id(self) -> tuple[Credentials, str | None]:
         """
@@ -240,13 +209,17 @@ class DicomStoreBaseHook(GoogleBaseHook):
         :raises DicomExportAuthenticationError: if the connection yields none; it quotes no setting.
         """
         try:
-            credentials: tuple[Credentials, str | None] = super().get_credentials_and_project_id()
+            return super().get_credentials_and_project_id()
         except Exception as error:  # a credential source may raise anything
             raise DicomExportAuthenticationError(self._credentials_advice(error)) from None
-        return credentials
+
+    @property
+    def credential_settings(self) -> list[str]:
+        """The names of the connection's settings that say where its credentials come from."""
+        return [name for name in _CREDENTIAL_FIELDS if self._get_field(name)]
 
     def _credentials_advice(self, error: Exception) -> str:
-        found = [name for name in _CREDENTIAL_FIELDS if self._get_field(name)]
+        found = self.credential_settings
         where = f"the connection's {' and '.join(found)}"
         if not found and not os.environ.get(_DEFAULT_CREDENTIALS):
             return (

@@ -16,7 +16,8 @@ from airflow_provider_dicom.exceptions import (
     DicomExportSubmissionUnknownError,
     DicomExportTransientError,
 )
-from airflow_provider_dicom.hooks._base import DicomStoreBaseAsyncHook, DicomStoreBaseHook
+from airflow_provider_dicom.hooks._base import DicomStoreBaseAsyncHook
+from airflow_provider_dicom.hooks._failures import FailuresHook
 from airflow_provider_dicom.lineage.datasets import report_export
 from airflow_provider_dicom.longrunning.polling import CONFIRMATION_PAUSES
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.longrunning.polling import OperationWatch
 
 
-class DicomStoreHook(DicomStoreBaseHook):
+class DicomStoreHook(FailuresHook):
     """
     Calls the Cloud Healthcare API for DICOM stores, their exports and their Operations.
 

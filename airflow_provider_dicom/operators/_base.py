@@ -8,7 +8,7 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypedDict, cast
 
-from airflow.providers.common.compat.sdk import Asset, AssetAlias
+from airflow.providers.common.compat.sdk import AirflowSkipException, Asset, AssetAlias
 
 from airflow_provider_dicom.api.destinations import asset_uri
 from airflow_provider_dicom.api.endpoint import api_endpoint_error
@@ -18,6 +18,7 @@ from airflow_provider_dicom.exceptions import DicomExportError, DicomExportTimeo
 from airflow_provider_dicom.longrunning.outcome import describe_accepted_error
 from airflow_provider_dicom.longrunning.progress import write_from_worker
 from airflow_provider_dicom.operators._parameters import ParameterOperator
+from airflow_provider_dicom.results import MISSING_URI_KEY
 from airflow_provider_dicom.validation import Kind, is_text_or_texts, max_failures_error, seconds_error
 
 if TYPE_CHECKING:
@@ -92,6 +93,16 @@ class ConnectedOperator(ParameterOperator):
         if self._has_rendered_endpoint:
             hook.refuse_unlisted_endpoint()
         return hook
+
+    def skip_if_nothing_is_missing(self, filter_uri: str | None) -> None:
+        """
+        Skip the task if its filter file is the ``missing_uri`` of a check that found nothing missing.
+
+        :param filter_uri: the parameter's value; from anywhere else, None is refused.
+        :raises AirflowSkipException: if nothing is missing.
+        """
+        if filter_uri in (None, "None") and MISSING_URI_KEY in self._origins.get("filter_uri", ""):
+            raise AirflowSkipException("Nothing is missing: there is nothing to export.")
 
     def connection_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
         """

@@ -32,7 +32,8 @@ from airflow_provider_dicom.exceptions import (
 from airflow_provider_dicom.links.dicom_store import store_links
 from airflow_provider_dicom.longrunning.outcome import describe_speed
 from airflow_provider_dicom.longrunning.polling import OperationWatch
-from airflow_provider_dicom.longrunning.progress import Throttle, write_from_worker
+from airflow_provider_dicom.longrunning.progress import write_from_worker
+from airflow_provider_dicom.longrunning.record_schedule import Throttle
 from airflow_provider_dicom.operators._base import deferral_timeout
 from airflow_provider_dicom.operators._submission import task_state_store
 from airflow_provider_dicom.operators._submission_record import SubmissionRecords

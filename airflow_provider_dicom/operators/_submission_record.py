@@ -16,6 +16,10 @@ A submission whose reply was lost may run on beside a later one: ``unknown_since
 the time in which the API may have accepted it. A value without any record says that no try of the task has
 submitted anything; no value at all says nothing, because Airflow forgets (``clear_on_success``, clean-up,
 retention).
+
+A record that is the task's only one, and repeatable, lies under the task state's key itself, as version 0.1.0
+wrote it: during an upgrade, workers of 0.1.0 re-attach by it. All other records are not readable for them on
+purpose: they fail with a ``KeyError`` before they submit, where 0.1.0 would append rows twice.
 """
 
 from __future__ import annotations
@@ -54,7 +58,7 @@ class SubmissionRecord(TypedDict):
     """
     The record of a submission in the task state.
 
-    Records of the first version have no ``state``: without an Operation's name they are intents.
+    Records of version 0.1.0 have no ``state``: without an Operation's name they are intents.
     """
 
     dicom_store: str
@@ -108,9 +112,9 @@ class SubmissionRecords:
         value = None if self._store is None else self._store.get(self._state_key)
         if not isinstance(value, dict):
             return None
-        if "operation_name" in value:  # the first version kept one record only
+        if "operation_name" in value:  # a single record, or one of version 0.1.0
             record = cast("SubmissionRecord", value)
-            return {record_key(record["dicom_store"], _destination(record["request"])): record}
+            return {_key_of(record): record}
         return cast("dict[str, SubmissionRecord]", value)
 
     def open(self) -> None:
@@ -147,8 +151,12 @@ class SubmissionRecords:
 
     def _write(self, records: dict[str, SubmissionRecord]) -> None:
         assert self._store is not None
+        value: object = records
+        if len(records) == 1:
+            ((key, record),) = records.items()
+            value = record if is_repeatable(record) and key == _key_of(record) else records
         expires = bool(records) and all(map(is_repeatable, records.values()))
-        self._store.set(self._state_key, records, retention=RETENTION if expires else NEVER_EXPIRE)
+        self._store.set(self._state_key, value, retention=RETENTION if expires else NEVER_EXPIRE)
 
 
 class Verdict(Enum):
@@ -286,6 +294,10 @@ def record_key(dicom_store: str, destination: str | None) -> str:
     :param destination: the URI of the destination; a trailing slash does not matter.
     """
     return f"{dicom_store} {(destination or '').rstrip('/')}"
+
+
+def _key_of(record: SubmissionRecord) -> str:
+    return record_key(record["dicom_store"], _destination(record["request"]))
 
 
 def _destination(request: Mapping[str, object]) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from airflow_provider_dicom.api.destinations import parse_destination, parse_gcs_uri
@@ -15,7 +14,7 @@ from airflow_provider_dicom.operators._base import (
     ConnectedOperator,
 )
 from airflow_provider_dicom.selection.disk_set import DiskMap
-from airflow_provider_dicom.selection.filter_file import read_filter
+from airflow_provider_dicom.selection.filter_file import FilterFile, read_filter
 from airflow_provider_dicom.selection.inventory import Inventory
 from airflow_provider_dicom.validation import Kind, parse_errors, raise_if_invalid
 
@@ -57,6 +56,8 @@ class DicomStoreExportCheckOperator(ConnectedOperator):
         if not given (templated).
     :param on_missing: ``"fail"`` fails the task if instances are missing, ``"warn"`` reports them in the log
         and in the result only (templated).
+    :param missing_uri: ``gs://bucket/object`` to which the paths of the missing instances are written, as the
+        filter file of an export; nothing is written if no instance is missing (templated).
     :param project_id: the DICOM store's project, which also pays for the query of a table; the connection's
         if not given (templated).
     :param gcp_conn_id: the Airflow connection (templated).
@@ -73,6 +74,7 @@ class DicomStoreExportCheckOperator(ConnectedOperator):
         "destination",
         "filter_uri",
         "on_missing",
+        "missing_uri",
         "project_id",
         "gcp_conn_id",
         "impersonation_chain",
@@ -83,6 +85,7 @@ class DicomStoreExportCheckOperator(ConnectedOperator):
         "destination": Kind.REQUIRED,
         "filter_uri": Kind.RESTRICTION,
         "on_missing": Kind.REQUIRED,
+        "missing_uri": Kind.RESTRICTION,
         **CONNECTION_PARAMETERS,
     }
     ui_color = "#e8f0fe"
@@ -96,19 +99,22 @@ class DicomStoreExportCheckOperator(ConnectedOperator):
         destination: str,
         filter_uri: str | None = None,
         on_missing: OnMissing = "fail",
+        missing_uri: str | None = None,
         project_id: str | None = None,
         gcp_conn_id: str = "google_cloud_default",
         impersonation_chain: str | Sequence[str] | None = None,
         api_endpoint: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        # Other tasks take the values of the result by their names.
+        super().__init__(**{"multiple_outputs": True, **kwargs})
         self.location = location
         self.dataset_id = dataset_id
         self.dicom_store_id = dicom_store_id
         self.destination = destination
         self.filter_uri = filter_uri
         self.on_missing = on_missing
+        self.missing_uri = missing_uri
         self.project_id = project_id
         self.gcp_conn_id = gcp_conn_id
         self.impersonation_chain = impersonation_chain
@@ -123,6 +129,7 @@ class DicomStoreExportCheckOperator(ConnectedOperator):
         :raises DicomExportIncompleteError: if instances are missing and ``on_missing`` is ``"fail"``.
         :raises DicomExportError: if the DICOM store or the destination cannot be read.
         """
+        self.skip_if_nothing_is_missing(self.filter_uri)
         raise_if_invalid(self._validation_errors(frozenset()))
         with self.hook() as hook:
             store = hook.dicom_store_name(
@@ -131,17 +138,26 @@ class DicomStoreExportCheckOperator(ConnectedOperator):
             # The destination is read last: an instance that arrives meanwhile does not count as missing.
             with DiskMap(self._expected(hook, store)) as expected, self._arrived() as arrived:
                 arrived.warn_of_ignored(self.log)
-                missing = self._missing(hook, store, expected, arrived)
-                missing_paths = [*islice(missing, MAX_MISSING_PATHS)]
-                return self._report(
-                    {
-                        "destination": self.destination,
-                        "expected": len(expected),
-                        "arrived": len(arrived),
-                        "missing": len(missing_paths) + sum(1 for _ in missing),
-                        "missing_paths": missing_paths,
-                    }
-                )
+                with FilterFile.of(self._missing(hook, store, expected, arrived)) as missing:
+                    return self._report(
+                        {
+                            "destination": self.destination,
+                            "expected": len(expected),
+                            "arrived": len(arrived),
+                            "missing": missing.count,
+                            "missing_paths": missing.first(MAX_MISSING_PATHS),
+                            "missing_uri": self._write(missing),
+                        }
+                    )
+
+    def _write(self, missing: FilterFile) -> str | None:
+        if self.missing_uri is None or not missing.count:
+            return None
+        missing.upload(
+            self.missing_uri, gcp_conn_id=self.gcp_conn_id, impersonation_chain=self.impersonation_chain
+        )
+        self.log.info("Wrote the paths of %d missing instances to %s.", missing.count, self.missing_uri)
+        return self.missing_uri
 
     def _report(self, result: DicomExportCheckResult) -> DicomExportCheckResult:
         summary = (
@@ -216,6 +232,8 @@ class DicomStoreExportCheckOperator(ConnectedOperator):
             yield from parse_errors(parse_destination, self.destination)
         if "filter_uri" not in unrendered and self.filter_uri is not None:
             yield from parse_errors(parse_gcs_uri, self.filter_uri, "filter_uri", is_object=True)
+        if "missing_uri" not in unrendered and self.missing_uri is not None:
+            yield from parse_errors(parse_gcs_uri, self.missing_uri, "missing_uri", is_object=True)
         if "on_missing" not in unrendered and self.on_missing not in get_args(OnMissing):
             yield f"on_missing={self.on_missing!r} is not accepted; accepted: fail, warn."
         yield from self.connection_errors(unrendered)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowSkipException
 
@@ -15,25 +15,18 @@ from airflow_provider_dicom.api.resource_names import DicomStoreName, OperationN
 from airflow_provider_dicom.exceptions import (
     DicomExportInvalidRequestError,
     DicomExportOperationFailedError,
-    DicomExportPermissionError,
-    DicomExportUnavailableError,
 )
 from airflow_provider_dicom.links.dicom_store import EXPORT_LINKS
 from airflow_provider_dicom.longrunning.outcome import outcome
 from airflow_provider_dicom.operators._base import CONNECTION_PARAMETERS, STORE_PARAMETERS
-from airflow_provider_dicom.operators._long_running import LongRunningOperator
+from airflow_provider_dicom.operators._failures import FailureListingOperator
+from airflow_provider_dicom.operators._filtering import FilteringOperator
 from airflow_provider_dicom.operators._submission_record import earliest_snapshot, unknown_time
 from airflow_provider_dicom.operators._submission_types import Submission, destination_error
-from airflow_provider_dicom.selection.filter_file import (
-    FilterFile,
-    read_filter,
-    resource_path_errors,
-    stored_filter,
-)
 from airflow_provider_dicom.validation import Kind, raise_if_invalid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
     from airflow.providers.common.compat.openlineage.facet import Dataset, RunFacet
@@ -43,28 +36,13 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.api.export_request import ExportBody
     from airflow_provider_dicom.api_types import Operation
     from airflow_provider_dicom.hooks.dicom_store import DicomStoreHook
-    from airflow_provider_dicom.operators._submission_types import Decision
     from airflow_provider_dicom.results import DicomExportResult
 
 #: The key of the records in the task state. Running deployments have stored it: never rename it.
 STATE_KEY = "dicom_export"
 
 
-class PreparedFilter(NamedTuple):
-    """
-    The filter of an export.
-
-    :param digest: a digest of the filter file's content; None without a filter.
-    :param is_written: the task itself writes the file.
-    :param prepare: has to be called before the submission.
-    """
-
-    digest: str | None = None
-    is_written: bool = False
-    prepare: Callable[[], None] = lambda: None
-
-
-class DicomStoreExportOperator(LongRunningOperator):
+class DicomStoreExportOperator(FilteringOperator, FailureListingOperator):
     """
     Exports a DICOM store to Cloud Storage or BigQuery, and frees the worker slot while the export runs.
 
@@ -89,6 +67,8 @@ class DicomStoreExportOperator(LongRunningOperator):
         first. An empty list skips the task (templated).
     :param max_failures: the number of instances that may fail before the task fails: a count (int), or a
         fraction of all instances (float).
+    :param list_failures: if instances failed, read their errors from Cloud Logging: grouped by cause in the
+        task's log, in its error and in the tab, and instance by instance in the XCom ``failures``.
     :param wait_for_completion: ``False`` returns the Operation's name at once.
     :param deferrable: ``False`` polls on the worker.
     :param poll_interval: the longest pause between polls, in seconds; pauses grow towards it, with jitter.
@@ -127,6 +107,7 @@ class DicomStoreExportOperator(LongRunningOperator):
         "filter_uri": Kind.RESTRICTION,
         "resource_paths": Kind.RESTRICTION,
         "max_failures": Kind.NUMBER,
+        "list_failures": Kind.FLAG,
         "wait_for_completion": Kind.FLAG,
         "deferrable": Kind.FLAG,
         "poll_interval": Kind.NUMBER,
@@ -153,6 +134,7 @@ class DicomStoreExportOperator(LongRunningOperator):
         filter_uri: str | None = None,
         resource_paths: Sequence[str] | None = None,
         max_failures: int | float = 0,
+        list_failures: bool = True,
         wait_for_completion: bool = True,
         deferrable: bool = True,
         poll_interval: float = 30.0,
@@ -176,6 +158,7 @@ class DicomStoreExportOperator(LongRunningOperator):
         self.filter_uri = filter_uri
         self.resource_paths = resource_paths
         self.max_failures = max_failures
+        self.list_failures = list_failures
         self.wait_for_completion = wait_for_completion
         self.deferrable = deferrable
         self.poll_interval = poll_interval
@@ -225,6 +208,7 @@ class DicomStoreExportOperator(LongRunningOperator):
                 (*sentences, *self.export_request.validation_errors(), *self.polling_errors(settled))
             )
             return
+        self.skip_if_nothing_is_missing(self.filter_uri)
         raise_if_invalid(self._validation_errors(frozenset()))
         if self.resource_paths is not None and not self.resource_paths:
             # An empty filter must never export the whole store.
@@ -276,17 +260,6 @@ class DicomStoreExportOperator(LongRunningOperator):
         yield from self._filter_errors(unrendered)
         yield from self.polling_errors(unrendered)
 
-    def _filter_errors(self, unrendered: frozenset[str]) -> Iterator[str]:
-        if self.resource_paths is None:
-            return
-        if self.filter_uri is None:
-            yield (
-                "resource_paths without filter_uri; accepted: a filter_uri='gs://bucket/object' to which the "
-                "operator writes the paths, and from which the Healthcare API reads them."
-            )
-        if "resource_paths" not in unrendered:
-            yield from resource_path_errors(self.resource_paths)
-
     @contextmanager
     def _submission(self, hook: DicomStoreHook) -> Iterator[Submission]:
         decision, request = self._decision, self.export_request
@@ -311,55 +284,6 @@ class DicomStoreExportOperator(LongRunningOperator):
                 is_filter_written=filter_.is_written,
                 prepare=filter_.prepare,
             )
-
-    @contextmanager
-    def _filter(self, filter_uri: str | None) -> Iterator[PreparedFilter]:
-        """Prepare the filter, and skip the task if the filter selects nothing."""
-        if filter_uri is None:
-            yield PreparedFilter()
-        elif self.resource_paths is None:
-            yield PreparedFilter(self._digest_of_stored_filter(filter_uri))
-        else:
-            with FilterFile.of(self.resource_paths) as file:
-                yield PreparedFilter(file.digest, True, partial(self._upload, file, filter_uri))
-
-    @contextmanager
-    def _decided_filter(self, decision: Decision) -> Iterator[PreparedFilter]:
-        """Return to the filter that the first rendering of the templates decided."""
-        filter_uri, digest = self.export_request.filter_uri, decision["filter_digest"]
-        if filter_uri is None:
-            yield PreparedFilter()
-        elif not decision["is_filter_written"]:
-            yield PreparedFilter(self._digest_of_stored_filter(filter_uri) or digest)
-        else:
-            # The paths may render to others by now: what counts is the file written of the first ones.
-            paths = read_filter(
-                filter_uri, gcp_conn_id=self.gcp_conn_id, impersonation_chain=self.impersonation_chain
-            )
-            with FilterFile.of(paths) as file:
-                if file.digest != digest:
-                    raise DicomExportUnavailableError(
-                        f"The filter file {filter_uri} has changed since this task wrote it. Another process "
-                        "writes to the same object; nothing was submitted."
-                    )
-                yield PreparedFilter(digest, is_written=True)
-
-    def _upload(self, file: FilterFile, filter_uri: str) -> None:
-        file.upload(filter_uri, gcp_conn_id=self.gcp_conn_id, impersonation_chain=self.impersonation_chain)
-        self.log.info("Wrote %d resource paths to %s.", file.count, filter_uri)
-
-    def _digest_of_stored_filter(self, filter_uri: str) -> str | None:
-        try:
-            stored = stored_filter(
-                filter_uri, gcp_conn_id=self.gcp_conn_id, impersonation_chain=self.impersonation_chain
-            )
-        except DicomExportPermissionError as error:
-            # Only the Healthcare Service Agent needs to read the file.
-            self.log.warning("%s. Submitting without a look at the filter file.", error)
-            return None
-        if stored.is_empty:
-            raise AirflowSkipException(f"The filter file {filter_uri} is empty: there is nothing to export.")
-        return stored.digest
 
     def store_of(self, operation: Operation) -> DicomStoreName:
         """

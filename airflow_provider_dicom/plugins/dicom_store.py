@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowPlugin, conf
+try:
+    from airflow.providers.common.compat.sdk import AirflowPlugin, conf
+except ImportError:  # common-compat before 1.12
+    from airflow.configuration import conf
+    from airflow.plugins_manager import AirflowPlugin  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping

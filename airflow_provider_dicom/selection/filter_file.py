@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,6 +102,15 @@ class FilterFile:
                 count += 1
             file.flush()
             yield cls(file, count, digest.hexdigest(), base64.b64encode(md5.digest()).decode())
+
+    def first(self, number: int) -> list[str]:
+        """
+        Return the first paths of the file.
+
+        :param number: the number of paths, at most.
+        """
+        self.file.seek(0)
+        return [line.decode("ascii").rstrip() for line in islice(self.file, number)]
 
     @property
     def filename(self) -> str:

@@ -1,4 +1,4 @@
-"""Errors of Google's clients for Cloud Storage and BigQuery, mapped to this provider's errors."""
+"""Errors of Google's clients for Cloud Storage, BigQuery and Cloud Logging, mapped to this provider's own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from airflow_provider_dicom.api.foreign_text import describe_token_error, without_userinfo
-from airflow_provider_dicom.api.permissions import explain_policy, grant_on_bucket, grant_on_project
+from airflow_provider_dicom.api.permissions import (
+    explain_policy,
+    grant_on_bucket,
+    grant_on_project,
+    iam_member,
+)
 from airflow_provider_dicom.exceptions import (
     DicomExportAuthenticationError,
     DicomExportInvalidRequestError,
@@ -69,6 +74,28 @@ def map_bigquery_errors(table: BigQueryTable, gcp_conn_id: str) -> Iterator[None
         f"Grant the latter with: {grant_on_project('PROJECT', _CALLER, 'roles/bigquery.jobUser')}"
     )
     with _map_errors(f"Could not query {table}", gcp_conn_id, needed=needed):
+        yield
+
+
+@contextmanager
+def map_logging_errors(project_id: str, gcp_conn_id: str, caller: str | None) -> Iterator[None]:
+    """
+    Map the errors of Cloud Logging's client.
+
+    :param project_id: the project of the log entries.
+    :param gcp_conn_id: the Airflow connection.
+    :param caller: the e-mail address of the connection's account, if it is known.
+    :raises DicomExportPermissionError: if the connection's account lacks the role.
+    :raises DicomExportError: if Cloud Logging refuses for another reason, or does not answer.
+    """
+    role = "roles/logging.viewer"
+    grant = grant_on_project(project_id, iam_member(caller), role)
+    needed = (
+        f"Needed: {role} (it has logging.logEntries.list) for the account of the connection {gcp_conn_id!r} "
+        f"on the project {project_id}. Grant it with: {grant}"
+    )
+    failure = f"Could not read the log entries of the project {project_id}"
+    with _map_errors(failure, gcp_conn_id, needed=needed):
         yield
 
 

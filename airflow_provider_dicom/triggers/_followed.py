@@ -74,6 +74,14 @@ class Followed:
         """Record a response; return the pause before the next poll in seconds, None if the wait has ended."""
         return self._run_in_context(self._record_response, operation)
 
+    def patient_pause(self, pause: float | None) -> float | None:
+        """
+        Return a longer pause before the next poll where the counters prove that the end cannot be near.
+
+        :param pause: the return value of ``on_response``.
+        """
+        return None if pause is None else self.watch.patient_pause(pause)
+
     def on_error(self, error: DicomExportError) -> float | None:
         """
         Record a failed poll; return the pause before the next one in seconds, None if the wait has ended.
@@ -110,11 +118,16 @@ class Followed:
 
 
 class PolledDataset:
-    """The followed Operations of one dataset, and the state of polling it."""
+    """
+    The followed Operations of one dataset, and the state of polling it.
+
+    :param name: the dataset.
+    :param refused_until: the time of the event loop until which the dataset is not listed, in seconds.
+    """
 
     __slots__ = ("followed", "name", "schedule")
 
-    def __init__(self, name: DatasetName) -> None:
+    def __init__(self, name: DatasetName, refused_until: float) -> None:
         self.name = name
         self.followed: set[Followed] = set()
-        self.schedule = DatasetSchedule()
+        self.schedule = DatasetSchedule(refused_until)

@@ -18,8 +18,10 @@ Lifecycle invariants:
 - A get without an answer after ``STUCK_AFTER`` keeps its connection until its own end, but holds nobody up:
   another task takes on the gets that wait. A list without an answer after ``LIST_TIMEOUT`` is given up for
   gets.
-- A response from a list counts only for Operations whose first pause is over (``Followed.not_before``):
-  Airflow can fail deferrals that end within seconds.
+- A response from a list counts only for Operations whose shortest first pause was over when the list began
+  (``Followed.not_before``): Airflow can fail deferrals that end within seconds. Only those are taken for
+  missing from a list; others that become due meanwhile wait for the next list.
+- A refused list is remembered as long as the event loop lives, also while nothing in its dataset is followed.
 - The poller's tasks run in an empty context, and each watch in the context of its own trigger: Airflow uses
   the context to find the task whose log a line belongs to.
 """
@@ -60,6 +62,10 @@ _Key = tuple[str, str | tuple[str, ...] | None, str | None]
 _pollers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[_Key, SharedPoller]] = (
     weakref.WeakKeyDictionary()
 )
+#: The times of the event loop until which datasets are not listed with a credential, in seconds.
+_refused_lists: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[_Key, dict[DatasetName, float]]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 async def wait_for_operation(
@@ -78,7 +84,8 @@ async def wait_for_operation(
     :param api_endpoint: another endpoint than Google's.
     :raises DicomExportError: if the watch gives up.
     """
-    pollers = _pollers.setdefault(asyncio.get_running_loop(), {})
+    loop = asyncio.get_running_loop()
+    pollers = _pollers.setdefault(loop, {})
     chain = impersonation_chain
     key = (gcp_conn_id, chain if chain is None or isinstance(chain, str) else tuple(chain), api_endpoint)
     poller = pollers.get(key) or SharedPoller(
@@ -87,7 +94,8 @@ async def wait_for_operation(
             chain,
             api_endpoint,
             max_connections=poll_schedule.MAX_CONNECTIONS + poll_schedule.MAX_STUCK,
-        )
+        ),
+        _refused_lists.setdefault(loop, {}).setdefault(key, {}),
     )
     followed = poller.follow(watch)
     pollers[key] = poller
@@ -122,10 +130,14 @@ class SharedPoller:
     costs one entry in a heap and, where lists are not permitted, its requests.
 
     :param hook: the hook; the poller closes it.
+    :param refused_lists: the times of the event loop until which datasets are not listed, in seconds.
     """
 
-    def __init__(self, hook: DicomStoreAsyncHook) -> None:
+    def __init__(
+        self, hook: DicomStoreAsyncHook, refused_lists: dict[DatasetName, float] | None = None
+    ) -> None:
         self.hook = hook
+        self._refused_lists = {} if refused_lists is None else refused_lists
         self._loop = asyncio.get_running_loop()
         self._datasets: dict[DatasetName, PolledDataset] = {}
         self._numbers = itertools.count()
@@ -147,12 +159,13 @@ class SharedPoller:
         name = OperationName.parse(watch.operation_name).dataset
         dataset = self._datasets.get(name)
         if dataset is None:
-            dataset = self._datasets[name] = PolledDataset(name)
+            dataset = self._datasets[name] = PolledDataset(name, self._refused_lists.get(name, 0.0))
         followed = Followed(next(self._numbers), watch, dataset, self._loop.create_future())
         self._followed[followed.number] = followed
         dataset.followed.add(followed)
+        shortest = watch.shortest_first_pause
         if (pause := followed.first_pause()) is not None:
-            followed.not_before = self._loop.time() + pause
+            followed.not_before = self._loop.time() + min(shortest, pause)
             self._schedule(followed, pause)
         return followed
 
@@ -224,8 +237,10 @@ class SharedPoller:
         step = schedule.next_step(now, len(dataset.followed), is_unlisted=followed.is_unlisted)
         if step is Step.WAIT_FOR_BACKOFF:
             self._schedule(followed, schedule.not_before - now)
+        elif step is Step.WAIT_FOR_NEXT_LIST:
+            self._schedule(followed, schedule.next_list - now)
         elif step is Step.LIST:
-            schedule.is_listing = True
+            schedule.begin_list(now)
             self.spawn(self._list(dataset))
         elif step is Step.GET:
             self._queue_get(followed)
@@ -278,59 +293,77 @@ class SharedPoller:
             followed.fail(error)
         else:
             schedule.record_response()
-            self._schedule(followed, followed.on_response(operation))
+            pause = followed.on_response(operation)
+            is_one_of_many = len(self._followed) > poll_schedule.MANY_OPERATIONS
+            self._schedule(followed, followed.patient_pause(pause) if is_one_of_many else pause)
 
     async def _list(self, dataset: PolledDataset) -> None:
         schedule = dataset.schedule
+        now = self._loop.time()
+        wanted: dict[str, list[Followed]] = {}
+        for followed in dataset.followed:
+            if followed.not_before <= now:
+                wanted.setdefault(followed.watch.operation_name, []).append(followed)
         try:
             async with asyncio.timeout(poll_schedule.LIST_TIMEOUT):
-                await self._list_pages(dataset)
-            schedule.record_list()
+                await self._list_pages(dataset, wanted)
         except TimeoutError:
-            schedule.record_list_refused(self._loop.time())
+            schedule.record_list_without_answer(self._loop.time())
         except DicomExportTransientError as error:
             schedule.record_error(error, self._loop.time())
             schedule.record_list_error(error, self._loop.time())
             for followed in self._overdue(dataset):
                 self._schedule(followed, followed.on_error(error))
         except DicomExportError:
-            schedule.record_list_refused(self._loop.time())
+            self._refused_lists[dataset.name] = schedule.record_list_refused(self._loop.time())
         except Exception as error:  # as in _get
             for followed in dataset.followed:
                 followed.fail(error)
         finally:
             schedule.is_listing = False
+        missing = {followed for group in wanted.values() for followed in group}
         for followed in self._overdue(dataset):
-            followed.is_unlisted = True
+            followed.is_unlisted = followed in missing
             self._schedule(followed, 0.0)
 
-    async def _list_pages(self, dataset: PolledDataset) -> None:
-        """Answer Operations from the list, as long as that takes fewer requests than gets."""
-        wanted: dict[str, list[Followed]] = {}
-        now = self._loop.time()
-        for followed in dataset.followed:
-            if followed.not_before <= now:
-                wanted.setdefault(followed.watch.operation_name, []).append(followed)
-        if not wanted:
-            return
-        budget = poll_schedule.page_budget(len(wanted))
+    async def _list_pages(self, dataset: PolledDataset, wanted: dict[str, list[Followed]]) -> None:
+        """
+        Answer Operations from the list, as long as that takes fewer requests than gets.
+
+        :param dataset: the dataset.
+        :param wanted: the Operations that the list shall answer; those that it answers are removed.
+        """
+        schedule = dataset.schedule
+        asked, pages_in_vain = len(wanted), 0
+        budget = poll_schedule.page_budget(asked)
         pages = Pages(methods.list_operations(dataset.name, filter_=None, page_size=PAGE_SIZE))
-        for _ in range(budget):
-            if not wanted or pages.request is None:
-                return
+        for number in range(1, budget + 1):
+            if pages.request is None:
+                break
+            left = len(wanted)
             page = cast("OperationPage", await self.hook.send_once(pages.request))
-            dataset.schedule.record_response()
-            for number, operation in enumerate(page.get("operations", []), start=1):
-                for followed in wanted.pop(operation.get("name", ""), ()):
-                    self._schedule(followed, followed.on_response(operation))
-                if number % BATCH_SIZE == 0:
-                    await asyncio.sleep(0)
+            schedule.record_response()
+            await self._answer_from_page(page, wanted)
             pages.advance(page)
-        if not wanted or pages.request is None:
-            return
-        dataset.schedule.record_list_too_long(budget + 1, self._loop.time())
+            pages_in_vain = pages_in_vain + 1 if len(wanted) == left else 0
+            if pages.request is None or pages_in_vain >= len(wanted):
+                schedule.record_list(number, asked - len(wanted), self._loop.time())
+                return
+        if asked:
+            schedule.record_list_too_long(budget + 1, self._loop.time())
+
+    async def _answer_from_page(self, page: OperationPage, wanted: dict[str, list[Followed]]) -> None:
+        for number, operation in enumerate(page.get("operations", []), start=1):
+            for followed in wanted.pop(operation.get("name", ""), ()):
+                self._schedule(followed, followed.on_response(operation))
+            if number % BATCH_SIZE == 0:
+                await asyncio.sleep(0)
 
     def _overdue(self, dataset: PolledDataset) -> list[Followed]:
         """Return the Operations that are due and that the list did not answer."""
         now = self._loop.time()
-        return [followed for followed in dataset.followed if followed.due is not None and followed.due <= now]
+        return [
+            followed
+            for followed in dataset.followed
+            if followed.due is not None and followed.due <= now and not followed.end.done()
+        ]

@@ -13,8 +13,8 @@ from airflow_provider_dicom.api_types import is_cancelled
 from airflow_provider_dicom.compat import HAS_TASK_VIEWS, push_value, pushed_value, task_state
 from airflow_provider_dicom.exceptions import DicomExportError, DicomExportTimeoutError
 from airflow_provider_dicom.longrunning.outcome import describe_cancellation
-from airflow_provider_dicom.longrunning.polling import OperationWatch
-from airflow_provider_dicom.longrunning.progress import ProgressRecord
+from airflow_provider_dicom.longrunning.polling import LineLimit, OperationWatch
+from airflow_provider_dicom.longrunning.record_writer import ProgressRecord
 from airflow_provider_dicom.results import OPERATION_NAME_KEY, PROGRESS_KEY
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ _AIRFLOW_TELLS_KILLS = hasattr(BaseTrigger, "on_kill")
 STATE_TIMEOUT = 30.0
 STATE_PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 60.0)
 _cancellations: set[asyncio.Task[None]] = set()
+#: Shared by all triggers of a triggerer.
+_line_limit = LineLimit()
 
 
 class ExportEvent(TypedDict):
@@ -112,6 +114,7 @@ class DicomStoreExportTrigger(BaseTrigger):
             deadline=self.deadline,
             log=self.log,
             on_progress=None if record is None else record.on_response,
+            line_limit=_line_limit,
         )
         try:
             operation = await wait_for_operation(

@@ -10,7 +10,7 @@ import runpy
 import subprocess
 import sys
 import warnings
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +21,14 @@ from airflow_provider_dicom import exceptions
 from airflow_provider_dicom.operators.dicom_store import DicomStoreExportOperator
 from rig.releases import chosen_release
 from rig.servers import ROOT
+from tests.support.rendering import render
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 README = (ROOT / "README.md").read_text()
-NIGHT = "partition_key or ds" if chosen_release().line >= (3, 3) else "ds"
+DAY = "(ds if ds is defined else dag_run.run_after | ds)"
+NIGHT = f"dag_run.partition_key or {DAY}" if chosen_release().line >= (3, 2) else DAY
 EXAMPLES = sorted((ROOT / "example_dags").glob("*.py"))
 
 # Packages of the extra `emulator` cannot be imported.
@@ -92,6 +94,41 @@ def test_every_store_and_every_destination_has_a_high_water_mark_of_its_own() ->
         marks.add(select.render_template(select.high_water_mark, context))
     assert len(marks) == 2**5
     assert "dicom_exported_until:projects:p:locations:us:datasets:d:dicomStores:s:b:by_arrival" in marks
+
+
+#: The outputs of the tasks before the export, by example.
+OUTPUTS: dict[str, dict[str, object]] = {
+    "dicom_every_store": {"list_stores": ["pacs"]},
+    "dicom_incremental_by_arrival": {
+        "refresh_table": {"dicom_store": "projects/p/locations/l/datasets/d/dicomStores/s"},
+        "select": {"filter_uri": "gs://bucket/filter.txt"},
+    },
+    "dicom_incremental_by_study_date": {"search": {"filter_uri": "gs://bucket/filter.txt"}},
+}
+DATED = [path for path in EXAMPLES if path.stem != "dicom_on_demand"]
+
+
+@pytest.mark.airflow("3.0", "runs without a logical date")
+@pytest.mark.parametrize("path", [example(path) for path in DATED])
+def test_example_renders_its_day_in_a_run_without_a_logical_date(path: Path) -> None:
+    from airflow.sdk.execution_time import macros
+
+    dag = runpy.run_path(str(path))["dag"]
+    day = "2026-03-28" if "study_date" in path.stem else "2026-03-29"
+    for task in dag.tasks:
+        if task.task_type.startswith(("Dicom", "Mapped")) or task.task_id == "export":
+            rendered = render(
+                task,
+                xcoms=OUTPUTS.get(path.stem),
+                map_index=0 if task.is_mapped else -1,
+                dag_run=SimpleNamespace(
+                    run_after=datetime(2026, 3, 29, 2, tzinfo=UTC), partition_key=None, conf={}
+                ),
+                params=dag.params.dump(),
+                macros=macros,
+            )
+            if task.task_id == "export":
+                assert any(form in rendered.destination for form in (day, day.replace("-", "")))
 
 
 def test_every_choice_of_the_on_demand_form_is_accepted_by_the_operator() -> None:
@@ -187,7 +224,7 @@ def test_readme_dag_can_be_read(tmp_path: Any) -> None:
     path = tmp_path / "readme.py"
     path.write_text(block)
     dag = read_dag(str(path), AIRFLOW_HOME=str(tmp_path))
-    assert dag["destination"] == "gs://my-dicom-exports/{{ ds }}/"
+    assert dag["destination"] == "gs://my-dicom-exports/{{ dag_run.run_after | ds }}/"
 
 
 def test_readme_lists_every_parameter() -> None:

@@ -138,7 +138,10 @@ def beside_airflow(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     uv = (sys.executable, "-m", "uv", "--quiet")
     run(*uv, "venv", "--seed", "--python", sys.executable, clean)
     there = ["apache-airflow", "apache-airflow-providers-google", "apache-airflow-providers-common-compat"]
-    constraints = next(e.constraints for e in MATRIX if e.airflow_version == version("apache-airflow"))
+    installed = {f"{name}=={version(name)}" for name in there}
+    constraints = next(
+        e.constraints for e in MATRIX if installed <= set(e.constraints.read_text().splitlines())
+    )
     run(*uv, "pip", "install", "--python", clean, "--constraint", constraints, *there)
     pip = (clean / "bin" / "python", "-m", "pip", "--disable-pip-version-check")
     before = set(run(*pip, "freeze", PYTHONPATH="").splitlines())

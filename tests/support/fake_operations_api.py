@@ -54,6 +54,8 @@ class FakeOperationsApi:
         self.extra_latency: Callable[[SentRequest], float] = lambda request: 0.0
         #: The end of each Operation in seconds of the event loop; infinite for a running one.
         self.ends: dict[str, float] = {}
+        #: Returns the exported and the pending instances of an Operation, from the time and its end.
+        self.progress: Callable[[float, float], tuple[int, int]] | None = None
         #: Operations that lists leave out.
         self.unlisted: set[str] = set()
         #: Decides which requests fail, and how.
@@ -87,9 +89,13 @@ class FakeOperationsApi:
         return self._operation(path) if kind == "get" else self._page(sent)
 
     def _operation(self, name: str) -> Operation:
-        if asyncio.get_running_loop().time() >= self.ends[name]:
+        time, end = asyncio.get_running_loop().time(), self.ends[name]
+        if time >= end:
             return {"name": name, "done": True}
-        return {"name": name}
+        if self.progress is None:
+            return {"name": name}
+        success, pending = self.progress(time, end)
+        return {"name": name, "metadata": {"counter": {"success": success, "pending": pending}}}
 
     def _page(self, sent: SentRequest) -> dict[str, object]:
         names = [

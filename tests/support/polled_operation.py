@@ -11,6 +11,7 @@ from tests.support.recorded_log import RecordedLog
 
 if TYPE_CHECKING:
     from airflow_provider_dicom.api_types import Operation, ProgressCounter
+    from airflow_provider_dicom.longrunning.polling import LineLimit
 
 NAME = str(OperationName(DatasetName("p", "l", "d"), "77"))
 LOGS_URL = "https://console.cloud.google.com/logs/from-the-api"
@@ -33,9 +34,16 @@ class PolledOperation:
     :param poll_interval: the longest pause between polls, in seconds.
     :param timeout: the time from the start to the deadline, in seconds; no deadline if not given.
     :param name: the full name of the Operation.
+    :param line_limit: limits the lines about the progress; by default, the Operation has one of its own.
     """
 
-    def __init__(self, poll_interval: float = 30.0, timeout: float | None = None, name: str = NAME) -> None:
+    def __init__(
+        self,
+        poll_interval: float = 30.0,
+        timeout: float | None = None,
+        name: str = NAME,
+        line_limit: LineLimit | None = None,
+    ) -> None:
         self.clock = Clock()
         self.log = RecordedLog()
         self.start = self.clock.seconds
@@ -46,6 +54,7 @@ class PolledOperation:
             deadline=None if timeout is None else self.start + timeout,
             log=self.log,
             on_progress=self.progress.append,
+            line_limit=line_limit,
             now=self.clock,
         )
 

@@ -171,7 +171,7 @@ class SubmittingTask:
 
     def change_record(self, **changes: Any) -> None:
         """Change the record of the submission in the task state."""
-        records: Any = self.state.get(STATE_KEY)
+        records: Any = self.records.read()
         records[self.submission.record_key] |= changes
         self.state.set(STATE_KEY, records)
 

@@ -41,7 +41,14 @@ try:
 except ImportError:
     _run_execute_callable = None
 
-__all__ = ["FakeTaskInstance", "TaskRun", "TaskStateStore", "both_modes", "set_current_context"]
+__all__ = [
+    "FakeTaskInstance",
+    "TaskRun",
+    "TaskStateStore",
+    "both_modes",
+    "records_in",
+    "set_current_context",
+]
 
 #: Runs a test with a task that defers, and with one that polls on the worker.
 both_modes = pytest.mark.parametrize(
@@ -97,6 +104,15 @@ class TaskStateStore:
         self.values.pop(key, None)
 
 
+def records_in(value: Any) -> list[dict[str, Any]]:
+    """
+    Return the records in a value of the task state, which may be a record itself.
+
+    :param value: the value.
+    """
+    return [value] if "operation_name" in value else list(value.values())
+
+
 class TaskRun:
     """
     One task instance with its tries, its XComs, its task state, and all its deferrals and events.
@@ -114,7 +130,7 @@ class TaskRun:
     @property
     def record(self) -> dict[str, Any]:
         """The only record of a submission in the task state."""
-        (record,) = self.context["task_state_store"].get(STATE_KEY).values()
+        (record,) = self._records().values()
         return dict(record)
 
     def change_record(self, **changes: Any) -> None:
@@ -123,9 +139,15 @@ class TaskRun:
 
         :param changes: the changes.
         """
-        state = self.context["task_state_store"]
-        ((key, record),) = state.get(STATE_KEY).items()
-        state.set(STATE_KEY, {key: record | changes})
+        ((key, record),) = self._records().items()
+        self.context["task_state_store"].set(STATE_KEY, {key: record | changes})
+
+    def _records(self) -> dict[str, Any]:
+        # Imported where it is used: release 0.1.0, which runs steps of this module as well, does not have it.
+        from airflow_provider_dicom.operators._submission_record import SubmissionRecords
+
+        records: Any = SubmissionRecords(self.context["task_state_store"], STATE_KEY).read()
+        return dict(records)
 
     @property
     def operation_name(self) -> str:

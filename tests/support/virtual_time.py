@@ -1,14 +1,20 @@
-"""An event loop with virtual time: no pause takes any time, and every run is the same."""
+"""
+An event loop with virtual time: no pause takes any time, and every run is the same.
+
+Time stands still while a thread of the provider runs, unless the thread says that it hangs.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import selectors
+import threading
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
 
 _P = ParamSpec("_P")
 
@@ -19,14 +25,23 @@ class _VirtualSelector(selectors.DefaultSelector):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
+        self.hanging = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
+        while not ready and timeout != 0 and self._is_thread_busy():
+            ready = super().select(0.001)
+        # A thread that has ended in between has woken the selector before.
+        ready = ready or super().select(0)
         if not ready:
             if timeout is None:
                 raise RuntimeError("Every task of the event loop waits, and no timer is set.")
             self.now += timeout
         return ready
+
+    def _is_thread_busy(self) -> bool:
+        threads = sum(thread.name.startswith("dicom-export") for thread in threading.enumerate())
+        return threads > self.hanging
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
@@ -48,6 +63,23 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Return the virtual time in seconds."""
         return self._virtual.now
+
+    def advance(self, seconds: float) -> None:
+        """
+        Let time pass in a thread.
+
+        :param seconds: the time, in seconds.
+        """
+        self._virtual.now += seconds
+
+    @contextlib.contextmanager
+    def hang(self) -> Iterator[None]:
+        """Let time go on while this thread waits."""
+        self._virtual.hanging += 1
+        try:
+            yield
+        finally:
+            self._virtual.hanging -= 1
 
 
 def in_virtual_time(

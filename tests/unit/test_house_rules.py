@@ -47,6 +47,8 @@ LAYERS = [
     "sensors",
     "plugins",
     "provider_info",
+    "doctor",
+    "__main__",
 ]
 MOST_ROOT_MODULES = 10
 MOST_LINES = 400

@@ -16,6 +16,10 @@ def fields() -> list[str]:
     return list(own["conn-fields"])
 
 
+@pytest.mark.skipif(
+    "conn-fields" not in str(google.get_provider_info()),
+    reason="the Google provider before version 20 describes its form in its hook only",
+)
 def test_connection_form_has_googles_fields_and_our_own() -> None:
     assert fields()[0] == "project"
     assert set(connection_type.FIELDS) < set(fields())

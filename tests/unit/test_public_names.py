@@ -42,6 +42,7 @@ OPERATOR: dict[str, tuple[Any, bool]] = {
     "filter_uri": (None, True),
     "resource_paths": (None, True),
     "max_failures": (0, False),
+    "list_failures": (True, False),
     "wait_for_completion": (True, False),
     "deferrable": (True, False),
     "poll_interval": (30.0, False),

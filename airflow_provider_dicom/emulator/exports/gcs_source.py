@@ -19,7 +19,13 @@ from airflow_provider_dicom.emulator.exports.gcs_destination import (
     storage_client,
     storage_errors,
 )
-from airflow_provider_dicom.emulator.exports.work import RESPONSES, Item, ItemFailedError
+from airflow_provider_dicom.emulator.exports.work import (
+    INVALID_ARGUMENT,
+    RESPONSES,
+    Item,
+    ItemFailedError,
+    Missing,
+)
 from airflow_provider_dicom.emulator.models import dicom_files
 from airflow_provider_dicom.emulator.models.archive import IMPORT_DICOM_DATA, AlreadyStoredError
 from airflow_provider_dicom.emulator.models.dicom_files import NotDicomError
@@ -31,7 +37,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_dicom.emulator.messages import JsonObject
     from airflow_provider_dicom.emulator.models.archive import Archive
-    from airflow_provider_dicom.emulator.models.operations import LogEntry
 
 #: ``**`` ends the path, or is followed by a file extension only, and is the only wildcard.
 _EVERYTHING_BELOW = re.compile(r"(?P<folder>[^*?]*)\*\*(?P<extension>\.[^*?/]+)?")
@@ -76,11 +81,14 @@ class Import:
             client.close()
         return 0
 
-    def begin(self) -> tuple[list[Item], list[LogEntry]]:
+    def begin(self) -> tuple[list[Item], list[Missing]]:
         """List the objects that match."""
         self._client = storage_client()
         names = sorted(self._names(self._client))
-        return [Item(f"gs://{self._bucket}/{name}", partial(self._store_object, name)) for name in names], []
+        uris = [f"gs://{self._bucket}/{name}" for name in names]
+        return [
+            Item(uri, uri, partial(self._store_object, name)) for uri, name in zip(uris, names, strict=True)
+        ], []
 
     def _names(self, client: Client) -> Iterator[str]:
         with storage_errors(self._bucket):
@@ -102,7 +110,7 @@ class Import:
                 blob.download_to_filename(str(path), timeout=TIMEOUT_SECONDS, retry=RETRY)
             self._archive.add(self._store, path, dicom_files.read(path), IMPORT_DICOM_DATA)
         except NotDicomError as error:
-            raise ItemFailedError(str(error)) from error
+            raise ItemFailedError(INVALID_ARGUMENT, str(error)) from error
         except AlreadyStoredError:
             return
         finally:

@@ -6,7 +6,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol, cast
 
 from airflow_provider_dicom.emulator.errors import ApiError
-from airflow_provider_dicom.emulator.exports.work import RESPONSES, Item, ItemFailedError
+from airflow_provider_dicom.emulator.exports.work import (
+    INVALID_ARGUMENT,
+    NOT_FOUND,
+    RESPONSES,
+    Item,
+    ItemFailedError,
+    Missing,
+)
 
 if TYPE_CHECKING:
     from airflow_provider_dicom.emulator.exports.bigquery_destination import BigQueryDestination
@@ -14,7 +21,6 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.emulator.messages import JsonObject
     from airflow_provider_dicom.emulator.models.archive import Archive
     from airflow_provider_dicom.emulator.models.instances import StoredInstance
-    from airflow_provider_dicom.emulator.models.operations import LogEntry
     from airflow_provider_dicom.emulator.names import ResourcePath
     from airflow_provider_dicom.emulator.settings import Settings
 
@@ -153,27 +159,29 @@ class Export:
             return 0
         return self._archive.metrics(self._store)["instances"]
 
-    def begin(self) -> tuple[list[Item], list[LogEntry]]:
+    def begin(self) -> tuple[list[Item], list[Missing]]:
         """Select the instances, and open the destination."""
         instances, unmatched = selection(self._archive, self._store, self._request)
         self._destination.open()
-        reason = "the DICOM store has no instance with this path"
+        missing = (NOT_FOUND, "the DICOM store has no instance with this path")
         return (
-            [Item(instance.instance_uid, partial(self._write, instance)) for instance in instances],
-            [{"instance": str(path), "message": reason} for path in unmatched],
+            [Item(i.instance_uid, i.resource_path, partial(self._write, i)) for i in instances],
+            [Missing(str(path), str(path), *missing) for path in unmatched],
         )
 
     def _write(self, instance: StoredInstance) -> None:
         from airflow_provider_dicom.emulator.imaging.transcode import CannotTranscode
 
-        if instance.instance_uid in self._settings.failing_instances:
-            raise ItemFailedError("the setting failing_instances contains this instance")
+        failing, uid = self._settings.failing_instances, instance.instance_uid
+        if uid in failing:
+            message = "the setting failing_instances contains this instance"
+            raise ItemFailedError(INVALID_ARGUMENT, failing[uid] if isinstance(failing, dict) else message)
         try:
             self._destination.write(instance)
         except CannotTranscode as reason:
-            raise ItemFailedError(str(reason)) from reason
+            raise ItemFailedError(INVALID_ARGUMENT, str(reason)) from reason
         except FileNotFoundError as error:
-            raise ItemFailedError("the instance was deleted after the export began") from error
+            raise ItemFailedError(NOT_FOUND, "the instance was deleted after the export began") from error
 
     def close(self, *, cancelled: bool) -> None:
         """Close the destination."""

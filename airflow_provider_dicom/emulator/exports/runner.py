@@ -278,7 +278,7 @@ class Runner:
         items, failed = await self._in_thread(job.work.begin)
         for entry in failed:
             operation.failure += 1
-            operation.log_failure(entry["instance"], entry["message"])
+            operation.log_failure(*entry)
         operation.pending = len(items)
         operation.changed()
         for item in items:
@@ -289,7 +289,7 @@ class Runner:
                 operation.success += 1
             else:
                 operation.failure += 1
-                operation.log_failure(item.name, failure)
+                operation.log_failure(item.name, item.path, failure.code, failure.message)
             operation.pending -= 1
             operation.changed()
             job.steps = max(job.steps - 1, 0)
@@ -346,12 +346,12 @@ class Runner:
         )
 
 
-def _failure_of(item: Item) -> str | None:
+def _failure_of(item: Item) -> ItemFailedError | None:
     """Process one item, and return the reason if it fails."""
     try:
         item.process()
     except ItemFailedError as reason:
-        return str(reason)
+        return reason
     return None
 
 

@@ -7,25 +7,44 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from airflow_provider_dicom.emulator.models.operations import LogEntry
-
+INVALID_ARGUMENT, NOT_FOUND = 3, 5
 #: The types of the responses of operations that succeeded.
 RESPONSES = "type.googleapis.com/google.cloud.healthcare.v1.dicom"
 
 
 class ItemFailedError(Exception):
-    """One item failed; the message is the reason."""
+    """One item failed.
+
+    :param code: the number of the ``google.rpc.Code``.
+    :param message: the reason.
+    """
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class Missing(NamedTuple):
+    """An item that cannot be processed, as :meth:`.models.operations.Operation.log_failure` takes it."""
+
+    name: str
+    path: str
+    code: int
+    message: str
 
 
 class Item(NamedTuple):
     """One item of the work.
 
     :param name: its name in the log of the operation.
+    :param path: its path in the DICOM store, or the URI of an imported object.
     :param process: processes it; an :class:`ItemFailedError` fails this item only, an ``ApiError`` ends the
         operation.
     """
 
     name: str
+    path: str
     process: Callable[[], None]
 
 
@@ -54,7 +73,7 @@ class Work(Protocol):
         :raises ApiError: the request is refused.
         """
 
-    def begin(self) -> tuple[list[Item], list[LogEntry]]:
+    def begin(self) -> tuple[list[Item], list[Missing]]:
         """Return the items, and why others fail from the start.
 
         :raises ApiError: the operation ends with this error.

@@ -30,10 +30,14 @@ class StoredInstance:
     last_updated: datetime
 
     @property
+    def resource_path(self) -> str:
+        """The path in the DICOM store, as in filter files."""
+        return f"/studies/{self.study_uid}/series/{self.series_uid}/instances/{self.instance_uid}"
+
+    @property
     def name(self) -> str:
         """The resource name of the instance, as in notifications."""
-        path = f"studies/{self.study_uid}/series/{self.series_uid}/instances/{self.instance_uid}"
-        return f"{self.dicom_store}/dicomWeb/{path}"
+        return f"{self.dicom_store}/dicomWeb{self.resource_path}"
 
 
 class Metrics(TypedDict):

@@ -63,10 +63,14 @@ class LogEntry(TypedDict):
     """The reason why an item failed.
 
     ``instance`` is the UID of an instance, a path of the filter file, or the URI of an imported object.
+    Operations of earlier versions have entries without the fields that Cloud Logging shows.
     """
 
     instance: str
     message: str
+    path: NotRequired[str]
+    code: NotRequired[int]
+    time: NotRequired[str]
 
 
 class OperationBody(TypedDict):
@@ -171,10 +175,24 @@ class Operation:
             metadata["counter"] = counter
         return metadata
 
-    def log_failure(self, instance: str, message: str) -> None:
-        """Log why an instance was not exported or imported."""
+    def log_failure(self, instance: str, path: str, code: int, message: str) -> None:
+        """Log why an instance was not exported or imported.
+
+        :param instance: its UID, its path in the filter file, or the URI of an imported object.
+        :param path: its path in the DICOM store, or the URI.
+        :param code: the number of the ``google.rpc.Code``.
+        :param message: the error message.
+        """
         if len(self.log) < _MAX_LOG_ENTRIES:
-            self.log.append({"instance": instance, "message": message})
+            self.log.append(
+                {
+                    "instance": instance,
+                    "message": message,
+                    "path": path,
+                    "code": code,
+                    "time": timestamp(),
+                }
+            )
 
     def report(self) -> OperationReport:
         """Return the operation in the form of the control endpoint's responses."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def create_app(state: ServerState, *, loopback_only: bool) -> ASGIApp:
-    """Return the server: the API below ``/v1/``, the control endpoint and ``/healthz`` beside it.
+    """Return the server: the APIs below ``/v1/`` and ``/v2/``, the control endpoint and ``/healthz``.
 
     :param state: the state of the server; closed when the application shuts down.
     :param loopback_only: the server listens on loopback, and refuses requests that name another machine.
@@ -66,7 +66,7 @@ def create_app(state: ServerState, *, loopback_only: bool) -> ASGIApp:
             except ApiError as error:
                 await error_response(error)(scope, receive, send)
                 return
-        if scope["type"] == "http" and scope["path"].startswith(_API):
+        if scope["type"] == "http" and scope["path"].startswith((*_API, "/v2/")):
             await front(scope, receive, send)
         else:
             await side(scope, receive, send)

@@ -1,4 +1,4 @@
-"""The Healthcare API's discovery document: its methods, and the validation of their requests."""
+"""Google's discovery documents: the methods of the APIs, and the validation of their requests."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ UNIONS: dict[str, dict[str, frozenset[str]]] = {
 }
 
 
+#: The API of Cloud Logging, of which this server has one method.
+LOGGING = "logging.v2"
+
+
 @dataclass(frozen=True)
 class Method:
     """One method of the API.
@@ -47,9 +51,12 @@ class Method:
 
 
 @cache
-def document() -> Node:
-    """Return the discovery document that google-api-python-client carries."""
-    source = files("googleapiclient") / "discovery_cache" / "documents" / "healthcare.v1.json"
+def document(api: str = "healthcare.v1") -> Node:
+    """Return a discovery document that google-api-python-client carries.
+
+    :param api: the name and the version of the API.
+    """
+    source = files("googleapiclient") / "discovery_cache" / "documents" / f"{api}.json"
     loaded: Node = json.loads(source.read_text(encoding="utf-8"))
     return loaded
 
@@ -63,6 +70,16 @@ def methods() -> dict[str, Method]:
         for node in _walk(document())
         if node["id"].startswith(prefix)
     }
+
+
+def entries_list() -> Method:
+    """Return ``entries.list`` of Cloud Logging."""
+    return _method(document(LOGGING)["resources"]["entries"]["methods"]["list"])
+
+
+@cache
+def _schemas() -> Mapping[str, Node]:
+    return {**document(LOGGING)["schemas"], **document()["schemas"]}
 
 
 def _walk(resource: Node) -> Iterable[Node]:
@@ -202,7 +219,7 @@ def without_standard(query: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def _message(value: JsonObject, schema: str, where: str, violations: _Violations) -> JsonObject:
-    properties: Mapping[str, Node] = document()["schemas"][schema].get("properties", {})
+    properties: Mapping[str, Node] = _schemas()[schema].get("properties", {})
     checked: JsonObject = {}
     for given, item in value.items():
         name = given if given in properties else _camel(given)

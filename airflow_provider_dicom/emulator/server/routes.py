@@ -9,13 +9,14 @@ from airflow_provider_dicom.emulator.handlers import (
     datasets,
     dicom_stores,
     iam,
+    log_entries,
     operations,
     qido,
     stow,
     wado,
 )
-from airflow_provider_dicom.emulator.names import dataset_of
-from airflow_provider_dicom.emulator.server.discovery import Method, methods
+from airflow_provider_dicom.emulator.names import API_VERSIONS, dataset_of
+from airflow_provider_dicom.emulator.server.discovery import Method, entries_list, methods
 
 if TYPE_CHECKING:
     from airflow_provider_dicom.emulator.handlers.call import Handler
@@ -104,6 +105,7 @@ PERMISSIONS = {
     "retrieve": "healthcare.dicomStores.dicomWebRead",
     "store": "healthcare.dicomStores.dicomWebWrite",
     "delete": "healthcare.dicomStores.dicomWebDelete",
+    "entries.list": "logging.logEntries.list",
 }
 
 
@@ -136,7 +138,7 @@ def _routes() -> list[Route]:
     for identifier in sorted(methods(), key=rank):
         name, handler = _HANDLED.get(identifier, (identifier.removeprefix("datasets."), None))
         routes.append(Route(name, methods()[identifier], handler))
-    return routes
+    return [*routes, Route("entries.list", entries_list(), log_entries.list_entries)]
 
 
 ROUTES = _routes()
@@ -163,11 +165,9 @@ class Target:
     def denial(self) -> str:
         """Return Google's error message for a caller without the permission that the method requires."""
         permission = PERMISSIONS.get(self.route.name, f"healthcare.{self.route.name}")
-        resource = next(iter(self.names.values()), "")
-        return (
-            f"Permission '{permission}' denied on resource '//healthcare.googleapis.com/{resource}' "
-            "(or it may not exist)."
-        )
+        # Cloud Logging names no resource.
+        resource = "".join(f" '//healthcare.googleapis.com/{name}'" for name in [*self.names.values()][:1])
+        return f"Permission '{permission}' denied on resource{resource} (or it may not exist)."
 
 
 def find(http_method: str, path: str) -> Target | None:
@@ -175,8 +175,9 @@ def find(http_method: str, path: str) -> Target | None:
 
     :param path: the path of the URL, which begins with one of the API's versions.
     """
-    _, _, rest = path.removeprefix("/").partition("/")
-    path = f"/v1/{rest}"
+    version, _, rest = path.removeprefix("/").partition("/")
+    if version in API_VERSIONS:
+        path = f"/v1/{rest}"
     for route in ROUTES:
         if route.method.http_method == http_method and (match := route.method.path.fullmatch(path)):
             return Target(route, match.groupdict())

@@ -3,6 +3,8 @@
 
 const REFRESH_MS = 5000;
 const REFRESH_AT_REST_MS = 30000;
+// The estimate ends at this age of a record: perhaps nothing has moved, or nobody counts.
+const LONGEST_ESTIMATE_MS = 600000;
 // Airflow's states of a task that is not finished.
 const UNDER_WAY = new Set(["running", "deferred", "queued", "scheduled", "restarting", "up_for_reschedule"]);
 const STATES = {
@@ -127,6 +129,8 @@ function show({ task, progress }) {
   const isRunning = progress.state === "RUNNING" && UNDER_WAY.has(task.state);
   showState(task, progress, isRunning);
   showNumbers(task, progress, isRunning);
+  showEstimate(task, progress, isRunning);
+  showCauses(progress);
   showDetails(task, progress);
 }
 
@@ -161,8 +165,54 @@ function showNumbers(task, progress, isRunning) {
   put("rate", done ? rateText(perSecond) : "–");
   const left = (progress.pending / perSecond) * 1000 - (until - observed);
   put("remaining", isRunning && done && progress.pending ? `~ ${duration(left)}` : "–");
-  const time = new Date(Date.parse(progress.observed_at)).toLocaleTimeString();
-  put("freshness", isRunning ? `Counted at ${time}; at most every 15 seconds, when something has changed.` : `As of ${time}.`);
+}
+
+// Many exports take turns to record their counts: between two records, the export goes on at its own rate.
+function showEstimate(task, progress, isRunning) {
+  const observed = Date.parse(progress.observed_at);
+  const time = new Date(observed).toLocaleTimeString();
+  const age = Date.now() + clockOffset - observed;
+  const done = progress.success + progress.failure;
+  const total = done + progress.pending;
+  const perMs = done / Math.max(1000, observed - Date.parse(progress.create_time ?? task.start_date));
+  const isEstimated = isRunning && total > 0 && age > 0 && age < LONGEST_ESTIMATE_MS;
+  // Never all: only the API says that an export has ended.
+  const share = isEstimated ? Math.min(done + perMs * age, done + progress.pending * 0.99) / total : 0;
+  const isAhead = Math.floor(share * 100) > Math.floor((done / Math.max(1, total)) * 100);
+  element("estimate").hidden = !isAhead;
+  put("estimate", `≈ ${Math.floor(share * 100)} % by now (estimate)`);
+  element("bar-estimate").style.width = isAhead ? `${100 * (share - done / total)}%` : "0";
+  put("freshness", isRunning ? `Counted ${duration(age)} ago, at ${time}.` : `As of ${time}.`);
+}
+
+// Older versions wrote records without causes.
+function isCause(cause) {
+  return typeof cause === "object" && cause !== null && Number.isFinite(cause.count) && typeof cause.message === "string";
+}
+
+function textElement(name, className, text) {
+  return Object.assign(document.createElement(name), { className, textContent: text });
+}
+
+function causeItem(cause) {
+  const item = document.createElement("li");
+  item.append(textElement("span", "count", `${cause.count.toLocaleString()} ×`), textElement("span", "cause", cause.message));
+  const paths = Array.isArray(cause.resource_paths) ? cause.resource_paths.filter((path) => typeof path === "string") : [];
+  const more = cause.count - paths.length;
+  const rest = paths.length && more > 0 ? [`and ${more.toLocaleString()} more`] : [];
+  item.append(...[...paths, ...rest].map((path) => textElement("span", "paths", path)));
+  return item;
+}
+
+function showCauses(progress) {
+  const causes = Array.isArray(progress.causes) ? progress.causes.filter(isCause) : [];
+  const isAsked = Number.isFinite(progress.known);
+  element("causes").hidden = !isAsked;
+  if (!isAsked) return;
+  const [known, failed] = [progress.known.toLocaleString(), progress.failure.toLocaleString()];
+  const more = progress.more_causes > 0 ? `; further causes: ${progress.more_causes.toLocaleString()}` : "";
+  put("causes-title", `Causes: Cloud Logging lists ${known} of the ${failed} failed instances${more}`);
+  element("causes-list").replaceChildren(...causes.map(causeItem));
 }
 
 function showDetails(task, progress) {

@@ -51,6 +51,7 @@ def test_check_passes_after_a_complete_export(
         "arrived": 3,
         "missing": 0,
         "missing_paths": [],
+        "missing_uri": None,
     }
 
 

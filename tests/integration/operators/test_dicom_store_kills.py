@@ -15,6 +15,7 @@ import pytest
 from airflow_provider_dicom.operators.dicom_store import STATE_KEY
 from rig.servers import wait_for
 from tests.support.healthcare_requests import accepted_exports, request_count
+from tests.support.task_runs import records_in
 
 supervised_task = pytest.importorskip("tests.support.supervised_task", reason="Airflow 3.3's channel")
 
@@ -160,7 +161,7 @@ def test_kill_while_a_lost_export_is_looked_for_says_that_it_may_run_on(
     start: TaskStarter, control: Control, store: DicomStoreName, stored: dict[str, Any]
 ) -> None:
     assert "DEFERRED" in start(deferrable=True, state="running").output()
-    for record in stored[STATE_KEY].values():
+    for record in records_in(stored[STATE_KEY]):
         record.update(operation_name=None, state="intent")
     held = control.fault("operations.list", hold_seconds=60, count=1)
     task = start()

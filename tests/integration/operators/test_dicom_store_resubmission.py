@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow_provider_dicom import exceptions
 from rig.servers import wait_for
 from tests.support.healthcare_requests import accepted_exports, request_count
-from tests.support.task_runs import TaskRun, TaskStateStore, both_modes
+from tests.support.task_runs import TaskRun, TaskStateStore, both_modes, records_in
 
 if TYPE_CHECKING:
     from airflow_provider_dicom.api.resource_names import DicomStoreName
@@ -331,7 +331,7 @@ def test_submitted_export_is_not_lost_if_its_name_cannot_be_recorded(
 ) -> None:
     class FailsToRecordNames(TaskStateStore):
         def set(self, key: str, value: Any, *, retention: object = None) -> None:
-            if any(record["operation_name"] for record in value.values()):
+            if any(record["operation_name"] for record in records_in(value)):
                 raise RuntimeError("the API server does not respond")
             super().set(key, value)
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_dicom.longrunning import progress
+from airflow_provider_dicom.longrunning import record_writer
 from tests.support.healthcare_requests import request_count
+from tests.support.progress_records import write_records_at_once
 from tests.support.trigger_runs import XCom, run_trigger
 from tests.support.waiting import wait_until
 
@@ -32,7 +33,7 @@ async def test_progress_is_stored_as_an_xcom_of_the_task(
 ) -> None:
     stored: list[dict[str, Any]] = []
     monkeypatch.setattr(XCom, "set", lambda **entry: stored.append(entry))
-    monkeypatch.setattr(progress, "RECORD_PAUSE", 0.0)
+    write_records_at_once(monkeypatch)
     control.settings(advance="manual")
     name = submit()
     running = asyncio.create_task(run_trigger(task_trigger(name, state="deferred")))
@@ -62,7 +63,7 @@ async def test_polls_and_events_do_not_wait_for_progress_that_cannot_be_stored(
         raise RuntimeError("the database is away")
 
     monkeypatch.setattr(XCom, "set", hang_and_fail)
-    monkeypatch.setattr(progress, "LAST_RECORD", 0.1)
+    monkeypatch.setattr(record_writer, "LAST_RECORD", 0.1)
     control.settings(advance="manual")
     names = [submit() for _ in range(3)]
     try:

@@ -14,6 +14,7 @@ from airflow_provider_dicom.api.endpoint import (
     Endpoint,
     api_endpoint_error,
     configured_endpoint,
+    logging_endpoint,
     universe_endpoint,
 )
 from airflow_provider_dicom.api.foreign_text import without_userinfo
@@ -195,3 +196,30 @@ def test_empty_emulator_host_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None
 def test_endpoint_of_another_universe() -> None:
     assert universe_endpoint(None) == Endpoint("https://healthcare.googleapis.com")
     assert universe_endpoint("example.goog") == Endpoint("https://healthcare.example.goog")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "universe", "expected"),
+    [
+        (Endpoint("https://healthcare.googleapis.com"), None, "https://logging.googleapis.com"),
+        (
+            Endpoint("https://healthcare.us-central1.rep.googleapis.com"),
+            None,
+            "https://logging.googleapis.com",
+        ),
+        (Endpoint("https://healthcare.other.example"), "other.example", "https://logging.other.example"),
+        (Endpoint("https://proxy.company.example"), "googleapis.com", "https://logging.googleapis.com"),
+        (Endpoint("http://127.0.0.1:8085"), "googleapis.com", "http://127.0.0.1:8085"),
+        (Endpoint("https://localhost"), None, "https://localhost"),
+        (Endpoint("http://healthcare:8085", anonymous=True), None, "http://healthcare:8085"),
+    ],
+)
+def test_cloud_logging_is_google_s_or_that_of_the_local_healthcare_api(
+    endpoint: Endpoint, universe: str | None, expected: str
+) -> None:
+    assert logging_endpoint(endpoint, universe).url == expected
+
+
+def test_universe_of_cloud_logging_has_to_be_a_domain() -> None:
+    with pytest.raises(DicomExportInvalidRequestError, match="universe_domain="):
+        logging_endpoint(Endpoint("https://healthcare.example"), "a/b")

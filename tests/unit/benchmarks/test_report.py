@@ -15,12 +15,14 @@ from airflow_provider_dicom.emulator.exports.request import Export
 from airflow_provider_dicom.emulator.models.operations import EXPORT_METHOD, Operation, State
 from benchmarks import environment, report
 from benchmarks.contest import Contest
+from benchmarks.contestants import Job
 from benchmarks.results import Results
 from benchmarks.server import Apis, Plan, operation_name
 from benchmarks.targets import verdicts
+from benchmarks.triggerer import compare
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -139,8 +141,38 @@ def row(contestant: str, size: int = 1000, **numbers: Any) -> dict[str, Any]:
     } | numbers
 
 
-def results(*contests: dict[str, Any]) -> Results:
-    return Results(5, 60.0, "2 CPUs", {"package": "1.0"}, list(contests), {"DICOM store": 0.01, "Peer": 0.2})
+def results(*contests: dict[str, Any], triggerers: Iterable[dict[str, Any]] = ()) -> Results:
+    versions, imports = {"package": "1.0"}, {"DICOM store": 0.01, "Peer": 0.2}
+    return Results(
+        5, 60.0, "2 CPUs", versions, list(contests), imports,
+        triggerers=list(triggerers), triggerer_interval=30, triggerer_duration=150.0,
+    )  # fmt: skip
+
+
+def in_triggerer(contestant: str, supervisor: float, size: int = 1000, **numbers: Any) -> dict[str, Any]:
+    return {
+        "contestant": contestant,
+        "size": size,
+        "supervisor": supervisor,
+        "runner": 1.0,
+        "database": 1.0,
+        "requests": 10,
+        "xcoms": 20,
+        "log": 2**20,
+        "memory": 2048.0,
+        "delay_median": 15.0,
+        "delay_max": 31.0,
+        "lost": 0,
+        "mistakes": [],
+    } | numbers
+
+
+IN_TRIGGERER = (
+    in_triggerer("sleeping", 6.0),
+    in_triggerer("databricks", 25.0),
+    in_triggerer("one_dataset", 11.0),
+    in_triggerer("list_forbidden", 12.0),
+)
 
 
 GOOD = (
@@ -175,6 +207,52 @@ def test_worse_benchmark_run_misses_its_target(index: int, worse: dict[str, Any]
     contests = [contest | (worse if place == index else {}) for place, contest in enumerate(GOOD)]
     missed = [verdict.target for verdict in verdicts(results(*contests)) if not verdict.reached]
     assert any(target in name for name in missed)
+
+
+def test_good_run_in_a_triggerer_reaches_every_target() -> None:
+    judged = verdicts(results(triggerers=IN_TRIGGERER))
+    assert len([verdict for verdict in judged if "in a triggerer" in verdict.target]) == 9
+    assert [verdict for verdict in judged if not verdict.reached] == []
+
+
+@pytest.mark.parametrize(
+    ("index", "worse", "target"),
+    [
+        (2, {"runner": 5.0}, "one dataset: CPU in all, of the sleeping floor's"),
+        (3, {"database": 9.0}, "list forbidden: CPU in all, of the sleeping floor's"),
+        (3, {"runner": 6.0}, "of Databricks'"),
+        (2, {"supervisor": 12.1}, "one dataset: supervisor's CPU"),
+        (3, {"delay_max": 62.1}, "list forbidden: delay until scheduled"),
+        (2, {"log": 2.1 * 2**20}, "one dataset: log lines"),
+    ],
+)
+def test_worse_run_in_a_triggerer_misses_its_target(index: int, worse: dict[str, Any], target: str) -> None:
+    rows = [row | (worse if place == index else {}) for place, row in enumerate(IN_TRIGGERER)]
+    missed = [verdict.target for verdict in verdicts(results(triggerers=rows)) if not verdict.reached]
+    assert any(target in name for name in missed)
+
+
+def test_event_lost_in_a_triggerer_fails_the_benchmark() -> None:
+    lost = in_triggerer("one_dataset", 11.0, mistakes=["operation 1: no event"], lost=1)
+    assert results(triggerers=[lost]).failures() == ["DICOM, one dataset, 1,000: operation 1: no event"]
+
+
+def test_missing_wrong_and_early_events_of_a_triggerer_are_mistakes() -> None:
+    jobs = [Job(number, 100.0, 30, "url") for number in (1, 2, 3, 4, 10)]
+    right = {"number": "1", "failed": False}
+    scheduled = {
+        "1": [131.5, right],
+        "2": [101.0, right],
+        "3": [99.0, {"number": "3", "failed": False}],
+        "10": [105.0, {"number": "10", "failed": True}],
+    }
+    delays, mistakes = compare({"scheduled": scheduled}, jobs, "sleeping")
+    assert delays == [31.5, 5.0]
+    assert [mistake.partition(" {")[0] for mistake in mistakes] == [
+        "operation 2: wrong event",
+        "operation 3: event 1.000 s before its end",
+        "operation 4: no event",
+    ]
 
 
 def test_contestant_that_lost_events_is_not_compared_with() -> None:
@@ -227,9 +305,9 @@ def test_missing_page_is_not_created_for_its_benchmark_section(tmp_path: Path) -
     assert not page.exists()
 
 
-@pytest.mark.parametrize("number", range(3), ids=["contests", "startup", "targets"])
+@pytest.mark.parametrize("number", range(4), ids=["contests", "triggerer", "startup", "targets"])
 def test_terminal_shows_every_section_of_the_performance_page(number: int) -> None:
-    run = results(*GOOD)
+    run = results(*GOOD, triggerers=IN_TRIGGERER)
     section = report.sections(run, verdicts(run))[number]
     assert section.terminal().row_count == len(section.rows) > 0
     assert f"## {section.title}\n" in report.page_section(run, verdicts(run))

@@ -79,12 +79,49 @@ def test_operation_waits_for_the_list_that_is_under_way() -> None:
     assert next_step(schedule) is Step.LIST
 
 
-def test_refused_list_is_tried_again_after_half_an_hour() -> None:
+def test_refused_list_is_tried_again_after_a_day() -> None:
     schedule = DatasetSchedule()
-    schedule.record_list_refused(NOW)
+    assert schedule.record_list_refused(NOW) == NOW + 86_400
     assert next_step(schedule) is Step.GET
+    assert next_step(schedule, now=NOW + 86_399.5, operations=10_000) is Step.GET
+    assert next_step(schedule, now=NOW + 86_400, operations=2) is Step.LIST
+
+
+def test_refusal_that_an_earlier_schedule_recorded_counts() -> None:
+    schedule = DatasetSchedule(refused_until=NOW + 60)
+    assert next_step(schedule) is Step.GET
+    assert next_step(schedule, now=NOW + 60) is Step.LIST
+
+
+def test_list_without_an_answer_is_tried_again_after_half_an_hour() -> None:
+    schedule = DatasetSchedule()
+    schedule.record_list_without_answer(NOW)
     assert next_step(schedule, now=NOW + 1799.5, operations=10_000) is Step.GET
     assert next_step(schedule, now=NOW + 1800, operations=2) is Step.LIST
+
+
+@pytest.mark.parametrize(
+    ("pages", "answered", "step"),
+    [(1, 0, Step.GET), (1, 1, Step.LIST), (300, 299, Step.GET), (300, 1000, Step.LIST)],
+)
+def test_list_that_answers_fewer_operations_than_it_has_pages_is_not_read_again(
+    pages: int, answered: int, step: Step
+) -> None:
+    schedule = DatasetSchedule()
+    schedule.record_list(pages, answered, NOW)
+    assert next_step(schedule, now=NOW + 1799.5, operations=1000) is step
+    assert next_step(schedule, now=NOW + 1800, operations=1000) is Step.LIST
+
+
+def test_lists_of_a_dataset_begin_at_least_a_second_apart() -> None:
+    schedule = DatasetSchedule()
+    schedule.begin_list(NOW)
+    assert next_step(schedule, now=NOW + 0.5) is Step.WAIT_FOR_LIST
+    schedule.is_listing = False
+    assert next_step(schedule, now=NOW + 0.9) is Step.WAIT_FOR_NEXT_LIST
+    assert next_step(schedule, now=NOW + 0.9, is_unlisted=True) is Step.GET
+    assert next_step(schedule, now=NOW + 0.9, operations=1) is Step.GET
+    assert next_step(schedule, now=NOW + 1) is Step.LIST
 
 
 def test_list_with_too_many_pages_is_used_for_more_operations_than_pages() -> None:

@@ -261,3 +261,54 @@ def test_response_with_the_projects_number_keeps_its_own_name() -> None:
     by_number: Operation = {"name": NAME.replace("projects/p/", "projects/123/")}
     polled.watch.record_response(by_number)
     assert polled.progress == [by_number]
+
+
+def watched(seconds: float, done: int, pending: int, timeout: float | None = None) -> PolledOperation:
+    """Poll an Operation at its beginning, and again some seconds and instances later."""
+    polled = PolledOperation(timeout=timeout)
+    polled.watch.record_response(running(pending=done + pending))
+    polled.clock.seconds += seconds
+    polled.watch.record_response(running(success=done, pending=pending))
+    return polled
+
+
+@pytest.mark.parametrize(
+    ("seconds", "done", "pending", "longest"),
+    [
+        (1000, 1000, 100_000, 300),
+        (1000, 1000, 800, 200),
+        (1000, 1000, 80, 30),
+        (100, 100, 100_000, 100),
+        (1000, 0, 100_000, 30),
+        (1000, 1000, 0, 30),
+    ],
+    ids=["far", "nearer", "near", "watched for a moment", "stands still", "nothing pending"],
+)
+def test_patient_pause_is_a_quarter_of_the_time_that_the_pending_instances_take(
+    seconds: float, done: int, pending: int, longest: float
+) -> None:
+    pauses = [watched(seconds, done, pending).watch.patient_pause(30.0) for _ in range(50)]
+    assert max(30.0, longest * 0.8) <= min(pauses)
+    assert longest * 0.95 <= max(pauses) <= longest
+
+
+def test_patient_pause_depends_on_the_fastest_speed_so_far() -> None:
+    polled = watched(1000, 10_000, 90_000)
+    polled.clock.seconds += 8000
+    polled.watch.record_response(running(success=98_000, pending=2000))
+    # At 11 a second the rest takes 182 s; at four times that, 45 s.
+    assert 36 <= polled.watch.patient_pause(30.0) <= 46
+
+
+def test_patient_pause_ends_at_the_deadline_and_with_a_failed_poll() -> None:
+    polled = watched(1000, 1000, 100_000, timeout=1100.0)
+    assert 80 <= polled.watch.patient_pause(30.0) <= 100
+    polled.watch.record_error(unavailable())
+    assert polled.watch.patient_pause(30.0) == 30.0
+
+
+def test_first_response_proves_nothing() -> None:
+    polled = PolledOperation()
+    assert polled.watch.patient_pause(30.0) == 30.0
+    polled.watch.record_response(running(success=1000, pending=100_000))
+    assert polled.watch.patient_pause(30.0) == 30.0

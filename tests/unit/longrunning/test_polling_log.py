@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from airflow_provider_dicom.longrunning.polling import LineLimit
 from tests.support.polled_operation import NAME, PolledOperation, running, unavailable
 
 
@@ -22,6 +23,27 @@ def test_log_gets_a_line_with_each_tenth_of_the_instances() -> None:
     assert "100% done" in polled.log.infos[-1]
 
 
+def test_many_operations_share_the_lines_about_progress_and_get_all_that_matter() -> None:
+    limit = LineLimit()
+    operations = [PolledOperation(line_limit=limit) for _ in range(500)]
+    for done in range(0, 100, 10):
+        for polled in operations:
+            polled.watch.record_response(running(success=done, pending=100 - done))
+            polled.clock.seconds += 15
+    lines = [line for polled in operations for line in polled.log.infos]
+    # Sixty at once, and one a second for 150 seconds.
+    assert 190 <= len(lines) <= 210
+    for polled in operations:
+        polled.watch.record_error(unavailable())
+        polled.watch.record_response(running(success=95, failure=1, pending=4))
+        assert "503" in polled.log.warnings[0]
+        assert any("answers again" in line for line in polled.log.infos)
+        assert "The first 1 of 100 instances have failed" in polled.log.warnings[-1]
+        polled.clock.seconds += 600
+        polled.watch.record_response(running(success=95, failure=1, pending=4))
+        assert "Export running for 750 s" in polled.log.infos[-1]
+
+
 def test_log_counts_a_tenth_of_few_instances_as_one_instance() -> None:
     polled = PolledOperation()
     for done in range(6):
@@ -37,14 +59,15 @@ def test_log_gets_one_line_about_an_operation_without_counters() -> None:
     assert "0 pending. Operation" in line
 
 
-def test_log_gets_a_line_at_once_about_the_first_failed_instance() -> None:
+def test_log_gets_one_warning_about_the_first_failed_instances() -> None:
     polled = PolledOperation()
     polled.watch.record_response(running(success=10, pending=990))
-    polled.watch.record_response(running(success=11, failure=1, pending=988))
-    assert "1 failed" in polled.log.infos[-1]
-    assert len(polled.log.infos) == 2
-    polled.watch.record_response(running(success=11, failure=2, pending=987))
-    assert len(polled.log.infos) == 2
+    assert polled.log.warnings == []
+    for failure in (2, 3):
+        polled.watch.record_response(running(success=11, failure=failure, pending=989 - failure))
+        (warning,) = polled.log.warnings
+        assert "The first 2 of 1000 instances have failed" in warning
+    assert len(polled.log.infos) == 1
 
 
 def test_log_gets_a_heartbeat_every_ten_minutes_while_the_counters_stand_still() -> None:

@@ -34,7 +34,7 @@ def test_warning_of_an_accepted_error_leads_to_the_logs_of_the_dicom_store(
     operation = ended({"success": 98, "failure": 2}, {"code": 2, "message": "2 instances failed"})
     del operation["metadata"]["logsUrl"]
     context: Any = {"ti": FakeTaskInstance()}
-    result = operator(max_failures=2).record_outcome(operation, context)
+    result = operator(max_failures=2, list_failures=False).record_outcome(operation, context)
     assert result["logs_url"] == console.logs_query_url(operation, STORE)
     printed = caplog.text + capsys.readouterr().out
     assert f"0 pending. Operation: {NAME}. Logs: {result['logs_url']}" in printed

@@ -20,7 +20,7 @@ from tests.support.submitting_task import (
     HealthcareApi,
     SubmittingTask,
 )
-from tests.support.task_runs import TaskStateStore
+from tests.support.task_runs import TaskStateStore, records_in
 
 if TYPE_CHECKING:
     from airflow_provider_dicom.api_types import Operation
@@ -120,8 +120,7 @@ def test_superseded_attempt_submits_nothing() -> None:
 
     class Superseded(TaskStateStore):
         def set(self, key: str, value: Any, *, retention: Any = None) -> None:
-            others = {name: {**record, "submitted_at": "2026-03-29"} for name, record in value.items()}
-            super().set(key, others)
+            super().set(key, {**value, "submitted_at": "2026-03-29"})
 
     task.context["task_state_store"] = Superseded()
     with pytest.raises(exceptions.DicomExportError, match=r"taken over") as error:
@@ -135,7 +134,7 @@ def test_operation_name_that_airflow_does_not_store_is_logged_and_returned() -> 
     keep = task.state.set
 
     def refuse_names(key: str, value: Any, *, retention: object = None) -> None:
-        if any(record["operation_name"] for record in value.values()):
+        if any(record["operation_name"] for record in records_in(value)):
             raise RuntimeError("the API server is away")
         keep(key, value)
 

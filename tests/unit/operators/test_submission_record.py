@@ -176,6 +176,22 @@ def test_single_record_of_the_first_version_is_found_by_store_and_destination() 
     assert SubmissionRecords(state, STATE_KEY).read() == {key: first}
 
 
+@pytest.mark.parametrize(("changes", "is_readable"), [({}, True), ({"request": APPEND}, False)])
+def test_only_repeatable_records_are_readable_for_workers_of_0_1_0(
+    changes: dict[str, Any], is_readable: bool
+) -> None:
+    state = TaskStateStore()
+    records = SubmissionRecords(state, STATE_KEY)
+    one = record(**changes)
+    key = record_key(one["dicom_store"], "bq://p.d.t" if changes else "gs://exports")
+    records.write(key, one)
+    # These workers read the names of a record's fields at the top.
+    assert (state.get(STATE_KEY).keys() >= {"dicom_store", "request", "operation_name"}) is is_readable
+    assert records.read() == {key: one}
+    records.write("store gs://other", record(**changes))
+    assert set(state.get(STATE_KEY)) == {key, "store gs://other"}
+
+
 def test_key_of_a_record_is_the_one_that_running_deployments_have_stored() -> None:
     assert record_key("store", "gs://b/X/") == "store gs://b/X"
     assert record_key("store", None) == "store "

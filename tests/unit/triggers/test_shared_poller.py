@@ -120,19 +120,20 @@ async def test_operation_that_the_list_left_out_once_is_looked_for_in_later_list
 
 
 @in_virtual_time
-async def test_refused_list_leads_to_gets_for_half_an_hour() -> None:
+async def test_refused_list_leads_to_gets_for_a_day() -> None:
     polled = PolledDatasets()
 
     def forbid_lists(request: SentRequest) -> Exception | None:
         return exceptions.DicomExportPermissionError("403") if request.kind == "list" else None
 
     polled.api.error = forbid_lists
-    followed = [polled.follow(number) for number in range(3)]
-    await polled.until(1805)
-    assert times(polled.api.of_kind("list")) == [10.0]
-    assert times(polled.api.of_kind("get"))[:3] == [10.1] * 3
-    assert len(polled.api.of_kind("get")) > 3 * 170
-    await polled.until(1830)
+    followed = [polled.follow(number, poll_interval=600.0) for number in range(3)]
+    await polled.until(86_400)
+    (refused,) = times(polled.api.of_kind("list"))
+    assert 10.0 <= refused <= 12.0
+    assert times(polled.api.of_kind("get"))[:3] == [pytest.approx(refused + 0.1, abs=2)] * 3
+    assert len(polled.api.of_kind("get")) > 3 * 140
+    await polled.until(87_020)
     assert len(polled.api.of_kind("list")) == 2
     assert not any(one.end.done() for one in followed)
     assert polled.log.warnings == []
@@ -351,9 +352,8 @@ async def test_operation_that_is_no_longer_followed_is_not_polled() -> None:
 @in_virtual_time
 async def test_dataset_starts_afresh_after_its_last_operation() -> None:
     polled = PolledDatasets()
-    polled.api.error = lambda request: (
-        exceptions.DicomExportPermissionError("403") if request.time < 11 else None
-    )
+    refusal = exceptions.DicomExportQuotaExhaustedError("429", retry_after=1000.0)
+    polled.api.error = lambda request: refusal if request.time < 11 else None
     for _ in range(2):
         followed = [polled.follow(number) for number in range(2)]
         await polled.until(polled.loop.time() + 11)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
+import math
 import random
 import weakref
 from itertools import pairwise
@@ -101,3 +103,74 @@ async def test_poller_has_one_timer_at_a_time() -> None:
     assert len(timers) == 2
     (pending,) = [timer for timer in timers if not timer.cancelled()]
     assert pending.when() < 1.5
+
+
+@in_virtual_time
+async def test_a_thousand_operations_that_begin_together_cost_one_list_a_poll() -> None:
+    polled = PolledDatasets()
+    # A response takes a while, and the triggerer a moment to start a thousand triggers.
+    polled.api.latency = 0.4
+    for number in range(1000):
+        polled.follow(number, poll_interval=5.0)
+        if number % 100 == 99:
+            await asyncio.sleep(0.1)
+    await polled.until(61)
+    assert not polled.api.of_kind("get")
+    assert len(polled.api.of_kind("list")) <= 20
+
+
+@in_virtual_time
+async def test_end_is_noticed_within_the_poll_interval_and_a_second_by_lists() -> None:
+    polled = PolledDatasets()
+    polled.api.latency = 0.2
+    delays: list[float] = []
+
+    def note(end: float, _: object) -> None:
+        delays.append(polled.loop.time() - end)
+
+    for number in range(400):
+        end = 4 + random.uniform(0, 60)
+        followed = polled.follow(number, poll_interval=5.0, end=max(end, polled.loop.time()))
+        followed.end.add_done_callback(functools.partial(note, end))
+        await asyncio.sleep(random.choice([0.0, 0.0, 0.05]))
+    await polled.until(90)
+    assert len(delays) == 400
+    assert max(delays) <= 6.0 + 2 * polled.api.latency
+
+
+@in_virtual_time
+async def test_operation_that_becomes_due_during_a_list_waits_for_the_next_one() -> None:
+    polled = PolledDatasets()
+    polled.api.latency = 3.0
+    for number in range(3):
+        polled.follow(number)
+    await polled.until(1)
+    late = [polled.follow(number, end=5) for number in range(3, 6)]
+    await polled.until(20)
+    assert [request.kind for request in polled.api.requests] == ["list", "list"]
+    assert all(one.end.done() for one in late)
+
+
+@in_virtual_time
+async def test_list_that_never_shows_our_operations_is_read_once_in_half_an_hour() -> None:
+    polled = PolledDatasets(page_size=10)
+    for number in range(100, 150):
+        polled.api.ends[f"projects/p/locations/l/datasets/d/operations/{number}"] = math.inf
+    for number in range(20):
+        polled.api.unlisted.add(f"projects/p/locations/l/datasets/d/operations/{number}")
+        polled.follow(number)
+    await polled.until(1700)
+    assert len(polled.api.of_kind("list")) == 5
+    assert len(polled.api.of_kind("get")) > 20 * 150
+
+
+@in_virtual_time
+async def test_list_is_not_read_to_its_end_for_the_few_operations_that_it_does_not_show() -> None:
+    polled = PolledDatasets(page_size=10)
+    followed = [polled.follow(number) for number in range(10)]
+    polled.api.unlisted.add(followed[3].watch.operation_name)
+    for number in range(100, 200):
+        polled.api.ends[f"projects/p/locations/l/datasets/d/operations/{number}"] = math.inf
+    await polled.until(15)
+    # The first page answers nine; the second shows none of ours, and a get costs no more than the third.
+    assert [request.kind for request in polled.api.requests] == ["list", "list", "get"]

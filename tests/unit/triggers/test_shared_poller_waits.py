@@ -15,7 +15,7 @@ from airflow_provider_dicom.longrunning import poll_schedule
 from airflow_provider_dicom.longrunning.polling import OperationWatch
 from airflow_provider_dicom.triggers import _shared_poller
 from airflow_provider_dicom.triggers._shared_poller import wait_for_operation
-from tests.support.fake_operations_api import FakeHook, FakeOperationsApi, PolledDatasets
+from tests.support.fake_operations_api import FakeHook, FakeOperationsApi, PolledDatasets, SentRequest
 from tests.support.recorded_log import RecordedLog
 from tests.support.virtual_time import in_virtual_time
 
@@ -289,3 +289,17 @@ async def test_operation_name_that_is_refused_leaves_no_session_behind(triggers:
         await wait_for_operation(watch, gcp_conn_id="c", impersonation_chain=None, api_endpoint=None)
     await triggers.wait(end=5, gcp_conn_id="c")
     assert [hook.closed for hook in triggers.hooks] == [0, 1]
+
+
+@in_virtual_time
+async def test_refused_list_is_remembered_after_the_last_wait_of_its_credential(triggers: Triggers) -> None:
+    def forbid_lists(request: SentRequest) -> Exception | None:
+        return exceptions.DicomExportPermissionError("403") if request.kind == "list" else None
+
+    triggers.api.error = forbid_lists
+    for night in range(3):
+        await asyncio.gather(*(triggers.wait(number, end=5 + 1000 * night) for number in range(2)))
+    assert len(triggers.hooks) == 3
+    assert len(triggers.api.of_kind("list")) == 1
+    await asyncio.gather(*(triggers.wait(number, end=5, gcp_conn_id="other") for number in range(2)))
+    assert len(triggers.api.of_kind("list")) == 2

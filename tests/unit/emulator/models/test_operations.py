@@ -24,7 +24,7 @@ async def test_operations_read_from_disk_are_the_same(archive: Archive) -> None:
     operations = Operations(archive.database)
     kept = operations.create(EXPORT_METHOD, STORE, BIGQUERY)
     kept.success, kept.failure = 3, 1
-    kept.log_failure("1.2", "why")
+    kept.log_failure("1.2", "/studies/1.2", 3, "why")
     await operations.finish(kept, response={"@type": "x"})
     gone = operations.create(EXPORT_METHOD, STORE, BIGQUERY)
     gone.vanished = True

@@ -1,4 +1,4 @@
-"""The routes of the API's methods."""
+"""The routes of the API's methods, and the page that lists them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_dicom.emulator.server import routes
+from airflow_provider_dicom.emulator.server.discovery import methods
 
-PAGE = Path(__file__).parents[4] / "docs" / "local-healthcare-api.md"
-#: The kinds of resources that have nothing to do with DICOM.
-OTHERS = ("consentStores", "dataMapperWorkspaces", "fhirStores", "hl7V2Stores", "services")
+PAGE = Path(__file__).parents[4] / "docs" / "reference" / "local-api.md"
+#: Resources that have nothing to do with DICOM.
+OTHERS = ("consentStores", "dataMapperWorkspaces", "fhirStores", "hl7V2Stores")
 
 
 @pytest.mark.parametrize(
@@ -70,16 +71,20 @@ def test_other_urls_and_http_methods_have_no_route() -> None:
     assert routes.find("PUT", "/v1/projects/p/locations/l/datasets/d/dicomStores/s") is None
 
 
-def test_documentation_lists_every_method_for_dicom_and_those_that_are_missing() -> None:
+def test_reference_lists_every_method_as_offered_or_not() -> None:
     listed = {
-        name: state == "yes"
-        for names, state in re.findall(r"^\| (`.*?) \| (yes|501) \|", PAGE.read_text(), re.MULTILINE)
-        for name in re.findall(r"`([\w.]+)`", names)
+        method: row[2].strip()
+        for line in PAGE.read_text().partition("## Methods")[2].partition("\n## ")[0].splitlines()
+        if (row := line.split("|"))[1:]
+        for method in re.findall(r"`(datasets\.[\w.]+)`", row[1])
     }
-    prefix = "healthcare.projects.locations."
     offered = {
-        route.method.id.removeprefix(prefix): route.handler is not None
-        for route in routes.ROUTES
-        if not any(kind in route.method.id for kind in OTHERS)
+        route.method.id.partition(".locations.")[2]: route.handler is not None for route in routes.ROUTES
     }
-    assert listed == offered
+    about_dicom = {
+        method
+        for method in methods()
+        if method.startswith("datasets.")
+        and not method.startswith(tuple(f"datasets.{other}." for other in OTHERS))
+    }
+    assert listed == {method: "yes" if offered[method] else "no" for method in about_dicom}
