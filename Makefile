@@ -13,6 +13,7 @@ ARGS =
 VENV = .venv
 BIGQUERY_VENV = .venv-bigquery
 BENCH_VENV = .venv-bench
+OUTSIDERS_VENV = .venv-outsiders
 UV = $(VENV)/bin/uv
 INSTALL = $(UV) pip install --quiet --compile-bytecode
 BUILD_INPUTS = pyproject.toml rig/constraints/3.3.txt airflow_provider_dicom/__init__.py
@@ -27,7 +28,7 @@ PARALLEL = -n auto
 CHAOS_PARALLEL = -n 2
 COVERED = --cov --cov-branch --cov-report=term --cov-fail-under=90
 
-.PHONY: bench docs help demo test test-chaos test-demo test-matrix test-scale test-system quick watch lint lock clean
+.PHONY: bench docs help demo test test-chaos test-demo test-matrix test-outsiders test-scale test-system quick watch lint lock clean
 
 help:
 	@echo "make demo   run an export from Airflow to Cloud Storage on this machine; needs no Google account; the"
@@ -40,6 +41,7 @@ help:
 	@echo "            with an older Airflow: make test-chaos AIRFLOW=2.11-python3.12"
 	@echo "make test-matrix  the unit and integration tests, and a real Airflow, with each Airflow and Python"
 	@echo "            supported; a part of it: make test-matrix MATRIX='2.11-python3.12 lowest-python3.11'"
+	@echo "make test-outsiders  other people's clients of the Healthcare API against the local one, 2 minutes"
 	@echo "make test-scale  export 10,000 instances, and 50 DICOM stores a few at a time, and show 5,000 exports;"
 	@echo "            15 minutes"
 	@echo "make test-system  the example DAGs against a real Google project, if its environment variables are set"
@@ -81,6 +83,9 @@ test-matrix: $(VENV)/.tests-installed $(BIGQUERY_VENV)/.installed
 	@sh rig/install_chromium.sh
 	@$(VENV)/bin/python -m rig.matrix --pytest '$(ARGS)' $(MATRIX)
 
+test-outsiders: $(VENV)/.tests-installed $(OUTSIDERS_VENV)/.installed
+	$(OUTSIDERS_VENV)/bin/python -m pytest -c tests/outsiders/pytest.ini tests/outsiders $(ARGS)
+
 test-scale: $(VENV)/.tests-installed
 	@sh rig/install_chromium.sh
 	$(VENV)/bin/python -m pytest -s tests/scale $(ARGS)
@@ -107,7 +112,7 @@ lock: $(UV)
 	sh rig/lock.sh $(UV)
 
 clean:
-	rm -rf $(VENV) $(BIGQUERY_VENV) $(BENCH_VENV) .venv-airflow-* .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* dist build
+	rm -rf $(VENV) $(BIGQUERY_VENV) $(BENCH_VENV) $(OUTSIDERS_VENV) .venv-airflow-* .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(UV):
@@ -141,6 +146,13 @@ $(BIGQUERY_VENV)/.installed: $(UV) rig/bigquery-requirements.txt rig/constraints
 		--requirement rig/bigquery-requirements.txt
 	@HOME=$$(pwd)/$(BIGQUERY_VENV) $(BIGQUERY_VENV)/bin/python -c \
 		'import duckdb_extensions; duckdb_extensions.import_extension("spatial")'
+	@touch $@
+
+$(OUTSIDERS_VENV)/.installed: $(UV) rig/outsiders-requirements.txt rig/constraints/outsiders.txt
+	@echo "Installing other people's clients of the Healthcare API into $(OUTSIDERS_VENV)"
+	@$(UV) venv --quiet --clear --python $(VENV)/bin/python $(OUTSIDERS_VENV)
+	@$(INSTALL) --python $(OUTSIDERS_VENV) --constraint rig/constraints/outsiders.txt \
+		--requirement rig/outsiders-requirements.txt
 	@touch $@
 
 $(BENCH_VENV)/.installed: $(UV) $(BUILD_INPUTS) benchmarks/requirements.txt

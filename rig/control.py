@@ -49,6 +49,14 @@ class Control:
         """Return the accepted exports with their requests, states and logs."""
         return self._call("GET", "exports")
 
+    def imports(self) -> Json:
+        """Return the accepted imports with their requests, states and logs."""
+        return self._call("GET", "imports")
+
+    def deliveries(self) -> Json:
+        """Return what was streamed to BigQuery and published to Pub/Sub, and what failed."""
+        return self._call("GET", "deliveries")
+
     def operation_state(self, name: str) -> str:
         """Return the state of an Operation in the API: RUNNING, SUCCEEDED, CANCELLED or FAILED."""
         operation = self._session.get(f"{self.url}/v1/{name}", timeout=30).json()

@@ -36,5 +36,7 @@ trap 'rm -f "$oldest"' EXIT
 floors | compile --all-extras --resolution lowest-direct --constraint - --output-file "$oldest"
 compile --all-extras --group dev --group chaos --group fab --constraint "$oldest" --output-file "$pins/lowest.txt"
 
-"$uv" pip compile --quiet --upgrade --universal --no-annotate --no-header --python-version 3.11 \
-    rig/bigquery-requirements.txt --output-file "$pins/bigquery.txt"
+for name in bigquery outsiders; do
+    "$uv" pip compile --quiet --upgrade --universal --no-annotate --no-header --python-version 3.11 \
+        "rig/$name-requirements.txt" --output-file "$pins/$name.txt"
+done

@@ -199,15 +199,17 @@ class Server:
 
 
 class StorageEmulator(Server):
-    """Cloud Storage (PyPI ``gcp-storage-emulator``, with pages), objects in memory."""
+    """The Cloud Storage emulator of this package, objects in memory.
 
-    def __init__(self, log_dir: Path) -> None:
+    :param python: the interpreter that runs it; None: the one of this process.
+    """
+
+    def __init__(self, log_dir: Path, *, python: Path | None = None) -> None:
         port = free_port()
-        # The emulator's logger is silent: its only other level writes every request with its body.
-        options = ["start", "--host", LOOPBACK, "--port", str(port), "--in-memory", "--quiet"]
+        program = [str(python or sys.executable), "-m", "airflow_provider_dicom.emulator.storage"]
         super().__init__(
             "Cloud Storage emulator",
-            [sys.executable, "-P", str(ROOT / "rig" / "storage_emulator.py"), *options],
+            [*program, "--host", LOOPBACK, "--port", str(port)],
             port=port,
             health_path="/",
             log_dir=log_dir,
@@ -272,6 +274,7 @@ class HealthcareEmulator(Server):
     :param data: folder that keeps the state; without it the state ends with the process.
     :param env: where it finds its destinations (``STORAGE_EMULATOR_HOST``, ``BIGQUERY_EMULATOR_HOST``).
     :param port: the same port again, for a restart.
+    :param python: the interpreter that runs it; None: the one of this process.
     """
 
     def __init__(
@@ -281,6 +284,7 @@ class HealthcareEmulator(Server):
         data: Path | None = None,
         env: Mapping[str, str | None] | None = None,
         port: int | None = None,
+        python: Path | None = None,
     ) -> None:
         port = port or free_port()
         options = ["--host", LOOPBACK, "--port", str(port)]
@@ -288,7 +292,7 @@ class HealthcareEmulator(Server):
             options += ["--data", str(data)]
         super().__init__(
             "Healthcare API",
-            [sys.executable, "-m", "airflow_provider_dicom.emulator", *options],
+            [str(python or sys.executable), "-m", "airflow_provider_dicom.emulator", *options],
             port=port,
             health_path="/healthz",
             log_dir=log_dir,

@@ -2,15 +2,21 @@
 
 ``python -m airflow_provider_dicom.emulator [--host 127.0.0.1] [--port 8085] [--data DIR]``; the first line
 on stdout is its address. Point clients at it with ``HEALTHCARE_EMULATOR_HOST``. It has no authentication, so
-that it listens on loopback by default.
+that it listens on loopback by default. With ``--storage-port PORT`` it also starts a Cloud Storage emulator,
+whose address is the second line; ``--bucket``, ``--store`` and ``--load FOLDER`` fill both.
 
-It implements DICOM stores, uploads (STOW-RS), searches (QIDO-RS), retrieval (WADO-RS), and exports that are
-long-running operations and really write, to the Cloud Storage emulator at ``STORAGE_EMULATOR_HOST`` and the
-BigQuery emulator at ``BIGQUERY_EMULATOR_HOST``. At the same address it has ``entries.list`` of Cloud Logging,
-with an entry for each instance that an export could not write. Requests are validated against Google's
-discovery documents; methods that this server does not have respond with HTTP 501. The server is as strict as
-Google's API, where that is known; ``--lenient`` makes it less strict. With ``--data`` everything survives a
-crash, and interrupted exports continue.
+It implements DICOM stores, uploads (STOW-RS), searches (QIDO-RS), retrieval (WADO-RS), and exports and
+imports that are long-running operations and really write and read, through the Cloud Storage emulator at
+``STORAGE_EMULATOR_HOST`` and the BigQuery emulator at ``BIGQUERY_EMULATOR_HOST``. Changes are streamed to
+BigQuery (``streamConfigs``) and published to the Pub/Sub emulator at ``PUBSUB_EMULATOR_HOST``
+(``notificationConfigs``). At the same address it has ``entries.list`` of Cloud Logging, with an entry for
+each instance that an export could not write. Requests are validated against Google's discovery documents. The
+server is as strict as Google's API, where that is known; ``--lenient`` makes it less strict. ``v1beta1`` and
+``v1alpha2`` are other names of what they share with ``v1``. With ``--data`` everything survives a crash, and
+interrupted exports and imports continue; only deliveries to BigQuery and Pub/Sub are lost.
+
+These methods respond with HTTP 501, because viewers need them and exports do not: frames, rendered instances,
+bulk data, de-identification, storage settings, locations, and all that is not about DICOM.
 
 While it listens on loopback, it refuses requests whose header ``Host`` or ``Origin`` names another machine: a
 web page that somebody has open on this one sends those.
@@ -21,6 +27,8 @@ Where it is simpler than the real API:
 - Lists of operations can be filtered by ``done=true`` or ``done=false``, lists of stores by
   ``labels.key=value``; other filters are refused.
 - The attributes of a study or a series, for searches, are those of its first stored instance.
+- IAM policies are kept, but grant and deny nothing; the setting ``denied_permissions`` does.
+- All data has the storage class STANDARD.
 - DICOMweb errors have the same JSON envelope as all other errors.
 - Filters of log entries are comparisons with ``=``, ``:``, ``>=``, ``<=``, joined by ``AND`` or line breaks.
 - A path in a filter file that matches no instance counts as a failure of the export.
@@ -44,6 +52,11 @@ application/json``); unknown fields are refused with HTTP 400:
 ``GET, DELETE /_emulator/exports``
     ``{"accepted", "highest_running", "highest_unfinished", "operations": [{"name", "dicomStore", "request",
     "state", "log"}]}``; ``DELETE`` only resets the two maxima.
+``GET /_emulator/imports``
+    ``{"operations": [...]}``, as above.
+``GET /_emulator/deliveries``
+    What was streamed and published: ``{"pending", "delivered", "failed": [{"destination", "instance",
+    "message"}]}``.
 ``POST, GET, DELETE /_emulator/faults``
     Adds a fault (:class:`airflow_provider_dicom.emulator.server.faults.Fault`), returns all faults with the
     numbers of requests that they affected, removes all.
@@ -63,8 +76,8 @@ it, and nothing else of ``airflow_provider_dicom``:
 1. ``errors``, ``messages``, ``names``, ``settings``: the modules beside this one.
 2. ``models/``: what is stored, in SQLite and files: datasets, DICOM stores, instances, operations.
 3. ``imaging/``: conversion of instances to other transfer syntaxes and to images.
-4. ``exports/``: runs exports, and writes to Cloud Storage and BigQuery.
+4. ``exports/``: runs exports and imports, reads and writes Cloud Storage, BigQuery and Pub/Sub.
 5. ``handlers/``: one module per area of the API, with a function per method.
 6. ``server/``: the ASGI application: faults at the front, routing, validation, the control endpoint.
-7. ``__main__``: the command line.
+7. ``__main__``: the command line. ``storage`` is a program of its own: the Cloud Storage emulator.
 """

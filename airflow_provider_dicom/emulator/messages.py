@@ -37,7 +37,8 @@ def error_response(error: ApiError) -> Response:
 def dicomweb_url(request: Request, store: str) -> str:
     """Return the base URL of a store's DICOMweb services, at the address that the request was sent to."""
     host, port = request.scope["server"]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1/{store}/dicomWeb"
+    version = request.url.path.split("/")[1]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/{version}/{store}/dicomWeb"
 
 
 async def body_chunks(request: Request, limit: int) -> AsyncIterator[bytes]:

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 from airflow_provider_dicom.emulator.errors import ApiError
 
+#: The versions of the API. The older and the newer one are other names of what they share with v1.
+API_VERSIONS = ("v1", "v1beta1", "v1alpha2")
 _ID = re.compile(r"[\w.\-]{1,256}")
+_STORE = re.compile(
+    r"projects/[^/]+/locations/[^/]+/datasets/(?P<dataset>[^/]+)/dicomStores/(?P<store>[^/]+)"
+)
 #: Clients remove these from the path of a URL, so that nobody could reach a resource with such an id.
 DOT_SEGMENTS = frozenset({".", ".."})
 _UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(?:\.[0-9]+)*")
@@ -27,6 +32,21 @@ def check_id(field: str, value: str | None) -> str:
             rf"invalid {field} {value!r}: it must match [\p{{L}}\p{{N}}_\-\.]{{1,256}}, and not be . or .."
         )
     return value
+
+
+def check_store_name(name: str) -> str:
+    """Return the full name of a DICOM store.
+
+    :raises ApiError: it is not ``projects/P/locations/L/datasets/D/dicomStores/S``, with valid ids.
+    """
+    match = _STORE.fullmatch(name)
+    if match is None:
+        raise ApiError.invalid_argument(
+            f"{name!r} is not of the form projects/P/locations/L/datasets/D/dicomStores/S"
+        )
+    check_id("datasetId", match["dataset"])
+    check_id("dicomStoreId", match["store"])
+    return name
 
 
 def is_uid(value: str) -> bool:

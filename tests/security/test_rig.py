@@ -75,6 +75,15 @@ def test_database_of_the_rig_refuses_other_users(database: PostgreSQL, way: str)
     assert (refused.returncode, reason in refused.stderr) == (2, True), refused.stderr
 
 
+def test_packages_of_other_peoples_clients_are_pinned() -> None:
+    assert "--constraint rig/constraints/outsiders.txt" in (ROOT / "Makefile").read_text()
+    pins = (ROOT / "rig/constraints/outsiders.txt").read_text()
+    wanted = (ROOT / "rig/outsiders-requirements.txt").read_text()
+    names = re.findall(r"^([a-z-]+)>=", wanted, re.MULTILINE)
+    assert names
+    assert [name for name in names if f"{name}==" not in pins] == []
+
+
 def test_packages_of_the_bigquery_emulator_are_pinned() -> None:
     assert "--constraint rig/constraints/bigquery.txt" in (ROOT / "Makefile").read_text()
     pins = (ROOT / "rig/constraints/bigquery.txt").read_text()

@@ -31,6 +31,7 @@ from airflow_provider_dicom.emulator.imaging.transcode import CannotTranscode
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from airflow_provider_dicom.emulator.exports.bigquery_schema import Row
     from airflow_provider_dicom.emulator.models.instances import StoredInstance
 
 DISPOSITIONS = ("WRITE_EMPTY", "WRITE_TRUNCATE", "WRITE_APPEND")
@@ -103,6 +104,17 @@ class BigQueryDestination:
         except Exception as error:
             # Damaged files make pydicom raise errors of any type, whose messages may contain patient data.
             raise CannotTranscode(f"{type(error).__name__} while reading the metadata") from error
+        self._spool.write(_line(row))
+
+    def write_row(self, row: Row, columns: Columns) -> None:
+        """Add a row to the temporary file.
+
+        :param columns: those that the row needs.
+        :raises ValueError: a column has another type than in an earlier row.
+        """
+        if self._spool is None:
+            raise RuntimeError("write_row() before open()")
+        self._rows.add_columns(columns)
         self._spool.write(_line(row))
 
     def close(self, *, cancelled: bool) -> None:

@@ -106,8 +106,19 @@ class RowMaker:
     @property
     def columns(self) -> Columns:
         """The columns of all rows so far, in the order of the API's tables."""
-        storage = storage_columns(is_json=self._is_json, include_source_store=self._include_source_store)
-        return (self._metadata if self._is_json else ordered(self._metadata)) | storage
+        return (self._metadata if self._is_json else ordered(self._metadata)) | self._storage
+
+    @property
+    def _storage(self) -> Columns:
+        return storage_columns(is_json=self._is_json, include_source_store=self._include_source_store)
+
+    def add_columns(self, columns: Columns) -> None:
+        """Add the columns that another RowMaker of the same schema has collected.
+
+        :raises ValueError: a column exists with another type or mode.
+        """
+        storage = self._storage
+        merge(self._metadata, {name: column for name, column in columns.items() if name not in storage})
 
     def row(self, instance: StoredInstance) -> Row:
         """Return the row of an instance."""
@@ -133,6 +144,19 @@ class RowMaker:
             "LastUpdated": instance.last_updated.astimezone(UTC).isoformat(),
             "StorageClass": "STANDARD",
             "BlobStorageSize": instance.path.stat().st_size,
+        }
+        if self._include_source_store:
+            row["SourceDicomStore"] = instance.dicom_store
+        return row
+
+    def deletion(self, instance: StoredInstance) -> Row:
+        """Return the row of a deletion: UIDs, time and type."""
+        row: Row = {
+            "StudyInstanceUID": instance.study_uid,
+            "SeriesInstanceUID": instance.series_uid,
+            "SOPInstanceUID": instance.instance_uid,
+            "LastUpdated": datetime.now(UTC).isoformat(),
+            "Type": "DELETE",
         }
         if self._include_source_store:
             row["SourceDicomStore"] = instance.dicom_store

@@ -11,15 +11,22 @@ from typing import TYPE_CHECKING
 import requests
 from google.api_core.exceptions import Forbidden, GoogleAPICallError, NotFound, RetryError
 from google.auth.credentials import AnonymousCredentials
-from google.cloud.storage import Bucket, Client  # type: ignore[import-untyped]
+from google.cloud.storage import Blob, Bucket, Client  # type: ignore[import-untyped]
 from google.cloud.storage.retry import DEFAULT_RETRY  # type: ignore[import-untyped]
 
 from airflow_provider_dicom.emulator.errors import ApiError
-from airflow_provider_dicom.emulator.imaging.transcode import check_mime_type, extension, media_type, render
+from airflow_provider_dicom.emulator.imaging.transcode import (
+    check_mime_type,
+    extension,
+    is_as_stored,
+    media_type,
+    render,
+)
 from airflow_provider_dicom.emulator.names import ResourcePath
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from airflow_provider_dicom.emulator.models.instances import StoredInstance
 
@@ -31,6 +38,8 @@ PERMISSION_DENIED = (
 # because the other side is an emulator on the same machine.
 RETRY = DEFAULT_RETRY.with_timeout(30.0).with_delay(initial=0.1, maximum=2.0, multiplier=2.0)
 TIMEOUT_SECONDS = 60.0
+#: Larger files are sent in chunks of this size (a multiple of 256 KiB), so that they are never in memory.
+_CHUNK_BYTES = 8 * 1024 * 1024
 
 _URI = re.compile(r"gs://(?P<bucket>[^/\s]+)(?:/(?P<name>.*))?", re.DOTALL)
 _UID = r"[0-9.]{1,64}"
@@ -49,7 +58,7 @@ class GcsDestination:
 
     def __init__(self, uri_prefix: str, mime_type: str | None) -> None:
         check_mime_type(mime_type)
-        self._bucket_name, directory = _split(uri_prefix)
+        self._bucket_name, directory = split_uri(uri_prefix)
         self._directory = directory if not directory or directory.endswith("/") else f"{directory}/"
         self._mime_type = mime_type
         self._bucket: Bucket | None = None
@@ -59,9 +68,9 @@ class GcsDestination:
 
         :raises ApiError: it does not exist, or access is denied.
         """
-        client = _client()
+        client = storage_client()
         try:
-            with _errors_of(self._bucket_name):
+            with storage_errors(self._bucket_name):
                 self._bucket = client.get_bucket(self._bucket_name, timeout=TIMEOUT_SECONDS, retry=RETRY)
         except ApiError:
             client.close()
@@ -76,16 +85,30 @@ class GcsDestination:
         if self._bucket is None:
             raise RuntimeError("write() before open()")
         name = f"{self._directory}{instance.study_uid}/{instance.series_uid}/{instance.instance_uid}"
+        if is_as_stored(instance.path, self._mime_type):
+            self._write_file(self._bucket.blob(f"{name}{extension(self._mime_type)}"), instance.path)
+            return
         for rendition in render(instance.path, self._mime_type):
             frame = "" if rendition.frame is None else f"/{rendition.frame}"
             blob = self._bucket.blob(f"{name}{frame}{extension(self._mime_type)}")
-            with _errors_of(self._bucket_name):
+            with storage_errors(self._bucket_name):
                 blob.upload_from_string(
                     rendition.content,
                     content_type=media_type(self._mime_type),
                     timeout=TIMEOUT_SECONDS,
                     retry=RETRY,
                 )
+
+    def _write_file(self, blob: Blob, path: Path) -> None:
+        if path.stat().st_size > _CHUNK_BYTES:
+            blob.chunk_size = _CHUNK_BYTES
+        with storage_errors(self._bucket_name):
+            blob.upload_from_filename(
+                str(path),
+                content_type=media_type(self._mime_type),
+                timeout=TIMEOUT_SECONDS,
+                retry=RETRY,
+            )
 
     def close(self, *, cancelled: bool) -> None:
         """Close the connections; every object has been visible since it was written."""
@@ -100,15 +123,15 @@ def read_filter(resource_paths_gcs_uri: str) -> list[ResourcePath]:
     :param resource_paths_gcs_uri: ``gs://bucket/object``.
     :raises ApiError: the object does not exist, or a line is not a resource path.
     """
-    bucket_name, name = _split(resource_paths_gcs_uri)
+    bucket_name, name = split_uri(resource_paths_gcs_uri)
     if not name:
         raise ApiError.invalid_argument(
             f"Invalid Cloud Storage URI: no object in {resource_paths_gcs_uri!r}."
         )
-    client = _client()
+    client = storage_client()
     try:
         with tempfile.TemporaryFile() as file:
-            with _errors_of(bucket_name, name):
+            with storage_errors(bucket_name, name):
                 blob = client.bucket(bucket_name).blob(name)
                 blob.download_to_file(file, timeout=TIMEOUT_SECONDS, retry=RETRY)
             file.seek(0)
@@ -132,7 +155,11 @@ def _resource_path(line: bytes, number: int) -> ResourcePath:
     return ResourcePath(match["study"], match["series"], match["instance"])
 
 
-def _split(uri: str) -> tuple[str, str]:
+def split_uri(uri: str) -> tuple[str, str]:
+    """Return the bucket of a ``gs://`` URI, and what follows it.
+
+    :raises ApiError: the URI is invalid.
+    """
     match = _URI.fullmatch(uri)
     if match is None:
         raise ApiError.invalid_argument(
@@ -141,7 +168,11 @@ def _split(uri: str) -> tuple[str, str]:
     return match["bucket"], match["name"] or ""
 
 
-def _client() -> Client:
+def storage_client() -> Client:
+    """Return a client of the emulator at ``STORAGE_EMULATOR_HOST``.
+
+    :raises ApiError: the variable is not set.
+    """
     # Never the real service: without the variable, the client library would use Google's.
     if not os.environ.get("STORAGE_EMULATOR_HOST"):
         raise ApiError.failed_precondition(
@@ -152,7 +183,7 @@ def _client() -> Client:
 
 
 @contextmanager
-def _errors_of(bucket: str, name: str | None = None) -> Iterator[None]:
+def storage_errors(bucket: str, name: str | None = None) -> Iterator[None]:
     """Map errors of the client library to errors of the Healthcare API."""
     resource = f"gs://{bucket}" if name is None else f"gs://{bucket}/{name}"
     try:

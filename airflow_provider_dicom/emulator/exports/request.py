@@ -1,16 +1,28 @@
-"""The request of one export: its destination, and the instances that it selects."""
+"""The work of one export: its destination, and the instances that it selects."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, cast
 
 from airflow_provider_dicom.emulator.errors import ApiError
+from airflow_provider_dicom.emulator.exports.work import (
+    INVALID_ARGUMENT,
+    NOT_FOUND,
+    RESPONSES,
+    Item,
+    ItemFailedError,
+    Missing,
+)
 
 if TYPE_CHECKING:
+    from airflow_provider_dicom.emulator.exports.bigquery_destination import BigQueryDestination
+    from airflow_provider_dicom.emulator.exports.bigquery_schema import SchemaKind
     from airflow_provider_dicom.emulator.messages import JsonObject
     from airflow_provider_dicom.emulator.models.archive import Archive
     from airflow_provider_dicom.emulator.models.instances import StoredInstance
     from airflow_provider_dicom.emulator.names import ResourcePath
+    from airflow_provider_dicom.emulator.settings import Settings
 
 _UNSPECIFIED = "WRITE_DISPOSITION_UNSPECIFIED"
 
@@ -52,15 +64,25 @@ def destination(request: JsonObject) -> ExportDestination:
         return GcsDestination(gcs.get("uriPrefix", ""), gcs.get("mimeType") or None)
     bigquery = cast("JsonObject", request.get("bigqueryDestination"))
     if bigquery is not None:
-        from airflow_provider_dicom.emulator.exports.bigquery_destination import BigQueryDestination
-
-        return BigQueryDestination(
-            cast("str", bigquery.get("tableUri", "")),
-            _disposition(bigquery),
-            _schema(bigquery),
-            bigquery.get("includeSourceStore") is True,
-        )
+        return bigquery_destination(bigquery, _disposition(bigquery))
     raise ApiError.invalid_argument("destination is required: set gcsDestination or bigqueryDestination")
+
+
+def bigquery_destination(bigquery: JsonObject, disposition: str | None) -> BigQueryDestination:
+    """Return the destination that a BigQuery destination of the API describes.
+
+    :param bigquery: the destination in the form of the API.
+    :param disposition: None means ``WRITE_EMPTY``.
+    :raises ApiError: the URI is invalid.
+    """
+    from airflow_provider_dicom.emulator.exports.bigquery_destination import BigQueryDestination
+
+    return BigQueryDestination(
+        cast("str", bigquery.get("tableUri", "")),
+        disposition,
+        schema_kind(bigquery),
+        bigquery.get("includeSourceStore") is True,
+    )
 
 
 def _disposition(bigquery: JsonObject) -> str | None:
@@ -71,15 +93,11 @@ def _disposition(bigquery: JsonObject) -> str | None:
     return "WRITE_TRUNCATE" if bigquery.get("force") is True else None
 
 
-def _schema(bigquery: JsonObject) -> Literal["default", "flattened", "json"]:
+def schema_kind(bigquery: JsonObject) -> SchemaKind:
+    """Return the schema that a BigQuery destination of the API names."""
     if "schemaFlattened" in bigquery:
         return "flattened"
     return "json" if "schemaJson" in bigquery else "default"
-
-
-def is_idempotent(request: JsonObject) -> bool:
-    """Tell whether the output may be made visible twice: objects are replaced, rows duplicated."""
-    return "gcsDestination" in request
 
 
 def filter_uri(request: JsonObject) -> str | None:
@@ -108,3 +126,63 @@ def selection(
         if not below:
             unmatched.append(path)
     return list(selected.values()), unmatched
+
+
+class Export:
+    """The work of an export.
+
+    :param store: the name of the DICOM store.
+    :param request: an ``ExportDicomDataRequest``.
+    :raises ApiError: the request names no destination, or an invalid one.
+    """
+
+    response = f"{RESPONSES}.ExportDicomDataResponse"
+    done = "exported"
+    partial_failure = None
+
+    def __init__(self, archive: Archive, store: str, request: JsonObject, settings: Settings) -> None:
+        self._archive = archive
+        self._store = store
+        self._request = request
+        self._settings = settings
+        self._destination = destination(request)
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the output may be made visible twice: objects are replaced, rows duplicated."""
+        return "gcsDestination" in self._request
+
+    def check(self) -> int:
+        """Check that the store exists, and return the number of its instances; 0 with a filter file."""
+        self._archive.store(self._store)
+        if filter_uri(self._request) is not None:
+            return 0
+        return self._archive.metrics(self._store)["instances"]
+
+    def begin(self) -> tuple[list[Item], list[Missing]]:
+        """Select the instances, and open the destination."""
+        instances, unmatched = selection(self._archive, self._store, self._request)
+        self._destination.open()
+        missing = (NOT_FOUND, "the DICOM store has no instance with this path")
+        return (
+            [Item(i.instance_uid, i.resource_path, partial(self._write, i)) for i in instances],
+            [Missing(str(path), str(path), *missing) for path in unmatched],
+        )
+
+    def _write(self, instance: StoredInstance) -> None:
+        from airflow_provider_dicom.emulator.imaging.transcode import CannotTranscode
+
+        failing, uid = self._settings.failing_instances, instance.instance_uid
+        if uid in failing:
+            message = "the setting failing_instances contains this instance"
+            raise ItemFailedError(INVALID_ARGUMENT, failing[uid] if isinstance(failing, dict) else message)
+        try:
+            self._destination.write(instance)
+        except CannotTranscode as reason:
+            raise ItemFailedError(INVALID_ARGUMENT, str(reason)) from reason
+        except FileNotFoundError as error:
+            raise ItemFailedError(NOT_FOUND, "the instance was deleted after the export began") from error
+
+    def close(self, *, cancelled: bool) -> None:
+        """Close the destination."""
+        self._destination.close(cancelled=cancelled)

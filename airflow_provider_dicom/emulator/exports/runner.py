@@ -1,22 +1,21 @@
-"""Runs exports: in the background, step by step, or before the submission is answered.
+"""Runs exports and imports: in the background, step by step, or before the submission is answered.
 
 Invariants:
 
-- An export is accepted only after its operation is on disk. From then on it has exactly one job, until the
+- Work is accepted only after its operation is on disk. From then on it has exactly one job, until the
   operation is done.
-- Exports start in the order of their submission, at most ``max_running_exports`` at a time; the others wait
-  in a queue. A queued export that is cancelled ends without ever starting.
-- One export is sequential: select the instances, open the destination, write instance by instance, close the
-  destination, end the operation. A started export closes its destination exactly once, also after a failure
-  or a cancellation; only :meth:`Runner.close` abandons exports where they are.
+- Jobs start in the order of their submission, at most ``max_running_exports`` at a time; the others wait in a
+  queue. A queued job that is cancelled ends without ever starting.
+- One job is sequential: begin, process item by item, close, end the operation. A started job closes its work
+  exactly once, also after a failure or a cancellation; only :meth:`Runner.close` abandons jobs midway.
 - The operation is CLOSING on disk before its output becomes visible. A server that finds such an operation
-  when it starts repeats the export only if that cannot duplicate output (Cloud Storage); otherwise (BigQuery)
-  the operation ends with UNAVAILABLE.
+  when it starts repeats the work only if that cannot duplicate output (Cloud Storage, imports); otherwise
+  (BigQuery) the operation ends with UNAVAILABLE.
 - A cancellation takes effect between two instances, never in the middle of one, and not once the output is
   being made visible. The first error ends the operation; later errors, while closing, are dropped.
-- An instance that cannot be exported is counted as a failure and never ends the export.
+- An instance that cannot be exported or imported is counted as a failure and never ends the operation.
 - Jobs, queue and counters belong to the event loop. Only reading and writing happens in threads: in
-  ``_THREADS`` threads of the exports, so that slow destinations never delay the threads that serve requests.
+  ``_THREADS`` threads of the jobs, so that slow destinations never delay the threads that serve requests.
 """
 
 from __future__ import annotations
@@ -30,26 +29,24 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from airflow_provider_dicom.emulator.errors import ApiError
-from airflow_provider_dicom.emulator.exports import request as export_request
-from airflow_provider_dicom.emulator.models.operations import EXPORT_METHOD, EXPORT_RESPONSE, State
+from airflow_provider_dicom.emulator.exports.request import Export
+from airflow_provider_dicom.emulator.exports.work import ItemFailedError
+from airflow_provider_dicom.emulator.models.operations import EXPORT_METHOD, IMPORT_METHOD, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from airflow_provider_dicom.emulator.exports.request import ExportDestination
+    from airflow_provider_dicom.emulator.exports.work import Item, Work
     from airflow_provider_dicom.emulator.messages import JsonObject
     from airflow_provider_dicom.emulator.models.archive import Archive
-    from airflow_provider_dicom.emulator.models.instances import StoredInstance
     from airflow_provider_dicom.emulator.models.operations import Operation, Operations
     from airflow_provider_dicom.emulator.settings import Settings
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: More than the default of ``max_running_exports``, so that exports rarely wait for a thread.
+#: More than the default of ``max_running_exports``, so that jobs rarely wait for a thread.
 _THREADS = 8
-#: Numbers of ``google.rpc.Code``, for the errors of instances.
-INVALID_ARGUMENT, NOT_FOUND = 3, 5
 _log = logging.getLogger(__name__)
 
 
@@ -59,7 +56,7 @@ class _Cancelled(Exception):  # noqa: N818 - not an error
 
 @dataclass(eq=False)
 class _Job:
-    """An unfinished export.
+    """An unfinished export or import.
 
     :param due: in time mode, the earliest time of the next instance, by the event loop's clock.
     :param steps: in manual mode, the number of instances that may still be written.
@@ -69,7 +66,7 @@ class _Job:
     """
 
     operation: Operation
-    destination: ExportDestination
+    work: Work
     due: float
     steps: float = 0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -78,18 +75,18 @@ class _Job:
 
 
 class Runner:
-    """Runs the exports of all DICOM stores.
+    """Runs the exports and imports of all DICOM stores.
 
     :param archive: contains the instances.
-    :param operations: contains the operations of the exports.
-    :param settings: how exports advance; after a change, :meth:`settings_changed` must be called.
+    :param operations: contains the operations of the exports and imports.
+    :param settings: how they advance; after a change, :meth:`settings_changed` must be called.
     """
 
     def __init__(self, archive: Archive, operations: Operations, settings: Settings) -> None:
         self._archive = archive
         self._operations = operations
         self._settings = settings
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="export")
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="job")
         self._jobs: dict[str, _Job] = {}
         self._queue: deque[_Job] = deque()
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -97,41 +94,49 @@ class Runner:
         self.highest_unfinished = 0
 
     def reset_highest(self) -> None:
-        """Reset both maxima to the current numbers of exports."""
+        """Reset both maxima to the current numbers of jobs."""
         self.highest_running, self.highest_unfinished = len(self._running), len(self._jobs)
 
     async def recover(self) -> None:
-        """Continue the exports that were unfinished when the server stopped, each from its beginning."""
-        for operation in self._operations.exports():
+        """Continue the jobs that were unfinished when the server stopped, each from its beginning."""
+        for operation in self._operations.started_by(EXPORT_METHOD, IMPORT_METHOD):
             if operation.done:
                 continue
-            if operation.state is State.CLOSING and not export_request.is_idempotent(operation.request):
-                # The rows may be in the table already; another load would duplicate them.
-                error = ApiError.unavailable("The server stopped while it made the output visible.")
+            try:
+                work = await self._in_thread(
+                    self._work, operation.method, operation.resource, operation.request
+                )
+                if operation.state is State.CLOSING and not work.repeatable:
+                    # The rows may be in the table already; another load would duplicate them.
+                    raise ApiError.unavailable("The server stopped while it made the output visible.")
+            except ApiError as error:
                 await self._finish(operation, error)
                 continue
             operation.success = operation.failure = operation.pending = 0
             operation.log.clear()
-            try:
-                destination = await self._in_thread(export_request.destination, operation.request)
-            except ApiError as error:
-                await self._finish(operation, error)
-                continue
             operation.state = State.QUEUED
-            self._queue.append(self._job(operation, destination, delay=0.0))
+            self._queue.append(self._job(operation, work, delay=0.0))
         self._start_queued()
 
-    async def submit(self, store: str, request: JsonObject) -> Operation:
-        """Accept an export.
+    def _work(self, method: str, store: str, request: JsonObject) -> Work:
+        if method == EXPORT_METHOD:
+            return Export(self._archive, store, request, self._settings)
+        # The client library of Cloud Storage takes a second to import: only when it is needed.
+        from airflow_provider_dicom.emulator.exports.gcs_source import Import
 
+        return Import(self._archive, store, request)
+
+    async def submit(self, method: str, store: str, request: JsonObject) -> Operation:
+        """Accept an export or an import.
+
+        :param method: the API's name of the method.
         :param store: the name of the DICOM store.
-        :param request: an ``ExportDicomDataRequest``.
+        :param request: an ``ExportDicomDataRequest`` or ``ImportDicomDataRequest``.
         :raises ApiError: the request is invalid, the store does not exist, or the quota is exhausted.
         """
-        # Not in the threads of the exports: slow destinations may occupy all of them.
-        destination = await asyncio.to_thread(export_request.destination, request)
-        await asyncio.to_thread(self._archive.store, store)
-        metrics = await asyncio.to_thread(self._archive.metrics, store)
+        # Not in the threads of the jobs: slow destinations may occupy all of them.
+        work = await asyncio.to_thread(self._work, method, store, request)
+        pending = await asyncio.to_thread(work.check)
         quota = self._settings.export_quota
         if quota is not None and len(self._jobs) >= quota:
             raise ApiError.resource_exhausted(
@@ -139,10 +144,9 @@ class Runner:
                 f"'DICOM store long-running operations per minute per region' ({quota}) of service "
                 "'healthcare.googleapis.com'."
             )
-        operation = self._operations.create(EXPORT_METHOD, store, request)
-        if export_request.filter_uri(request) is None:
-            operation.pending = metrics["instances"]
-        job = self._job(operation, destination, delay=self._settings.start_delay_seconds)
+        operation = self._operations.create(method, store, request)
+        operation.pending = pending
+        job = self._job(operation, work, delay=self._settings.start_delay_seconds)
         await self._operations.save(operation)
         self._queue.append(job)
         self._start_queued()
@@ -150,8 +154,8 @@ class Runner:
             await job.ended.wait()
         return operation
 
-    def _job(self, operation: Operation, destination: ExportDestination, *, delay: float) -> _Job:
-        job = _Job(operation, destination, due=asyncio.get_running_loop().time() + delay)
+    def _job(self, operation: Operation, work: Work, *, delay: float) -> _Job:
+        job = _Job(operation, work, due=asyncio.get_running_loop().time() + delay)
         self._jobs[operation.name] = job
         self.highest_unfinished = max(self.highest_unfinished, len(self._jobs))
         return job
@@ -188,17 +192,17 @@ class Runner:
         await self._operations.save(operation)
 
     def settings_changed(self) -> None:
-        """Apply changed settings to all exports."""
+        """Apply changed settings to all jobs."""
         self._start_queued()
         for job in self._jobs.values():
             job.wake.set()
 
     async def step(self, name: str | None, instances: int | None) -> list[Operation]:
-        """Let exports write some more instances, and return their operations when they have.
+        """Let jobs process some more instances, and return their operations when they have.
 
-        :param name: the operation of one export; None for all.
-        :param instances: the number of instances per export; None lets exports run to their end.
-        :raises ApiError: ``advance`` is not ``manual``, or the export is not running.
+        :param name: the operation of one job; None for all.
+        :param instances: the number of instances per job; None lets jobs run to their end.
+        :raises ApiError: ``advance`` is not ``manual``, or the job is not running.
         """
         if self._settings.advance != "manual":
             raise ApiError.failed_precondition('exports are stepped only with "advance": "manual"')
@@ -229,11 +233,11 @@ class Runner:
         return [job]
 
     async def close(self) -> None:
-        """Stop all exports; after a restart, :meth:`recover` continues them."""
+        """Stop all jobs; after a restart, :meth:`recover` continues them."""
         self._queue.clear()
         tasks = dict(self._running)
         for name, task in tasks.items():
-            # An export that is CLOSING is waited for: after a restart nobody could tell whether its output is
+            # A job that is CLOSING is waited for: after a restart nobody could tell whether its output is
             # visible.
             if self._jobs[name].operation.state is not State.CLOSING:
                 task.cancel()
@@ -244,12 +248,12 @@ class Runner:
         call = asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(*args, **kwargs))
         return await call
 
-    # -- one export
+    # -- one job
 
     async def _run(self, job: _Job) -> None:
         error: ApiError | None
         try:
-            await self._write_all(job)
+            await self._process_all(job)
             error = self._configured_error()
         except _Cancelled:
             error = _cancelled()
@@ -261,58 +265,37 @@ class Runner:
             if error is None:
                 job.operation.state = State.CLOSING
                 await self._operations.save(job.operation)
-            await self._in_thread(job.destination.close, cancelled=error is not None)
+            await self._in_thread(job.work.close, cancelled=error is not None)
         except ApiError as caught:
             error = error or caught
         except Exception as unexpected:
             error = error or _internal(job, unexpected)
         await self._end(job, error)
 
-    async def _write_all(self, job: _Job) -> None:
+    async def _process_all(self, job: _Job) -> None:
         operation = job.operation
         await self._may_continue(job)
-        instances, unmatched = await self._in_thread(
-            export_request.selection, self._archive, operation.resource, operation.request
-        )
-        await self._in_thread(job.destination.open)
-        for path in unmatched:
+        items, failed = await self._in_thread(job.work.begin)
+        for entry in failed:
             operation.failure += 1
-            operation.log_failure(
-                str(path), str(path), NOT_FOUND, "the DICOM store has no instance with this path"
-            )
-        operation.pending = len(instances)
+            operation.log_failure(*entry)
+        operation.pending = len(items)
         operation.changed()
-        for instance in instances:
+        for item in items:
             await self._may_continue(job)
             job.due = asyncio.get_running_loop().time() + self._settings.seconds_per_instance
-            failure = await self._in_thread(self._write, job.destination, instance)
+            failure = await self._in_thread(_failure_of, item)
             if failure is None:
                 operation.success += 1
             else:
                 operation.failure += 1
-                operation.log_failure(instance.instance_uid, instance.resource_path, *failure)
+                operation.log_failure(item.name, item.path, failure.code, failure.message)
             operation.pending -= 1
             operation.changed()
             job.steps = max(job.steps - 1, 0)
 
-    def _write(self, destination: ExportDestination, instance: StoredInstance) -> tuple[int, str] | None:
-        """Write one instance, and return the code and the message of its error if it fails."""
-        from airflow_provider_dicom.emulator.imaging.transcode import CannotTranscode
-
-        failing, uid = self._settings.failing_instances, instance.instance_uid
-        if uid in failing:
-            message = "the setting failing_instances contains this instance"
-            return INVALID_ARGUMENT, failing[uid] if isinstance(failing, dict) else message
-        try:
-            destination.write(instance)
-        except CannotTranscode as reason:
-            return INVALID_ARGUMENT, str(reason)
-        except FileNotFoundError:
-            return NOT_FOUND, "the instance was deleted after the export began"
-        return None
-
     async def _may_continue(self, job: _Job) -> None:
-        """Wait until the export may begin, or write its next instance.
+        """Wait until the job may begin, or process its next item.
 
         :raises _Cancelled: the cancellation was requested.
         """
@@ -342,22 +325,34 @@ class Runner:
         return None if error is None else ApiError(500, error.code, "", error.message)
 
     async def _end(self, job: _Job, error: ApiError | None) -> None:
-        await self._finish(job.operation, error)
+        await self._finish(job.operation, error, job.work)
         del self._jobs[job.operation.name]
         self._running.pop(job.operation.name, None)
         job.ended.set()
         job.idle.set()
         self._start_queued()
 
-    async def _finish(self, operation: Operation, error: ApiError | None) -> None:
-        form = self._settings.partial_failure if error is None and operation.failure else "response"
-        if form != "response":
-            error = ApiError.unknown(f"{operation.failure} instances could not be exported; see the logs.")
+    async def _finish(self, operation: Operation, error: ApiError | None, work: Work | None = None) -> None:
+        form = "response"
+        if work is not None and error is None and operation.failure:
+            form = work.partial_failure or self._settings.partial_failure
+        if work is not None and form != "response":
+            error = ApiError.unknown(f"{operation.failure} instances could not be {work.done}; see the logs.")
+        succeeded = work is not None and (error is None or form == "both")
         await self._operations.finish(
             operation,
             error=None if error is None else error.rpc_status(),
-            response={"@type": EXPORT_RESPONSE} if error is None or form == "both" else None,
+            response={"@type": work.response} if work is not None and succeeded else None,
         )
+
+
+def _failure_of(item: Item) -> ItemFailedError | None:
+    """Process one item, and return the reason if it fails."""
+    try:
+        item.process()
+    except ItemFailedError as reason:
+        return reason
+    return None
 
 
 def _cancelled() -> ApiError:

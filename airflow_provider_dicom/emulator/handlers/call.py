@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.emulator.messages import JsonObject
     from airflow_provider_dicom.emulator.models.archive import Archive
     from airflow_provider_dicom.emulator.models.operations import Operations
+    from airflow_provider_dicom.emulator.models.reading import Reader
     from airflow_provider_dicom.emulator.settings import Settings
 
 
@@ -23,9 +24,10 @@ class Call:
     """A call of one method of the API.
 
     :param max_upload_bytes: the largest body of an upload, in bytes.
-    :param request: the HTTP request; handlers of DICOMweb read its query, headers and body themselves.
+    :param request: the HTTP request; handlers of DICOMweb read its headers and body themselves.
     :param names: the variables of the URL's path, such as ``name`` or ``parent``.
     :param query: the method's own query parameters, validated; empty for DICOMweb.
+    :param search: the query parameters of DICOMweb; empty for other methods.
     :param body: the JSON body, validated; empty for DICOMweb.
     """
 
@@ -33,10 +35,12 @@ class Call:
     operations: Operations
     runner: Runner
     settings: Settings
+    reader: Reader
     max_upload_bytes: int
     request: Request
     names: Mapping[str, str]
     query: JsonObject = field(default_factory=dict)
+    search: list[tuple[str, str]] = field(default_factory=list)
     body: JsonObject = field(default_factory=dict)
 
 

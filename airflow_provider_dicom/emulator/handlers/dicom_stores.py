@@ -10,9 +10,11 @@ from unicodedata import category
 from starlette.concurrency import run_in_threadpool
 
 from airflow_provider_dicom.emulator.errors import ApiError
+from airflow_provider_dicom.emulator.exports.changes import check_config
 from airflow_provider_dicom.emulator.handlers.field_mask import MAP, masked_update
 from airflow_provider_dicom.emulator.handlers.paging import page, page_size, previous_item
 from airflow_provider_dicom.emulator.messages import json_response
+from airflow_provider_dicom.emulator.models.operations import EXPORT_METHOD, IMPORT_METHOD
 from airflow_provider_dicom.emulator.names import ResourcePath, check_id
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ async def create_store(call: Call) -> Response:
     body = {key: value for key, value in call.body.items() if key != "name"}
     name = f"{call.names['parent']}/dicomStores/{store}"
     _check_labels(body)
+    await run_in_threadpool(check_config, body)
     create_dataset = call.settings.create_missing_datasets
     created = await run_in_threadpool(call.archive.create_store, name, body, create_dataset=create_dataset)
     return json_response(created)
@@ -58,6 +61,7 @@ async def update_store(call: Call) -> Response:
         if not updated.get("labels"):
             updated.pop("labels", None)
         _check_labels(updated)
+        check_config(updated)
         return updated
 
     return json_response(await run_in_threadpool(call.archive.update, call.names["name"], update))
@@ -197,5 +201,14 @@ async def test_permissions(call: Call) -> Response:
 
 async def export(call: Call) -> Response:
     """Submit an export, and return its operation."""
-    operation = await call.runner.submit(call.names["name"], call.body)
+    return await _submit(EXPORT_METHOD, call)
+
+
+async def import_instances(call: Call) -> Response:
+    """Submit an import, and return its operation."""
+    return await _submit(IMPORT_METHOD, call)
+
+
+async def _submit(method: str, call: Call) -> Response:
+    operation = await call.runner.submit(method, call.names["name"], call.body)
     return json_response({"name": operation.name})

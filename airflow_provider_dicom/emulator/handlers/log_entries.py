@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from airflow_provider_dicom.emulator.errors import ApiError
 from airflow_provider_dicom.emulator.handlers.paging import page_size, page_token, previous_item
 from airflow_provider_dicom.emulator.messages import json_response
+from airflow_provider_dicom.emulator.models.operations import EXPORT_METHOD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +61,7 @@ async def list_entries(call: Call) -> Response:
     newest = datetime.now(UTC) - timedelta(seconds=call.settings.log_lag_seconds)
     entries = [
         entry
-        for operation in call.operations.exports()
+        for operation in call.operations.started_by(EXPORT_METHOD)
         if "/".join(operation.name.split("/", 2)[:2]) in projects
         for entry in _entries(operation, call.settings.max_log_entries)
         if _time(str(entry["timestamp"])) <= newest and all(one.matches(entry) for one in comparisons)

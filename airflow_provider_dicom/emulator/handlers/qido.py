@@ -16,13 +16,13 @@ from airflow_provider_dicom.emulator.errors import ApiError
 from airflow_provider_dicom.emulator.handlers.search_attributes import (
     INSTANCE_AVAILABILITY,
     MODALITIES_IN_STUDY,
-    Level,
     included_tag,
     returned_tags,
     searchable_tag,
 )
 from airflow_provider_dicom.emulator.messages import json_response
-from airflow_provider_dicom.emulator.models import dicom_files
+from airflow_provider_dicom.emulator.models import dicom_files, search
+from airflow_provider_dicom.emulator.models.search_index import Condition, texts
 from airflow_provider_dicom.emulator.names import ResourcePath
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.emulator.handlers.call import Call
     from airflow_provider_dicom.emulator.models.archive import Archive
     from airflow_provider_dicom.emulator.models.dicom_files import Attributes
+    from airflow_provider_dicom.emulator.models.search import Level
 
 PATIENT_NAME = "00100010"
 MAX_OFFSET = 1_000_000
@@ -66,11 +67,11 @@ class Query:
     any_search: bool = False
 
 
-async def search(call: Call) -> Response:
+async def search_store(call: Call) -> Response:
     """Return the results of a search; 204 if there are none."""
     query = parse(
         call.names["dicomWebPath"],
-        call.request.query_params.multi_items(),
+        call.search,
         any_search=call.settings.any_search,
     )
     found = await run_in_threadpool(_find, call.archive, call.names["parent"], query)
@@ -81,14 +82,13 @@ async def search(call: Call) -> Response:
 
 def _find(archive: Archive, store: str, query: Query) -> list[Attributes]:
     archive.store(store)
-    source = {
-        "studies": archive.study_attributes,
-        "series": archive.series_attributes,
-        "instances": archive.instance_attributes,
-    }[query.level]
-    candidates = source(store, query.below)
+    database, required = archive.database, conditions(query)
+    candidates = search.candidates(database, query.level, store, query.below, required)
     if query.level != "studies" and MODALITIES_IN_STUDY in query.filters:
-        candidates = _with_modalities(candidates, archive.study_attributes(store, query.below))
+        study = ResourcePath(query.below.study)
+        candidates = _with_modalities(
+            candidates, search.candidates(database, "studies", store, study, required)
+        )
     return [_answer(query, found) for found in run(query, candidates)]
 
 
@@ -164,17 +164,35 @@ def _number(name: str, value: str, least: int, most: int) -> int:
 
 def run(query: Query, candidates: Iterable[Attributes]) -> Iterator[Attributes]:
     """Yield the candidates that match all filters; nothing is read after the last result."""
-    matchers = [
-        (tag, _matcher(tag, accepted, query))
-        for tag, accepted in query.filters.items()
-        if not any(value in EVERYTHING for value in accepted)
-    ]
+    required = conditions(query)
     matching = (
         attributes
         for attributes in candidates
-        if all(matches(attributes.get(tag, {}).get("Value", [])) for tag, matches in matchers)
+        if all(c.matches(attributes.get(c.tag, {}).get("Value", [])) for c in required)
     )
     return islice(matching, query.offset, query.offset + query.limit)
+
+
+def conditions(query: Query) -> list[Condition]:
+    """Return the conditions that a search requires.
+
+    :raises ApiError: a value is invalid.
+    """
+    return [
+        Condition(tag, _matcher(tag, accepted, query), _uids(tag, accepted, query))
+        for tag, accepted in query.filters.items()
+        if not any(value in EVERYTHING for value in accepted)
+    ]
+
+
+def _uids(tag: str, accepted: list[str], query: Query) -> tuple[str, ...] | None:
+    """Return the UIDs that a filter accepts; None for other attributes."""
+    if _vr(tag) != "UI":
+        return None
+    # Google's API takes a list in one value as one UID, which nothing has.
+    return tuple(
+        uid for value in accepted for uid in (re.split(r"[,\\]", value) if query.any_search else [value])
+    )
 
 
 def _answer(query: Query, found: Attributes) -> Attributes:
@@ -191,11 +209,7 @@ Matcher: TypeAlias = "Callable[[list[object]], bool]"
 
 def _matcher(tag: str, accepted: list[str], query: Query) -> Matcher:
     vr, required = _vr(tag), accepted[0]
-    if vr == "UI":
-        # Google's API takes a list in one value as one UID, which nothing has.
-        uids = {
-            uid for value in accepted for uid in (re.split(r"[,\\]", value) if query.any_search else [value])
-        }
+    if uids := _uids(tag, accepted, query):
         return lambda values: any(str(value) in uids for value in values)
     if vr in ("DA", "TM", "DT"):
         if "-" in required:
@@ -206,7 +220,7 @@ def _matcher(tag: str, accepted: list[str], query: Query) -> Matcher:
     if query.any_search:
         return _pattern(_wildcards(required, ignore_case=vr == "PN"))
     exact = required.rstrip("^") if vr == "PN" else required
-    return lambda values: any(text == exact for value in values for text in _texts(value))
+    return lambda values: any(text == exact for value in values for text in texts(value))
 
 
 def _vr(tag: str) -> str:
@@ -215,20 +229,11 @@ def _vr(tag: str) -> str:
     return dictionary_VR(tag)
 
 
-def _texts(value: object) -> Iterator[str]:
-    if isinstance(value, dict):
-        # A person name in up to three representations: alphabetic, ideographic, phonetic.
-        for name in value.values():
-            yield str(name).rstrip("^")
-    else:
-        yield str(value).strip()
-
-
 def _fuzzy(required: str) -> Matcher:
     """Match names of which a word begins with one of the required words, as Google's API does."""
     beginnings = tuple(_words(required))
     return lambda values: any(
-        word.startswith(beginnings) for value in values for text in _texts(value) for word in _words(text)
+        word.startswith(beginnings) for value in values for text in texts(value) for word in _words(text)
     )
 
 
@@ -239,7 +244,7 @@ def _words(name: str) -> list[str]:
 
 
 def _pattern(pattern: re.Pattern[str]) -> Matcher:
-    return lambda values: any(pattern.fullmatch(text) for value in values for text in _texts(value))
+    return lambda values: any(pattern.fullmatch(text) for value in values for text in texts(value))
 
 
 def _wildcards(required: str, *, ignore_case: bool) -> re.Pattern[str]:

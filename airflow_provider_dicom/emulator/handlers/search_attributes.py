@@ -7,14 +7,15 @@ The lists are those of the section "Search transaction" in the API's DICOM confo
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from pydicom.datadict import keyword_for_tag, tag_for_keyword
 
 from airflow_provider_dicom.emulator.errors import ApiError
 from airflow_provider_dicom.emulator.models.dicom_files import STUDY_DETAIL_TAGS, tags
 
-Level = Literal["studies", "series", "instances"]
+if TYPE_CHECKING:
+    from airflow_provider_dicom.emulator.models.search import Level
 
 MODALITIES_IN_STUDY = "00080061"
 INSTANCE_AVAILABILITY = "00080056"

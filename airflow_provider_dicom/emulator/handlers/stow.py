@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
@@ -12,7 +13,6 @@ from starlette.concurrency import run_in_threadpool
 from airflow_provider_dicom.emulator.errors import ApiError
 from airflow_provider_dicom.emulator.handlers.multipart import MultipartError, MultipartSplitter
 from airflow_provider_dicom.emulator.messages import body_chunks, dicomweb_url, json_response
-from airflow_provider_dicom.emulator.models import dicom_files
 from airflow_provider_dicom.emulator.models.archive import AlreadyStoredError
 from airflow_provider_dicom.emulator.models.dicom_files import NotDicomError
 from airflow_provider_dicom.emulator.names import ResourcePath
@@ -77,8 +77,10 @@ async def store_instances(call: Call) -> Response:
     upload = _Upload(archive.incoming)
     try:
         await _receive(call, upload)
+        files = await asyncio.gather(*(_read(call, part) for part in upload.parts))
         outcomes = [
-            await run_in_threadpool(_store_part, archive, store, study, part) for part in upload.parts
+            await run_in_threadpool(_store_part, archive, store, study, part, file)
+            for part, file in zip(upload.parts, files, strict=True)
         ]
     finally:
         await run_in_threadpool(upload.discard)
@@ -139,14 +141,21 @@ class _Outcome:
     failure: str | None
 
 
-def _store_part(archive: Archive, store: str, study: str | None, part: _Part) -> _Outcome:
+async def _read(call: Call, part: _Part) -> DicomFile | NotDicomError:
     kind, _ = parse_options_header(part.content_type)
     if kind not in (b"", b"application/dicom"):
-        return _Outcome(None, f"a part of type {part.content_type!r} is not application/dicom")
+        return NotDicomError(f"a part of type {part.content_type!r} is not application/dicom")
     try:
-        file = dicom_files.read(part.path)
+        return await call.reader.read(part.path)
     except NotDicomError as error:
-        return _Outcome(None, str(error))
+        return error
+
+
+def _store_part(
+    archive: Archive, store: str, study: str | None, part: _Part, file: DicomFile | NotDicomError
+) -> _Outcome:
+    if isinstance(file, NotDicomError):
+        return _Outcome(None, str(file))
     if study not in (None, file.study_uid):
         return _Outcome(file, "its StudyInstanceUID is not the one of the URL")
     try:

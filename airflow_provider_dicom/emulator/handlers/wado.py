@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from python_multipart.multipart import parse_options_header
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
@@ -16,11 +16,12 @@ from airflow_provider_dicom.emulator.models import dicom_files
 from airflow_provider_dicom.emulator.names import ResourcePath
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from airflow_provider_dicom.emulator.handlers.call import Call
     from airflow_provider_dicom.emulator.models.instances import StoredInstance
 
+_CHUNK_BYTES = 1024 * 1024
 _EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 
 
@@ -28,20 +29,27 @@ async def retrieve(call: Call) -> Response:
     """Return instances, as they were stored or transcoded."""
     multipart, syntax = _accepted(call.request.headers.get("accept", "*/*"))
     instances = await _instances(call)
-    mime_type = f"application/dicom; transfer-syntax={syntax}"
-    if not multipart:
-        if len(instances) != 1:
-            raise ApiError.of_http_status(406, "only one instance can be retrieved as application/dicom")
-        return Response(await run_in_threadpool(_content, instances[0], mime_type), media_type=mime_type)
+    if not multipart and len(instances) != 1:
+        raise ApiError.of_http_status(406, "only one instance can be retrieved as application/dicom")
     # The first instance is converted before the response begins: if that fails, the response is an error
     # instead of half a body.
-    first = await run_in_threadpool(_content, instances[0], mime_type)
+    first = await run_in_threadpool(_representation, instances[0], syntax)
+    if not multipart:
+        return StreamingResponse(
+            iterate_in_threadpool(first.content),
+            media_type=first.mime_type,
+            headers={"content-length": str(first.size)},
+        )
     boundary = uuid.uuid4().hex
 
     def parts() -> Iterator[bytes]:
+        # The body starts with the boundary: some clients read no preamble.
+        delimiter = f"--{boundary}"
         for number, instance in enumerate(instances):
-            content = first if number == 0 else _content(instance, mime_type)
-            yield f"\r\n--{boundary}\r\nContent-Type: {mime_type}\r\n\r\n".encode() + content
+            part = first if number == 0 else _representation(instance, syntax)
+            yield f"{delimiter}\r\nContent-Type: {part.mime_type}\r\n\r\n".encode()
+            yield from part.content
+            delimiter = f"\r\n--{boundary}"
         yield f"\r\n--{boundary}--\r\n".encode()
 
     return StreamingResponse(
@@ -50,13 +58,42 @@ async def retrieve(call: Call) -> Response:
     )
 
 
-def _content(instance: StoredInstance, mime_type: str) -> bytes:
-    from airflow_provider_dicom.emulator.imaging.transcode import CannotTranscode, render
+class _Representation(NamedTuple):
+    """An instance in a transfer syntax.
 
+    :param mime_type: its MIME type, with the transfer syntax.
+    :param size: the number of its bytes.
+    :param content: its bytes, in chunks.
+    """
+
+    mime_type: str
+    size: int
+    content: Iterable[bytes]
+
+
+def _representation(instance: StoredInstance, syntax: str) -> _Representation:
+    from airflow_provider_dicom.emulator.imaging import transcode
+
+    path = instance.path
+    wanted = _mime_type(syntax)
     try:
-        return b"".join(rendition.content for rendition in render(instance.path, mime_type))
-    except CannotTranscode as error:
+        if transcode.is_as_stored(path, wanted):
+            mime_type = _mime_type(transcode.transfer_syntax(path))
+            return _Representation(mime_type, path.stat().st_size, _chunks(path.open("rb")))
+        (rendition,) = transcode.render(path, wanted)
+    except transcode.CannotTranscode as error:
         raise ApiError.of_http_status(406, f"{instance.instance_uid}: {error}") from error
+    return _Representation(_mime_type(rendition.transfer_syntax), len(rendition.content), [rendition.content])
+
+
+def _mime_type(syntax: str) -> str:
+    return f"application/dicom; transfer-syntax={syntax}"
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while chunk := file.read(_CHUNK_BYTES):
+            yield chunk
 
 
 def _accepted(header: str) -> tuple[bool, str]:

@@ -11,7 +11,9 @@ from pydicom import dcmread, dcmwrite
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.encaps import encapsulate, encapsulate_extended
+from pydicom.errors import InvalidDicomError
 from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import read_file_meta_info
 from pydicom.filewriter import write_dataset, write_file_meta_info
 from pydicom.pixels.utils import get_nr_frames
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGExtended12Bit
@@ -38,7 +40,16 @@ if TYPE_CHECKING:
 
     from pydicom.dataset import Dataset
 
-__all__ = ["CannotTranscode", "Rendition", "check_mime_type", "extension", "media_type", "render"]
+__all__ = [
+    "CannotTranscode",
+    "Rendition",
+    "check_mime_type",
+    "extension",
+    "is_as_stored",
+    "media_type",
+    "render",
+    "transfer_syntax",
+]
 
 #: The MIME types that the API lists: media type -> transfer syntaxes, the default first.
 FORMS: dict[str, tuple[str, ...]] = {
@@ -87,10 +98,12 @@ class Rendition:
 
     :param frame: the number of the frame, from 1; None for an instance with one frame, or as a whole.
     :param content: the bytes of the file.
+    :param transfer_syntax: of a Part 10 file; empty for other files.
     """
 
     frame: int | None
     content: bytes
+    transfer_syntax: str = ""
 
 
 class MimeType(NamedTuple):
@@ -123,6 +136,36 @@ def extension(mime_type: str | None) -> str:
     return EXTENSIONS[_parse(mime_type).media_type]
 
 
+def is_as_stored(path: Path, mime_type: str | None) -> bool:
+    """Tell whether the file as it was uploaded is the only output file of an instance.
+
+    :param path: the Part 10 file as it was uploaded.
+    :param mime_type: a MIME type that the API lists; None for the file as it was uploaded.
+    """
+    form = _parse(mime_type)
+    if form.media_type != "application/dicom":
+        return False
+    return form.transfer_syntax == "*" or form.transfer_syntax == _declared_syntax(path)
+
+
+def transfer_syntax(path: Path) -> str:
+    """Return the UID of the transfer syntax of a Part 10 file.
+
+    :raises CannotTranscode: the file is damaged.
+    """
+    syntax = _declared_syntax(path)
+    if syntax is None:
+        raise CannotTranscode("the transfer syntax cannot be read")
+    return syntax
+
+
+def _declared_syntax(path: Path) -> str | None:
+    try:
+        return str(read_file_meta_info(path).TransferSyntaxUID)
+    except (InvalidDicomError, AttributeError, EOFError):
+        return None
+
+
 def render(path: Path, mime_type: str | None) -> Iterator[Rendition]:
     """Yield the output files of an instance: one, or one per frame.
 
@@ -131,14 +174,13 @@ def render(path: Path, mime_type: str | None) -> Iterator[Rendition]:
     :raises CannotTranscode: the instance cannot be converted to this MIME type.
     """
     form = _parse(mime_type)
-    if form == MimeType("application/dicom", "*"):
-        yield Rendition(None, path.read_bytes())
+    if is_as_stored(path, mime_type):
+        yield Rendition(None, path.read_bytes(), _declared_syntax(path) or "")
         return
     if path.stat().st_size > MAX_FILE_BYTES:
         raise CannotTranscode(f"the file has more than {MAX_FILE_BYTES // MB} MB")
     try:
-        ds = dcmread(path)
-        yield from _render(ds, path, form)
+        yield from _render(dcmread(path), form)
     except CannotTranscode:
         raise
     except Exception as error:
@@ -147,12 +189,11 @@ def render(path: Path, mime_type: str | None) -> Iterator[Rendition]:
         raise CannotTranscode(f"{type(error).__name__} while making {mime_type}") from error
 
 
-def _render(ds: Dataset, path: Path, form: MimeType) -> Iterator[Rendition]:
+def _render(ds: Dataset, form: MimeType) -> Iterator[Rendition]:
     if form.media_type == "application/dicom":
-        if ds.file_meta.TransferSyntaxUID == form.transfer_syntax:
-            yield Rendition(None, path.read_bytes())
-        else:
-            yield Rendition(None, _with_transfer_syntax(ds, UID(form.transfer_syntax)))
+        content = _with_transfer_syntax(ds, UID(form.transfer_syntax))
+        # Not always what was asked for: of an instance without pixels, see there.
+        yield Rendition(None, content, str(ds.file_meta.TransferSyntaxUID))
         return
     if not _has_pixels(ds):
         raise CannotTranscode("the instance has no pixel data")

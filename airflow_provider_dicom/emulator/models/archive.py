@@ -9,25 +9,28 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TextIO
 
 from airflow_provider_dicom.emulator.errors import ApiError
-from airflow_provider_dicom.emulator.models import dicom_files
+from airflow_provider_dicom.emulator.models import dicom_files, search_index
 from airflow_provider_dicom.emulator.models.database import Database, condition_below, lock_file
 from airflow_provider_dicom.emulator.models.instances import Metrics, StoredInstance
 from airflow_provider_dicom.emulator.names import WHOLE_STORE, ResourcePath, dataset_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from airflow_provider_dicom.emulator.messages import JsonObject
-    from airflow_provider_dicom.emulator.models.dicom_files import Attributes, DicomFile
+    from airflow_provider_dicom.emulator.models.dicom_files import DicomFile
 
-#: Instances whose attributes a search reads into memory at a time.
-_BATCH = 500
+
+#: The actions of notifications.
+STORE_INSTANCES = "StoreInstances"
+IMPORT_DICOM_DATA = "ImportDicomData"
+DELETE_INSTANCES = "DeleteInstances"
 
 
 class AlreadyStoredError(Exception):
@@ -41,11 +44,13 @@ class Archive:
     :param directory: the data directory.
     :param database: its SQLite file.
     :param lock: a file lock, held until :meth:`close`, that keeps other processes out of the directory.
+    :param listeners: are told of every change, with its action and the instances; their files exist then.
     """
 
     directory: Path
     database: Database
     lock: TextIO
+    listeners: list[Callable[[str, list[StoredInstance]], None]] = field(default_factory=list)
 
     @classmethod
     def open(cls, directory: Path) -> Archive:
@@ -59,6 +64,7 @@ class Archive:
         shutil.rmtree(archive.incoming, ignore_errors=True)
         archive.incoming.mkdir()
         archive.files.mkdir(exist_ok=True)
+        search_index.complete(archive.database)
         # An earlier version may have made them readable for everybody.
         archive.files.chmod(0o700)
         for file in directory.glob("state.sqlite3*"):
@@ -132,6 +138,7 @@ class Archive:
             self.delete_store(store)
         with self.database.transaction() as connection:
             connection.execute("DELETE FROM datasets WHERE name = ?", (name,))
+            connection.execute("DELETE FROM policies WHERE resource = ?", (name,))
 
     def update(self, name: str, update: Callable[[JsonObject], JsonObject]) -> JsonObject:
         """Replace a dataset or a store, and return it.
@@ -198,22 +205,25 @@ class Archive:
         self.delete_instances(name, WHOLE_STORE)
         with self.database.transaction() as connection:
             connection.execute("DELETE FROM stores WHERE name = ?", (name,))
+            connection.execute("DELETE FROM policies WHERE resource = ?", (name,))
 
     # -- instances
 
-    def add(self, store: str, upload: Path, file: DicomFile) -> None:
+    def add(self, store: str, upload: Path, file: DicomFile, action: str = STORE_INSTANCES) -> None:
         """Move an uploaded file into a store.
 
         A file that the store already contains changes nothing, as in the real API.
 
         :param upload: the file in :attr:`incoming`.
         :param file: what was read from it.
+        :param action: the action that listeners are told.
         :raises ApiError: the store does not exist.
         :raises AlreadyStoredError: the store contains a different file with the same UIDs.
         """
         kept = self.files / uuid.uuid4().hex
         key = (store, file.study_uid, file.series_uid, file.instance_uid)
         attributes = file.attributes
+        now = datetime.now(UTC)
         with self.database.transaction() as connection:
             if not connection.execute("SELECT 1 FROM stores WHERE name = ?", (store,)).fetchone():
                 raise _no_store(store)
@@ -228,10 +238,19 @@ class Archive:
             upload.rename(kept)
             connection.execute(
                 "INSERT INTO instances VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (*key, file.sop_class_uid, kept.name, file.sha256, file.size, _now(), json.dumps(attributes)),
+                (
+                    *key,
+                    file.sop_class_uid,
+                    kept.name,
+                    file.sha256,
+                    file.size,
+                    now.isoformat(),
+                    json.dumps(attributes),
+                ),
             )
             of_study = dicom_files.select(attributes, dicom_files.STUDY_TAGS)
             of_series = dicom_files.select(attributes, dicom_files.STUDY_TAGS | dicom_files.SERIES_TAGS)
+            search_index.add(connection, key[:3], of_series)
             modality = next(iter(attributes.get("00080060", {}).get("Value", [])), None)
             connection.execute(
                 "INSERT OR IGNORE INTO studies VALUES (?, ?, ?)", (*key[:2], json.dumps(of_study))
@@ -240,6 +259,11 @@ class Archive:
                 "INSERT OR IGNORE INTO series VALUES (?, ?, ?, ?, ?)",
                 (*key[:3], modality, json.dumps(of_series)),
             )
+        self._tell(action, [StoredInstance(*key[1:], kept, store, now)])
+
+    def _tell(self, action: str, instances: list[StoredInstance]) -> None:
+        for listener in self.listeners:
+            listener(action, instances)
 
     def instances(self, store: str, below: ResourcePath = WHOLE_STORE) -> list[StoredInstance]:
         """Return the instances of a store, or of a study or series in it, in the order of their UIDs."""
@@ -273,6 +297,8 @@ class Archive:
                 " i.store = studies.store AND i.study = studies.study)",
                 (store,),
             )
+            search_index.clean(connection, store)
+        self._tell(DELETE_INSTANCES, doomed)
         for instance in doomed:
             instance.path.unlink(missing_ok=True)
         return len(doomed)
@@ -294,81 +320,6 @@ class Archive:
             "structured_bytes": int(structured),
         }
 
-    # -- attributes, for searches
-
-    def study_attributes(self, store: str, below: ResourcePath) -> Iterator[Attributes]:
-        """Yield the attributes of studies, including those that the server computes (PS3.18, 10.6.3)."""
-        condition, parameters = condition_below(ResourcePath(below.study))
-        counts: dict[str, tuple[int, int]] = {
-            study: (int(series), int(instances))
-            for study, series, instances in self.database.rows(
-                "SELECT study, count(DISTINCT series), count(*) FROM instances"  # noqa: S608
-                f" WHERE store = ?{condition} GROUP BY study",
-                (store, *parameters),
-            )
-        }
-        modalities = self._values_of_study("modality", "series", store, condition, parameters)
-        sop_classes = self._values_of_study("sop_class", "instances", store, condition, parameters)
-        for study, attributes in self.database.rows(
-            f"SELECT study, attributes FROM studies WHERE store = ?{condition} ORDER BY study",  # noqa: S608
-            (store, *parameters),
-        ):
-            series, instances = counts.get(study, (0, 0))
-            yield {
-                **json.loads(attributes),
-                "00080061": _element("CS", modalities.get(study, [])),
-                "00080062": _element("UI", sop_classes.get(study, [])),
-                "00201206": _element("IS", [series]),
-                "00201208": _element("IS", [instances]),
-            }
-
-    def _values_of_study(
-        self, column: str, table: str, store: str, condition: str, parameters: Iterable[str]
-    ) -> dict[str, list[str]]:
-        values: dict[str, list[str]] = {}
-        for study, value in self.database.rows(
-            f"SELECT DISTINCT study, {column} FROM {table}"  # noqa: S608
-            f" WHERE store = ?{condition} AND {column} IS NOT NULL ORDER BY study, {column}",
-            (store, *parameters),
-        ):
-            values.setdefault(study, []).append(value)
-        return values
-
-    def series_attributes(self, store: str, below: ResourcePath) -> Iterator[Attributes]:
-        """Yield the attributes of series, including those that the server computes (PS3.18, 10.6.3)."""
-        condition, parameters = condition_below(ResourcePath(below.study, below.series))
-        counts = {
-            (study, series): int(instances)
-            for study, series, instances in self.database.rows(
-                "SELECT study, series, count(*) FROM instances"  # noqa: S608
-                f" WHERE store = ?{condition} GROUP BY study, series",
-                (store, *parameters),
-            )
-        }
-        for study, series, attributes in self.database.rows(
-            "SELECT study, series, attributes FROM series"  # noqa: S608
-            f" WHERE store = ?{condition} ORDER BY study, series",
-            (store, *parameters),
-        ):
-            yield {**json.loads(attributes), "00201209": _element("IS", [counts.get((study, series), 0)])}
-
-    def instance_attributes(self, store: str, below: ResourcePath) -> Iterator[Attributes]:
-        """Yield the attributes of instances; rows are read in batches, only as far as the caller iterates."""
-        condition, parameters = condition_below(below)
-        last = ("", "", "")
-        while True:
-            rows = self.database.rows(
-                "SELECT study, series, instance, attributes FROM instances"  # noqa: S608
-                f" WHERE store = ?{condition} AND (study, series, instance) > (?, ?, ?)"
-                " ORDER BY study, series, instance LIMIT ?",
-                (store, *parameters, *last, _BATCH),
-            )
-            for *_, attributes in rows:
-                yield json.loads(attributes)
-            if len(rows) < _BATCH:
-                return
-            last = rows[-1][0], rows[-1][1], rows[-1][2]
-
 
 def _no_dataset(name: str) -> ApiError:
     return ApiError.not_found(f"dataset {name} does not exist")
@@ -381,12 +332,3 @@ def _no_store(name: str) -> ApiError:
 def _resource(name: str, body: str) -> JsonObject:
     # An earlier version stored fields that were unset as null.
     return {"name": name, **{field: value for field, value in json.loads(body).items() if value is not None}}
-
-
-def _element(vr: str, values: Iterable[str | int]) -> dict[str, object]:
-    values = list(values)
-    return {"vr": vr, "Value": values} if values else {"vr": vr}
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat()

@@ -31,6 +31,14 @@ CREATE TABLE IF NOT EXISTS instances (
     last_updated TEXT NOT NULL, attributes TEXT NOT NULL,
     PRIMARY KEY (store, study, series, instance)
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS instances_by_uid ON instances (store, instance);
+CREATE INDEX IF NOT EXISTS instances_by_series ON instances (store, series);
+CREATE TABLE IF NOT EXISTS search_index (
+    store TEXT NOT NULL, tag TEXT NOT NULL, value TEXT NOT NULL, study TEXT NOT NULL,
+    PRIMARY KEY (store, tag, value, study)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS search_index_of_study ON search_index (store, study);
+CREATE TABLE IF NOT EXISTS policies (resource TEXT PRIMARY KEY, policy TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS operations (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, state TEXT NOT NULL, record TEXT NOT NULL
 );

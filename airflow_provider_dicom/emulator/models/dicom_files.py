@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydicom import dcmread
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
@@ -38,6 +39,8 @@ _META_START = 128 + 4 + 12
 _CHUNK_BYTES = 1024 * 1024
 #: Values longer than this are bulk data, which is left out of the metadata.
 BULK_DATA_BYTES = 1024
+#: Values longer than this are not even read into memory.
+_LARGE_BYTES = 1024 * 1024
 
 
 def tags(*keywords: str) -> frozenset[str]:
@@ -118,12 +121,24 @@ def read(path: Path) -> DicomFile:
             # Values that are invalid for their VR are common in real files; they are stored unchanged.
             warnings.simplefilter("ignore")
             _check_inflated(path)
-            dataset = dcmread(path, stop_before_pixels=True)
+            dataset = dcmread(path, stop_before_pixels=True, defer_size=_LARGE_BYTES)
+            _drop_large_values(dataset)
             return _describe(path, dataset)
     except NotDicomError:
         raise
     except Exception as error:  # a damaged file makes pydicom raise errors of any type
         raise NotDicomError(f"not a readable DICOM Part 10 file ({type(error).__name__})") from error
+
+
+def _drop_large_values(dataset: Dataset) -> None:
+    """Remove values that were too large to be read; they are bulk data, like encapsulated documents."""
+    for tag in list(dataset.keys()):
+        element = dataset.get_item(tag, keep_deferred=True)
+        if isinstance(element, RawDataElement) and element.value is None and element.length:
+            known = dictionary_VR(tag) if dictionary_has_tag(tag) else "UN"
+            # A large sequence is read: its items may be small.
+            if (element.VR or known) != "SQ":
+                del dataset[tag]
 
 
 def _check_inflated(path: Path) -> None:

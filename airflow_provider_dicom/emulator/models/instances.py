@@ -34,6 +34,11 @@ class StoredInstance:
         """The path in the DICOM store, as in filter files."""
         return f"/studies/{self.study_uid}/series/{self.series_uid}/instances/{self.instance_uid}"
 
+    @property
+    def name(self) -> str:
+        """The resource name of the instance, as in notifications."""
+        return f"{self.dicom_store}/dicomWeb{self.resource_path}"
+
 
 class Metrics(TypedDict):
     """Counts and sizes of a store, a study or a series."""

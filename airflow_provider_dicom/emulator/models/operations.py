@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from airflow_provider_dicom.emulator.models.database import Database
 
 EXPORT_METHOD = "google.cloud.healthcare.v1.dicom.DicomService.ExportDicomData"
-EXPORT_RESPONSE = "type.googleapis.com/google.cloud.healthcare.v1.dicom.ExportDicomDataResponse"
+IMPORT_METHOD = "google.cloud.healthcare.v1.dicom.DicomService.ImportDicomData"
 _METADATA_TYPE = "type.googleapis.com/google.cloud.healthcare.v1.OperationMetadata"
 #: Entries that an operation keeps of its log, so that a store of failing instances cannot fill the memory.
 _MAX_LOG_ENTRIES = 1000
@@ -60,8 +60,9 @@ class State(StrEnum):
 
 
 class LogEntry(TypedDict):
-    """The reason why one instance was not exported; ``instance`` is its UID, or a path of the filter file.
+    """The reason why an item failed.
 
+    ``instance`` is the UID of an instance, a path of the filter file, or the URI of an imported object.
     Operations of earlier versions have entries without the fields that Cloud Logging shows.
     """
 
@@ -104,10 +105,10 @@ class Operation:
     :param request: the request that started it.
     :param create_time: time of the submission, RFC 3339.
     :param end_time: time at which it became done, RFC 3339.
-    :param success: instances that were exported.
-    :param failure: instances that could not be exported.
+    :param success: instances that were exported or imported.
+    :param failure: instances that could not be exported or imported.
     :param pending: instances that were not processed yet.
-    :param cancel_requested: a client has cancelled it; it becomes done as soon as its export has noticed.
+    :param cancel_requested: a client has cancelled it; it becomes done as soon as its job has noticed.
     :param vanished: a fault has made the API forget it.
     :param log: why instances failed.
     :param _encoded: the JSON of :meth:`body`; None if it must be encoded anew.
@@ -175,10 +176,10 @@ class Operation:
         return metadata
 
     def log_failure(self, instance: str, path: str, code: int, message: str) -> None:
-        """Log why an instance was not exported.
+        """Log why an instance was not exported or imported.
 
-        :param instance: its UID, or its path in the filter file.
-        :param path: its path in the DICOM store.
+        :param instance: its UID, its path in the filter file, or the URI of an imported object.
+        :param path: its path in the DICOM store, or the URI.
         :param code: the number of the ``google.rpc.Code``.
         :param message: the error message.
         """
@@ -287,9 +288,12 @@ class Operations:
         """Return all operations, including vanished ones, in the order of their ids."""
         return self._by_name.values()
 
-    def exports(self) -> list[Operation]:
-        """Return all accepted exports, in the order of their submission."""
-        return [operation for operation in self.all() if operation.method == EXPORT_METHOD]
+    def started_by(self, *methods: str) -> list[Operation]:
+        """Return the operations of some methods, in the order of their submission.
+
+        :param methods: the API's names of the methods.
+        """
+        return [operation for operation in self.all() if operation.method in methods]
 
     def page(
         self, dataset: str, *, before: int | None, size: int, done: bool | None

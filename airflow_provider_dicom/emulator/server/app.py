@@ -11,10 +11,13 @@ from starlette.datastructures import Headers
 
 from airflow_provider_dicom.emulator.errors import ApiError
 from airflow_provider_dicom.emulator.messages import error_response
+from airflow_provider_dicom.emulator.names import API_VERSIONS
 from airflow_provider_dicom.emulator.server import control
 from airflow_provider_dicom.emulator.server.dispatch import Api
 from airflow_provider_dicom.emulator.server.front import Front
 from airflow_provider_dicom.emulator.server.origin import check_origin
+
+_API = tuple(f"/{version}/" for version in API_VERSIONS)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -63,7 +66,7 @@ def create_app(state: ServerState, *, loopback_only: bool) -> ASGIApp:
             except ApiError as error:
                 await error_response(error)(scope, receive, send)
                 return
-        if scope["type"] == "http" and scope["path"].startswith(("/v1/", "/v2/")):
+        if scope["type"] == "http" and scope["path"].startswith((*_API, "/v2/")):
             await front(scope, receive, send)
         else:
             await side(scope, receive, send)

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Body, Depends, Request
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
 from airflow_provider_dicom.emulator.errors import ApiError
-from airflow_provider_dicom.emulator.models.operations import OperationReport
+from airflow_provider_dicom.emulator.exports.changes import DeliveriesReport
+from airflow_provider_dicom.emulator.models.operations import EXPORT_METHOD, IMPORT_METHOD, OperationReport
 from airflow_provider_dicom.emulator.server import routes
 from airflow_provider_dicom.emulator.server.faults import Fault, FaultReport
 from airflow_provider_dicom.emulator.server.origin import check_json
@@ -47,6 +48,12 @@ class Exports(TypedDict):
     accepted: int
     highest_running: int
     highest_unfinished: int
+    operations: list[OperationReport]
+
+
+class Imports(TypedDict):
+    """The accepted imports, in the order of their submission."""
+
     operations: list[OperationReport]
 
 
@@ -118,7 +125,7 @@ async def step(wanted: Step, state: State) -> Steps:
 @router.get("/exports", response_model=None)
 async def get_exports(state: State) -> Exports:
     """Return the accepted exports, with their states and logs."""
-    exports = state.operations.exports()
+    exports = state.operations.started_by(EXPORT_METHOD)
     return Exports(
         accepted=len(exports),
         highest_running=state.runner.highest_running,
@@ -127,11 +134,24 @@ async def get_exports(state: State) -> Exports:
     )
 
 
+@router.get("/imports", response_model=None)
+async def get_imports(state: State) -> Imports:
+    """Return the accepted imports, with their states and logs."""
+    imports = state.operations.started_by(IMPORT_METHOD)
+    return Imports(operations=[operation.report() for operation in imports])
+
+
 @router.delete("/exports")
 async def reset_highest(state: State) -> dict[str, Any]:
     """Reset both maxima to the current numbers; the exports are kept."""
     state.runner.reset_highest()
     return {}
+
+
+@router.get("/deliveries", response_model=None)
+async def get_deliveries(state: State) -> DeliveriesReport:
+    """Return what was streamed to BigQuery and published to Pub/Sub, and what failed."""
+    return state.changes.report()
 
 
 @router.post("/faults")

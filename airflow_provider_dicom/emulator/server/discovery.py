@@ -208,6 +208,16 @@ def check_query(query: Iterable[tuple[str, str]], own: Mapping[str, Node]) -> di
     return checked
 
 
+def without_standard(query: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return query parameters without those of all methods, such as ``alt``, which Google's client sends."""
+    standard: Mapping[str, Node] = document()["parameters"]
+    return [
+        (name, value)
+        for name, value in query
+        if name not in standard and name.removeprefix("$") not in standard
+    ]
+
+
 def _message(value: JsonObject, schema: str, where: str, violations: _Violations) -> JsonObject:
     properties: Mapping[str, Node] = _schemas()[schema].get("properties", {})
     checked: JsonObject = {}

@@ -16,7 +16,7 @@ from airflow_provider_dicom.emulator.handlers.call import Call
 from airflow_provider_dicom.emulator.messages import JSON_TYPE, error_response, read_body
 from airflow_provider_dicom.emulator.names import DOT_SEGMENTS
 from airflow_provider_dicom.emulator.server import routes
-from airflow_provider_dicom.emulator.server.discovery import check_query, parse_body
+from airflow_provider_dicom.emulator.server.discovery import check_query, parse_body, without_standard
 from airflow_provider_dicom.emulator.server.origin import check_json
 
 if TYPE_CHECKING:
@@ -81,12 +81,14 @@ class Api:
             operations=self._state.operations,
             runner=self._state.runner,
             settings=self._state.settings,
+            reader=self._state.reader,
             max_upload_bytes=self._state.limits.upload,
             request=request,
             names=target.names,
         )
         if "dicomWebPath" in target.names:
-            return await route.handler(call)
+            search = without_standard(request.query_params.multi_items())
+            return await route.handler(replace(call, search=search))
         query = check_query(request.query_params.multi_items(), route.method.query)
         if request.query_params.get("alt", "json") != "json":
             raise ApiError.unimplemented("The local Healthcare API supports only alt=json.")

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from airflow_provider_dicom.emulator.handlers import (
     datasets,
     dicom_stores,
+    iam,
     log_entries,
     operations,
     qido,
     stow,
     wado,
 )
-from airflow_provider_dicom.emulator.names import dataset_of
+from airflow_provider_dicom.emulator.names import API_VERSIONS, dataset_of
 from airflow_provider_dicom.emulator.server.discovery import Method, entries_list, methods
 
 if TYPE_CHECKING:
@@ -35,16 +36,21 @@ _HANDLED: dict[str, tuple[str, Handler]] = {
     "datasets.patch": ("datasets.patch", datasets.update_dataset),
     "datasets.delete": ("datasets.delete", datasets.delete_dataset),
     "datasets.testIamPermissions": ("testIamPermissions", dicom_stores.test_permissions),
+    "datasets.getIamPolicy": ("datasets.getIamPolicy", iam.get_policy),
+    "datasets.setIamPolicy": ("datasets.setIamPolicy", iam.set_policy),
     "datasets.operations.get": ("operations.get", operations.get_operation),
     "datasets.operations.list": ("operations.list", operations.list_operations),
     "datasets.operations.cancel": ("operations.cancel", operations.cancel_operation),
     f"{_STORES}.export": ("export", dicom_stores.export),
+    f"{_STORES}.import": ("import", dicom_stores.import_instances),
     f"{_STORES}.create": ("stores.create", dicom_stores.create_store),
     f"{_STORES}.list": ("stores.list", dicom_stores.list_stores),
     f"{_STORES}.get": ("stores.get", dicom_stores.get_store),
     f"{_STORES}.patch": ("stores.patch", dicom_stores.update_store),
     f"{_STORES}.delete": ("stores.delete", dicom_stores.delete_store),
     f"{_STORES}.testIamPermissions": ("testIamPermissions", dicom_stores.test_permissions),
+    f"{_STORES}.getIamPolicy": ("stores.getIamPolicy", iam.get_policy),
+    f"{_STORES}.setIamPolicy": ("stores.setIamPolicy", iam.set_policy),
     f"{_STORES}.getDICOMStoreMetrics": ("metrics", dicom_stores.store_metrics),
     f"{_STORES}.dicomWeb.studies.getStudyMetrics": (
         "dicomStores.dicomWeb.studies.getStudyMetrics",
@@ -54,12 +60,12 @@ _HANDLED: dict[str, tuple[str, Handler]] = {
         "dicomStores.dicomWeb.studies.series.getSeriesMetrics",
         dicom_stores.series_metrics,
     ),
-    f"{_STORES}.searchForStudies": ("search", qido.search),
-    f"{_STORES}.searchForSeries": ("search", qido.search),
-    f"{_STORES}.searchForInstances": ("search", qido.search),
-    f"{_STUDIES}.searchForSeries": ("search", qido.search),
-    f"{_STUDIES}.searchForInstances": ("search", qido.search),
-    f"{_SERIES}.searchForInstances": ("search", qido.search),
+    f"{_STORES}.searchForStudies": ("search", qido.search_store),
+    f"{_STORES}.searchForSeries": ("search", qido.search_store),
+    f"{_STORES}.searchForInstances": ("search", qido.search_store),
+    f"{_STUDIES}.searchForSeries": ("search", qido.search_store),
+    f"{_STUDIES}.searchForInstances": ("search", qido.search_store),
+    f"{_SERIES}.searchForInstances": ("search", qido.search_store),
     f"{_STORES}.storeInstances": ("store", stow.store_instances),
     f"{_STUDIES}.storeInstances": ("store", stow.store_instances),
     f"{_STUDIES}.retrieveStudy": ("retrieve", wado.retrieve),
@@ -81,6 +87,7 @@ PERMISSIONS = {
     "datasets.patch": "healthcare.datasets.update",
     "datasets.delete": "healthcare.datasets.delete",
     "export": "healthcare.dicomStores.export",
+    "import": "healthcare.dicomStores.import",
     "operations.get": "healthcare.operations.get",
     "operations.list": "healthcare.operations.list",
     "operations.cancel": "healthcare.operations.cancel",
@@ -89,6 +96,10 @@ PERMISSIONS = {
     "stores.create": "healthcare.dicomStores.create",
     "stores.patch": "healthcare.dicomStores.update",
     "stores.delete": "healthcare.dicomStores.delete",
+    "stores.getIamPolicy": "healthcare.dicomStores.getIamPolicy",
+    "stores.setIamPolicy": "healthcare.dicomStores.setIamPolicy",
+    "datasets.getIamPolicy": "healthcare.datasets.getIamPolicy",
+    "datasets.setIamPolicy": "healthcare.datasets.setIamPolicy",
     "metrics": "healthcare.dicomStores.getDICOMStoreMetrics",
     "search": "healthcare.dicomStores.dicomWebRead",
     "retrieve": "healthcare.dicomStores.dicomWebRead",
@@ -160,7 +171,13 @@ class Target:
 
 
 def find(http_method: str, path: str) -> Target | None:
-    """Return the route of a request; None if it is no method of the API."""
+    """Return the route of a request; None if it is no method of the API.
+
+    :param path: the path of the URL, which begins with one of the API's versions.
+    """
+    version, _, rest = path.removeprefix("/").partition("/")
+    if version in API_VERSIONS:
+        path = f"/v1/{rest}"
     for route in ROUTES:
         if route.method.http_method == http_method and (match := route.method.path.fullmatch(path)):
             return Target(route, match.groupdict())

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_dicom.emulator.models.operations import EXPORT_METHOD, EXPORT_RESPONSE, Operation, State
+from airflow_provider_dicom.emulator.exports.request import Export
+from airflow_provider_dicom.emulator.models.operations import EXPORT_METHOD, Operation, State
 from benchmarks import environment, report
 from benchmarks.contest import Contest
 from benchmarks.contestants import Job
@@ -99,7 +100,7 @@ def shape(value: Any) -> Any:
                 "state": State.DONE,
                 "success": 3,
                 "end_time": "2026-01-02T03:00:00.000000Z",
-                "response": {"@type": EXPORT_RESPONSE},
+                "response": {"@type": Export.response},
             },
         ),
         (

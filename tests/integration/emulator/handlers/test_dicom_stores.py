@@ -300,6 +300,6 @@ def test_operations_are_listed_in_pages_newest_first(
 
 
 def test_method_without_a_handler_is_unimplemented(google: Resource, dicom_store: str) -> None:
-    refusal = _refusal(google.dicomStores().getIamPolicy(resource=dicom_store))
+    refusal = _refusal(google.dicomStores().deidentify(sourceStore=dicom_store, body={}))
     assert refusal.status_code == 501
-    assert "healthcare.projects.locations.datasets.dicomStores.getIamPolicy" in refusal.reason
+    assert "healthcare.projects.locations.datasets.dicomStores.deidentify" in refusal.reason

@@ -35,6 +35,14 @@ def test_search_without_filter_finds_everything(samples: DICOMwebClient, headers
     assert _values(samples.search_for_instances(), "00080018") == instances
 
 
+def test_parameters_of_all_methods_are_no_filters(samples: DICOMwebClient, http: requests.Session) -> None:
+    # Google's client adds alt=json to every request.
+    for parameters in ("alt=json", "prettyPrint=false&$.xgafv=2"):
+        answer = http.get(f"{samples.base_url}/studies?PatientID=1CT1&{parameters}")
+        assert answer.status_code == 200
+        assert len(answer.json()) == 1
+
+
 def test_search_returns_computed_attributes(samples: DICOMwebClient, headers: list[Dataset]) -> None:
     computed = [
         *("NumberOfStudyRelatedInstances", "NumberOfStudyRelatedSeries"),

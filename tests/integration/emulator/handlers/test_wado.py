@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 from pydicom import Dataset, dcmread
@@ -45,6 +46,35 @@ def test_retrieved_instance_has_the_requested_transfer_syntax(samples: DICOMwebC
         plain = samples.retrieve_instance(*uids_of(path), media_types=types)
         assert plain.file_meta.TransferSyntaxUID == EXPLICIT_LITTLE_ENDIAN
         assert (plain.pixel_array == expected).all()
+
+
+def test_stored_transfer_syntax_is_named_as_it_is(samples: DICOMwebClient, http: requests.Session) -> None:
+    for path in sample_files()[::7]:
+        uids = uids_of(path)
+        address = f"{samples.base_url}/studies/{uids.study}/series/{uids.series}/instances/{uids.instance}"
+        stored = f"application/dicom; transfer-syntax={dcmread(path).file_meta.TransferSyntaxUID}"
+        single = http.get(address, headers={"Accept": "application/dicom; transfer-syntax=*"})
+        assert single.headers["content-type"] == stored
+        many = http.get(
+            address, headers={"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}
+        )
+        boundary = many.headers["content-type"].rpartition("boundary=")[2]
+        # The body begins with the boundary, and has no preamble.
+        head = f"--{boundary}\r\nContent-Type: {stored}\r\n\r\n".encode()
+        assert many.content == head + as_uploaded(path) + f"\r\n--{boundary}--\r\n".encode()
+
+
+def test_instance_without_pixels_is_named_as_it_is_written(
+    samples: DICOMwebClient, http: requests.Session
+) -> None:
+    path = next(path for path in sample_files() if path.name == "rtplan.dcm")
+    uids = uids_of(path)
+    address = f"{samples.base_url}/studies/{uids.study}/series/{uids.series}/instances/{uids.instance}"
+    accept = "application/dicom; transfer-syntax=1.2.840.10008.1.2.4.90"
+    response = http.get(address, headers={"Accept": accept})
+    # An encapsulated syntax differs from this one in the pixels only.
+    assert response.headers["content-type"] == f"application/dicom; transfer-syntax={EXPLICIT_LITTLE_ENDIAN}"
+    assert dcmread(BytesIO(response.content)).file_meta.TransferSyntaxUID == EXPLICIT_LITTLE_ENDIAN
 
 
 def test_retrieved_metadata_has_no_bulk_data(samples: DICOMwebClient, headers: list[Dataset]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from airflow_provider_dicom.emulator.errors import ApiError
-from airflow_provider_dicom.emulator.models import dicom_files
+from airflow_provider_dicom.emulator.models import dicom_files, search
 from airflow_provider_dicom.emulator.models.archive import Archive
 from airflow_provider_dicom.emulator.names import ResourcePath
 
@@ -34,7 +34,7 @@ def test_deleted_store_leaves_no_files_and_no_rows(archive: Archive) -> None:
     archive.delete_store(STORE)
     assert not list(archive.files.iterdir())
     archive.create_store(STORE, {}, create_dataset=True)
-    assert list(archive.study_attributes(STORE, ResourcePath())) == []
+    assert list(search.candidates(archive.database, "studies", STORE, ResourcePath(), [])) == []
     archive.delete_dataset(DATASET)
     with pytest.raises(ApiError):
         archive.store(STORE)
@@ -85,8 +85,8 @@ def test_search_reads_every_instance_once_whatever_the_batch_size(
     files = [_add(archive, name) for name in ("CT_small.dcm", "MR_small.dcm", "JPEG2000.dcm", "rtplan.dcm")]
     expected = sorted(file.instance_uid for file in files)
     for size in (1, 2, 3, 4, 5):
-        monkeypatch.setattr("airflow_provider_dicom.emulator.models.archive._BATCH", size)
-        found = archive.instance_attributes(STORE, ResourcePath())
+        monkeypatch.setattr("airflow_provider_dicom.emulator.models.search._BATCH", size)
+        found = search.candidates(archive.database, "instances", STORE, ResourcePath(), [])
         assert sorted(attributes["00080018"]["Value"][0] for attributes in found) == expected
 
 
@@ -95,5 +95,6 @@ def test_attributes_are_stored_without_bulk_data(archive: Archive) -> None:
     file = _add(archive, "CT_small.dcm")
     assert "7FE00010" not in file.attributes
     assert file.attributes["00280010"] == {"vr": "US", "Value": [128]}
-    (stored,) = archive.instance_attributes(STORE, ResourcePath(file.study_uid))
+    below = ResourcePath(file.study_uid)
+    (stored,) = search.candidates(archive.database, "instances", STORE, below, [])
     assert stored == file.attributes

@@ -34,7 +34,8 @@ OTHERS = ("consentStores", "dataMapperWorkspaces", "fhirStores", "hl7V2Stores")
         ("GET", "dicomStores/s/dicomWeb/studies/1", "retrieve"),
         ("GET", "dicomStores/s/dicomWeb/studies/1/series/2/instances/3/metadata", "retrieve"),
         ("DELETE", "dicomStores/s/dicomWeb/studies/1", "delete"),
-        ("POST", "dicomStores/s:import", "dicomStores.import"),
+        ("POST", "dicomStores/s:import", "import"),
+        ("GET", "dicomStores/s:getIamPolicy", "stores.getIamPolicy"),
         (
             "GET",
             "dicomStores/s/dicomWeb/studies/1:getStudyMetrics",
