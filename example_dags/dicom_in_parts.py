@@ -29,7 +29,9 @@ STORE = {
     "dataset_id": "{{ params.dataset }}",
     "dicom_store_id": "{{ params.store }}",
 }
-NIGHT = "gs://{{ params.bucket }}/in_parts/{{ ds }}/"
+# A run without a logical date (Airflow 3: of the API, of an asset, a cleared date) has no `ds`.
+DAY = "{{ ds if ds is defined else dag_run.run_after | ds }}"
+NIGHT = f"gs://{{{{ params.bucket }}}}/in_parts/{DAY}/"
 # One Variable for each DICOM store and each destination. The table belongs to the project of the DICOM store.
 STORE_NAME = "{{ params.table }}:{{ params.location }}:{{ params.dataset }}:{{ params.store }}"
 MARK = f"dicom_exported_until:{STORE_NAME}:{{{{ params.bucket }}}}:in_parts"
@@ -63,7 +65,7 @@ with DAG(
     select = DicomMetadataQueryOperator(
         task_id="select",
         table="bq://{{ params.table }}",
-        filter_uri="gs://{{ params.bucket }}/filters/in_parts/{{ ds }}.txt",
+        filter_uri=f"gs://{{{{ params.bucket }}}}/filters/in_parts/{DAY}.txt",
         high_water_mark=MARK,
         max_paths_per_file=PATHS_OF_A_PART,
         # What is only moved to another storage class is not exported again.

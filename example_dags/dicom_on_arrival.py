@@ -30,6 +30,9 @@ MOST = 20_000
 #: How long to wait for further notifications, in seconds, three times in a row.
 PATIENCE = 5.0
 
+# A run without a logical date (Airflow 3: of the API, of an asset, a cleared date) has no `ts_nodash`.
+TIME = "{{ ts_nodash if ts_nodash is defined else dag_run.run_after | ts_nodash }}"
+
 
 def offered(variable: str, default: str) -> Param:
     """Offer the values of a comma-separated environment variable; the first one is the default."""
@@ -107,8 +110,8 @@ with DAG(
         location="{{ params.location }}",
         dataset_id="{{ params.dataset }}",
         dicom_store_id="{{ params.store }}",
-        destination="gs://{{ params.bucket }}/on_arrival/{{ ts_nodash }}/",
-        filter_uri="gs://{{ params.bucket }}/filters/on_arrival/{{ ts_nodash }}.txt",
+        destination=f"gs://{{{{ params.bucket }}}}/on_arrival/{TIME}/",
+        filter_uri=f"gs://{{{{ params.bucket }}}}/filters/on_arrival/{TIME}.txt",
         resource_paths=arrived,
         execution_timeout=timedelta(hours=6),
     )

@@ -13,6 +13,7 @@ import pytest
 from airflow_provider_dicom.emulator.__main__ import main
 from rig.control import Control
 from rig.dicom_files import sample_files, uids_of
+from tests.support.processes import wait_for_end
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,8 +61,7 @@ def test_one_command_starts_both_servers_filled(tmp_path: Path, http: requests.S
         finally:
             process.kill()
         # However the server ends, the Cloud Storage emulator ends with it.
-        psutil.wait_procs([child], timeout=60)
-        assert not child.is_running()
+        wait_for_end([child])
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pydicom import dcmread
 from rig.control import Control
 from rig.dicom_files import Uids, create_store, upload_copies
 from rig.servers import HealthcareEmulator
+from tests.support.processes import wait_for_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,5 +97,4 @@ def test_upload_of_many_files_is_read_by_processes_of_their_own(
     ]
     assert len(reading) > 1
     server.kill()
-    psutil.wait_procs(reading, timeout=60)
-    assert not any(child.is_running() for child in reading)
+    wait_for_end(reading)

@@ -16,7 +16,7 @@ from airflow_provider_dicom.plugins import dicom_store as module
 from rig.servers import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from playwright.sync_api import Page, Route
 
@@ -209,17 +209,20 @@ def test_running_export_goes_on_by_estimate_between_two_records(page: Page) -> N
 @pytest.mark.parametrize(
     ("record", "task_state"),
     [
-        (running(age=3), "deferred"),
-        (running(age=601), "deferred"),
-        (running(age=500, success=0), "deferred"),
-        (running(age=500, success=0, pending=0), "deferred"),
-        (running(age=500), "failed"),
-        (RECORD, "success"),
+        # Built when the test runs: all tests are collected minutes before.
+        (lambda: running(age=3), "deferred"),
+        (lambda: running(age=601), "deferred"),
+        (lambda: running(age=500, success=0), "deferred"),
+        (lambda: running(age=500, success=0, pending=0), "deferred"),
+        (lambda: running(age=500), "failed"),
+        (lambda: RECORD, "success"),
     ],
     ids=["fresh", "old", "nothing done", "nothing counted", "ended task", "ended export"],
 )
-def test_export_without_an_estimate_shows_none(record: dict[str, Any], task_state: str, page: Page) -> None:
-    play_airflow(page, record, task_state)
+def test_export_without_an_estimate_shows_none(
+    record: Callable[[], dict[str, Any]], task_state: str, page: Page
+) -> None:
+    play_airflow(page, record(), task_state)
     expect(page.locator("#freshness")).not_to_be_empty()
     expect(page.locator("#estimate")).to_be_hidden()
     assert page.locator("#bar-estimate").evaluate("bar => bar.style.width") == "0px"

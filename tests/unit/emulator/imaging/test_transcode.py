@@ -133,12 +133,14 @@ def test_mime_type_has_a_media_type_and_an_extension(form: str | None, kind: str
 @pytest.mark.parametrize("form", [None, "application/dicom", dicom("*")])
 @pytest.mark.parametrize("name", ["test_files/MR_small_bigendian.dcm", "test_files/MR_truncated.dcm"])
 def test_default_mime_type_returns_the_uploaded_bytes(name: str, form: str | None) -> None:
-    assert list(render(FILES / name, form)) == [Rendition(None, (FILES / name).read_bytes())]
+    (rendition,) = render(FILES / name, form)
+    assert (rendition.frame, rendition.content) == (None, (FILES / name).read_bytes())
 
 
 def test_stored_transfer_syntax_returns_the_uploaded_bytes() -> None:
     path = FILES / "test_files/SC_rgb_jpeg_dcmtk.dcm"
-    assert list(render(path, dicom(BASELINE))) == [Rendition(None, path.read_bytes())]
+    (rendition,) = render(path, dicom(BASELINE))
+    assert rendition == Rendition(None, path.read_bytes(), BASELINE)
 
 
 @pytest.mark.parametrize("syntax", sorted(NATIVE | LOSSLESS))
