@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from demo.export import EXAMPLES
+from demo.export import example_files
 from rig.airflow import RestClient
 from rig.servers import wait_for
 from tests.support.running_demo import RunningDemo
@@ -30,7 +30,7 @@ BOUND_MS = 90_000
 CONSUMER = "dicom_night_consumer"
 #: The tasks that have nothing to do if nothing is missing.
 SKIPPED = {"dicom_nightly_complete": {"export_missing[-1]", "check_missing[-1]"}}
-DAGS = [path.stem for path in sorted(EXAMPLES.glob("*.py"))]
+DAGS = [path.stem for path in example_files()]
 
 
 class OpenDemo:

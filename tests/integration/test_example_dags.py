@@ -103,6 +103,12 @@ OUTPUTS: dict[str, dict[str, object]] = {
         "refresh_table": {"dicom_store": "projects/p/locations/l/datasets/d/dicomStores/s"},
         "select": {"filter_uri": "gs://bucket/filter.txt"},
     },
+    "dicom_in_parts": {
+        "select": {
+            "filter_uri": "gs://bucket/filter.txt",
+            "filter_uris": ["gs://bucket/filter-00000-of-00001.txt"],
+        },
+    },
     "dicom_incremental_by_study_date": {"search": {"filter_uri": "gs://bucket/filter.txt"}},
 }
 DATED = [path for path in EXAMPLES if path.stem != "dicom_on_demand"]
