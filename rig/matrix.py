@@ -33,7 +33,6 @@ NEWEST_ONLY = (
     "real_airflow/test_recovery.py",
     "real_airflow/test_secrets.py",
     "real_airflow/test_web_interface.py",
-    "test_demo.py",
 )
 #: Other packages warn in their old and new versions. A warning of this provider, and a resource that is not
 #: closed, is an error everywhere.

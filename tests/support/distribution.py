@@ -32,7 +32,6 @@ LONGEST_FIRST = (
     "tests/integration/real_airflow/test_nightly_runs.py",
     "tests/integration/real_airflow/test_run.py",
     "tests/integration/real_airflow/test_web_interface.py",
-    "tests/integration/test_demo.py",
     "tests/integration/real_airflow/",
     "tests/integration/test_documentation.py",
     "tests/integration/operators/test_dicom_store_kills.py",
@@ -42,8 +41,6 @@ LONGEST_FIRST = (
     "tests/unit/benchmarks/",
     "tests/unit/emulator/imaging/",
 )
-#: Modules with long tests that share nothing.
-_SPLIT_BY_TEST = ("tests/integration/test_demo.py",)
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -108,11 +105,10 @@ def sort_longest_first(items: list[pytest.Item]) -> None:
 
 
 class LongestFirst(LoadScopeScheduling):  # type: ignore[misc]
-    """Hands out modules in the order of the collection, or single tests of modules that share nothing."""
+    """Hands out whole modules, in the order of the collection."""
 
     def _split_scope(self, nodeid: str) -> str:
-        module = nodeid.partition("::")[0]
-        return nodeid if module in _SPLIT_BY_TEST else module
+        return nodeid.partition("::")[0]
 
 
 def _rank(nodeid: str) -> int:
