@@ -137,7 +137,8 @@ def test_export_is_mapped_over_the_filter_files_of_a_selection() -> None:
             DicomStoreExportOperator.partial(
                 task_id="other", **STORE, destination="gs://bucket/night/"
             ).expand(filter_uri=select.output["filter_uri"])
-    outputs = {"query": {"filter_uris": parts}}
+    selection: Any = {"filter_uris": parts}
+    outputs = {"query": mappable(selection)}
     for index, part in enumerate(parts):
         assert render(export, xcoms=outputs, map_index=index).filter_uri == part
 
