@@ -24,6 +24,8 @@ newest 2.11 '2.11.*'
 floors() {
     sed -n 's/^ *"\(apache-airflow-providers-[a-z-]*\)>=\([0-9.]*\)",$/\1==\2/p' pyproject.toml \
         | grep -e -google -e -common-compat
+    # Newer ones refuse the NumPy that the oldest Google provider asks for.
+    echo 'pyarrow<20'
 }
 
 # A managed Airflow keeps its own providers, which are older than what pip would choose.
