@@ -76,7 +76,12 @@ def uids(store: DicomStoreName, healthcare: HealthcareEmulator) -> list[Uids]:
     return uids
 
 
-@pytest.fixture(params=["guide", "example"])
+@pytest.fixture(
+    params=[
+        pytest.param("guide", marks=pytest.mark.airflow("3.0", "the guide imports airflow.sdk")),
+        "example",
+    ]
+)
 def night(
     request: pytest.FixtureRequest,
     store: DicomStoreName,
