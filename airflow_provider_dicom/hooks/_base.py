@@ -248,6 +248,12 @@ class DicomStoreBaseHook(GoogleBaseHook):
         """The e-mail address of the account that signs requests, if it is known."""
         return getattr(self.credentials, "service_account_email", None)
 
+    @property
+    def num_retries(self) -> int:
+        """The number of repetitions after a transient error."""
+        # Google providers before 22 take 0 for "not given".
+        return 0 if self.extras.get("num_retries") in (0, "0") else super().num_retries
+
     @cached_property
     def access(self) -> Access:
         """The endpoint and the credentials, as a transport needs them."""

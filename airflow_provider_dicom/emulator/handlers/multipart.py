@@ -10,12 +10,23 @@ import re
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+from python_multipart.multipart import parse_options_header
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):(.*)", re.DOTALL)
 _MAX_HEADER_BYTES = 16 * 1024
 _MAX_BLANKS = 1024
+
+
+def parse_media_type(header: str | None) -> tuple[bytes, dict[bytes, bytes]]:
+    """Return a media type and its parameters, their names in lower case, as no older parser does.
+
+    :param header: the value of a header such as ``Content-Type``.
+    """
+    kind, options = parse_options_header(header)
+    return kind.lower(), {name.lower(): value for name, value in options.items()}
 
 
 class MultipartError(Exception):

@@ -7,11 +7,14 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
-from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
 
 from airflow_provider_dicom.emulator.errors import ApiError
-from airflow_provider_dicom.emulator.handlers.multipart import MultipartError, MultipartSplitter
+from airflow_provider_dicom.emulator.handlers.multipart import (
+    MultipartError,
+    MultipartSplitter,
+    parse_media_type,
+)
 from airflow_provider_dicom.emulator.messages import body_chunks, dicomweb_url, json_response
 from airflow_provider_dicom.emulator.models.archive import AlreadyStoredError
 from airflow_provider_dicom.emulator.models.dicom_files import NotDicomError
@@ -88,7 +91,7 @@ async def store_instances(call: Call) -> Response:
 
 
 async def _receive(call: Call, upload: _Upload) -> None:
-    kind, options = parse_options_header(call.request.headers.get("content-type"))
+    kind, options = parse_media_type(call.request.headers.get("content-type"))
     if kind == b"multipart/related":
         if options.get(b"type", b"application/dicom").lower() != b"application/dicom":
             raise ApiError.of_http_status(
@@ -142,7 +145,7 @@ class _Outcome:
 
 
 async def _read(call: Call, part: _Part) -> DicomFile | NotDicomError:
-    kind, _ = parse_options_header(part.content_type)
+    kind, _ = parse_media_type(part.content_type)
     if kind not in (b"", b"application/dicom"):
         return NotDicomError(f"a part of type {part.content_type!r} is not application/dicom")
     try:

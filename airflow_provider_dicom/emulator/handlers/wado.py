@@ -5,11 +5,11 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from python_multipart.multipart import parse_options_header
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
 from airflow_provider_dicom.emulator.errors import ApiError
+from airflow_provider_dicom.emulator.handlers.multipart import parse_media_type
 from airflow_provider_dicom.emulator.handlers.operations import operation_response
 from airflow_provider_dicom.emulator.messages import json_response
 from airflow_provider_dicom.emulator.models import dicom_files
@@ -99,7 +99,7 @@ def _chunks(file: BinaryIO) -> Iterator[bytes]:
 def _accepted(header: str) -> tuple[bool, str]:
     """Return whether ``Accept`` allows a multipart body, and the transfer syntax."""
     for choice in header.split(","):
-        kind, options = parse_options_header(choice.strip())
+        kind, options = parse_media_type(choice.strip())
         syntax = options.get(b"transfer-syntax", _EXPLICIT_LITTLE_ENDIAN.encode()).decode("latin-1")
         inner = options.get(b"type", b"application/dicom").lower()
         if kind == b"application/dicom":

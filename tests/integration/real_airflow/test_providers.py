@@ -87,7 +87,9 @@ def test_airflow_lists_the_fields_of_the_connection_type(printed: dict[str, Comp
     # Airflow 2 gives the bare name.
     assert {row["class"].rpartition(".")[2] for row in ours.values()} == {"DicomStoreHook"}
     (ours_in_metadata,) = get_provider_info()["connection-types"]
-    assert ours.keys() == ours_in_metadata["conn-fields"].keys()
+    known = ours_in_metadata["conn-fields"].keys()
+    # The metadata of older Google providers does not list its own fields.
+    assert ours.keys() == known if "keyfile_dict" in known else ours.keys() > known
 
 
 def test_airflow_lists_the_form_of_the_connection_type(printed: dict[str, CompletedProcess[str]]) -> None:
