@@ -255,6 +255,20 @@ async def _warm_up(contest: Contest, contestant: Contestant) -> None:
         raise SystemExit(f"The warm-up of {contestant.label} failed: {mistakes[0]}")
 
 
+def announced_jobs(contest: Contest, start: float) -> list[Job]:
+    """Return the operations of a contest, after telling the server when they end."""
+    jobs = planned_jobs(contest, start)
+    plan = {
+        "start": start,
+        "ends": [job.end for job in jobs],
+        "may_list": BY_KEY[contest.contestant].may_list,
+        "older": OLDER_OPERATIONS,
+        "sabotage": contest.sabotage,
+    }
+    control(contest.url, "plan", plan)
+    return jobs
+
+
 async def _measure(contest: Contest, turns: TurnClock, collections: CollectionClock) -> Result:
     contestant = BY_KEY[contest.contestant]
     if contestant.redirect is not None:
@@ -262,15 +276,7 @@ async def _measure(contest: Contest, turns: TurnClock, collections: CollectionCl
     await _warm_up(contest, contestant)
     gc.collect()
     start = time.monotonic()
-    jobs = planned_jobs(contest, start)
-    plan = {
-        "start": start,
-        "ends": [job.end for job in jobs],
-        "may_list": contestant.may_list,
-        "older": OLDER_OPERATIONS,
-        "sabotage": contest.sabotage,
-    }
-    control(contest.url, "plan", plan)
+    jobs = announced_jobs(contest, start)
     referee, probe = Referee(contestant, jobs), Probe(collections)
     probing = asyncio.create_task(probe.run())
     before = probe.resident()

@@ -21,8 +21,8 @@ import psutil
 
 from benchmarks import environment
 from benchmarks.child import run_child
-from benchmarks.contest import Contest, control, planned_jobs
-from benchmarks.contestants import BY_KEY, OLDER_OPERATIONS, Job
+from benchmarks.contest import Contest, announced_jobs, control
+from benchmarks.contestants import BY_KEY, Job
 from rig.cluster import Part
 from rig.databases import PostgreSQL
 from rig.servers import wait_for
@@ -225,18 +225,9 @@ def _warm_up(scenery: Scenery, contest: Contest, run_id: str) -> None:
 
 
 def _measure(scenery: Scenery, contest: Contest, run_id: str, triggerer: Part) -> TriggererResult:
-    contestant = BY_KEY[contest.contestant]
     # Time to write the rows, which the triggerer sees all at once.
     start = time.monotonic() + 20 + contest.size * 0.02
-    jobs = planned_jobs(contest, start)
-    plan = {
-        "start": start,
-        "ends": [job.end for job in jobs],
-        "may_list": contestant.may_list,
-        "older": OLDER_OPERATIONS,
-        "sabotage": contest.sabotage,
-    }
-    control(scenery.url, "plan", plan)
+    jobs = announced_jobs(contest, start)
     putting = threading.Thread(target=_put, args=(scenery, contest, run_id, start, jobs))
     putting.start()
     time.sleep(max(0.0, start - 0.5 - time.monotonic()))

@@ -13,6 +13,7 @@ import pytest
 from demo.export import example_files
 from rig.airflow import RestClient
 from rig.servers import wait_for
+from tests.support.browser import launched_browser
 from tests.support.running_demo import RunningDemo
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 if shutil.which("chromium") is None and not os.environ.get("CI"):
     pytest.skip("Chromium is not installed", allow_module_level=True)
 
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 BOUND_MS = 90_000
 #: The DAG that is started by the asset of another one, and by a click.
@@ -88,11 +89,7 @@ def runs(opened: OpenDemo) -> dict[str, str]:
     """A run of each example, triggered in a browser; all run at the same time."""
     expect.set_options(timeout=BOUND_MS)
     with (
-        sync_playwright() as playwright,
-        # Chromium's own sandbox does not work for root, and only our own pages are opened.
-        playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
-        ) as browser,
+        launched_browser() as browser,
         browser.new_page() as page,
     ):
         page.set_default_timeout(BOUND_MS)

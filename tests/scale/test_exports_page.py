@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 if shutil.which("chromium") is None and not os.environ.get("CI"):
     pytest.skip("Chromium is not installed", allow_module_level=True)
 
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from rig.web_server import AirflowWebServer
+from tests.support.browser import launched_browser
 
 EXPORTS, OTHERS, RUNNING, FAILED = 5_000, 50_000, 300, 40
 #: The longest wait of the browser, in milliseconds, and the time in which requests are counted, in seconds.
@@ -83,12 +84,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowWebServe
 @pytest.fixture
 def page(server: AirflowWebServer) -> Iterator[Page]:
     """A page of a browser, logged in."""
-    with (
-        sync_playwright() as playwright,
-        playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
-        ) as browser,
-    ):
+    with launched_browser() as browser:
         page = _logged_in(browser, server)
         page.set_default_timeout(BOUND_MS)
         expect.set_options(timeout=BOUND_MS)

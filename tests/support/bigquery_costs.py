@@ -6,16 +6,13 @@ The emulator bills nothing, and cannot hold millions of rows.
 from __future__ import annotations
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
-from rig.ports import LOOPBACK
+from tests.support.loopback_server import JsonHandler, LoopbackServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Self
 
 COLUMNS = {
     "StudyInstanceUID": "STRING",
@@ -29,7 +26,7 @@ COLUMNS = {
 _INSTANCES_OF_A_STUDY = 500
 
 
-class QueryServer:
+class QueryServer(LoopbackServer):
     """
     A server on loopback; every query returns all instances.
 
@@ -42,19 +39,7 @@ class QueryServer:
         self.jobs: list[dict[str, Any]] = []
         self._cost = cost
         self._instances = instances
-        handler = type("Handler", (_Handler,), {"server_of_test": self})
-        self._server = ThreadingHTTPServer((LOOPBACK, 0), handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self.url = f"http://{LOOPBACK}:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(_Handler)
 
     def answer(self, method: str, path: str, query: dict[str, list[str]], body: Any) -> bytes:
         """Return the response to a request."""
@@ -104,25 +89,17 @@ def _rows(numbers: range, more: list[str]) -> Iterable[str]:
         yield (f'{{"f":[{{"v":"{study}"}},{{"v":"{study}.1"}},{{"v":"{study}.1.{scattered}"}},{rest}]}}')
 
 
-class _Handler(BaseHTTPRequestHandler):
-    server_of_test: QueryServer
+class _Handler(JsonHandler):
+    owner: QueryServer
     protocol_version = "HTTP/1.1"
 
     def _respond(self) -> None:
         parts = urlsplit(self.path)
         length = int(self.headers.get("Content-Length") or 0)
         body = json.loads(self.rfile.read(length)) if length else None
-        answer = self.server_of_test.answer(self.command, parts.path, parse_qs(parts.query), body)
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
+        self.respond(200, self.owner.answer(self.command, parts.path, parse_qs(parts.query), body))
 
     do_GET = do_POST = _respond  # noqa: N815 - names of the base class
-
-    def log_message(self, *_: object) -> None:
-        """Log nothing."""
 
 
 def _encoded(answer: dict[str, Any]) -> bytes:

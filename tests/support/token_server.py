@@ -6,12 +6,13 @@ import base64
 import functools
 import json
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qs
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+
+from tests.support.loopback_server import JsonHandler, LoopbackServer
 
 Json = dict[str, Any]
 #: The longest time for which ``gate`` holds a response back, in seconds.
@@ -27,7 +28,7 @@ def private_key() -> str:
     ).decode()
 
 
-class TokenServer:
+class TokenServer(LoopbackServer):
     """
     Issues access tokens to a service account, and impersonates other ones.
 
@@ -43,27 +44,7 @@ class TokenServer:
         self.received = threading.Event()
         self.gate = threading.Event()
         self.reset()
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                server.received.set()
-                server.gate.wait(GATE_TIMEOUT)
-                status, response = server.respond(self.path, self.headers.get("Authorization"), body)
-                content = json.dumps(response).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        super().__init__(_TokenHandler)
 
     def reset(self) -> None:
         """Forget all requests and tokens, and respond without faults from now on."""
@@ -115,12 +96,17 @@ class TokenServer:
             return 200, {"access_token": token, "expires_in": self.expires_in, "token_type": "Bearer"}
         return 200, {"accessToken": token, "expireTime": "2099-01-01T00:00:00Z"}
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.gate.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__exit__(*exception)
+
+
+class _TokenHandler(JsonHandler):
+    owner: TokenServer
+
+    def do_POST(self) -> None:  # noqa: N802 - the name of the base class
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.owner.received.set()
+        self.owner.gate.wait(GATE_TIMEOUT)
+        status, response = self.owner.respond(self.path, self.headers.get("Authorization"), body)
+        self.respond(status, json.dumps(response).encode())

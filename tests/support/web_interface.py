@@ -15,6 +15,7 @@ from rig.control import Control
 from rig.dicom_files import sample_files
 from rig.ports import LOOPBACK
 from rig.servers import ROOT, HealthcareEmulator, wait_for
+from tests.support.browser import launched_browser
 from tests.support.mailbox import Mailbox
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from rig.servers import StorageEmulator
 
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 #: What the Airflow that is served in tests has: a bucket, DICOM stores with files, and a password.
 BUCKET = "web"
@@ -126,11 +127,7 @@ def serve_web(
             },
             users={"ada": "admin", "nora": "viewer", "uli": "user"},
         ) as airflow,
-        sync_playwright() as playwright,
-        # Chromium's own sandbox does not work for root, and only our own pages are opened.
-        playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
-        ) as browser,
+        launched_browser() as browser,
     ):
         threading.Thread(target=mailbox.serve_forever, args=(0.1,), daemon=True).start()
         control = Control(healthcare.url)

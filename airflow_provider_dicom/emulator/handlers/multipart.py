@@ -21,7 +21,9 @@ _MAX_BLANKS = 1024
 
 
 def parse_media_type(header: str | None) -> tuple[bytes, dict[bytes, bytes]]:
-    """Return a media type and its parameters, their names in lower case, as no older parser does.
+    """Return a media type and its parameters by their names, both in lower case.
+
+    Older versions of the parser keep capitals.
 
     :param header: the value of a header such as ``Content-Type``.
     """

@@ -14,6 +14,7 @@ import pytest
 
 from airflow_provider_dicom.plugins import dicom_store as module
 from rig.servers import ROOT
+from tests.support.browser import launched_browser
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 if shutil.which("chromium") is None and not os.environ.get("CI"):
     pytest.skip("there is no Chromium", allow_module_level=True)
 
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 SCREENSHOTS = ROOT / "artifacts" / "screenshots"
 ADDRESS = "http://airflow.test/dicom-export/?dag_id=dag&run_id=run&task_id=task&map_index=-1"
@@ -59,12 +60,7 @@ FOREIGN = [
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
     """A page of a browser."""
-    with (
-        sync_playwright() as playwright,
-        playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
-        ) as browser,
-    ):
+    with launched_browser() as browser:
         yield browser.new_page()
 
 

@@ -19,9 +19,10 @@ pytest.importorskip("airflow.providers.fab")
 if shutil.which("chromium") is None and not os.environ.get("CI"):
     pytest.skip("Chromium is not installed", allow_module_level=True)
 
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from rig.web_server import AirflowWebServer
+from tests.support.browser import launched_browser
 from tests.support.web_interface import BOUND_MS
 
 pytestmark = pytest.mark.airflow("3.1", "pages of plugins")
@@ -76,12 +77,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowWebServe
 def browser() -> Iterator[Browser]:
     """A browser."""
     expect.set_options(timeout=BOUND_MS)
-    with (
-        sync_playwright() as playwright,
-        playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
-        ) as browser,
-    ):
+    with launched_browser() as browser:
         yield browser
 
 
